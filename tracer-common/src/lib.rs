@@ -1,0 +1,2 @@
+//! What the kernel side and the user side share.
+#![no_std]

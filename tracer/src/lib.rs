@@ -1,0 +1,5 @@
+//! pkttrace: follows packets through a container node's network, hop by hop.
+
+pub mod cli;
+pub mod lab;
+pub mod net;

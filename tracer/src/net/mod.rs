@@ -1,0 +1,3 @@
+//! The node's network configuration, read by netlink and `/proc`.
+
+pub mod setns;
