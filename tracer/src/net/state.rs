@@ -1,0 +1,126 @@
+//! The node's network configuration as plain data, one entry per network namespace.
+//!
+//! Taken by netlink (`super::snapshot`), kept current by `super::watch`; nothing here does I/O, so
+//! correlation and diagnosis can be tested on hand-made states.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+/// Inode number of a network namespace, as `stat(2)` on its file and the kernel's `ns.inum` say.
+pub type Inum = u32;
+
+/// Everything known of the node.
+#[derive(Clone, Debug, Default)]
+pub struct NetworkState {
+    /// By inode number.
+    pub netns: BTreeMap<Inum, Netns>,
+    /// The namespace that pkttrace itself runs in.
+    pub own: Inum,
+}
+
+/// One network namespace.
+#[derive(Clone, Debug, Default)]
+pub struct Netns {
+    /// Inode number.
+    pub inum: Inum,
+    /// Name below `/run/netns` (or Docker's and CRI's equivalents), `host` for the node's own, or
+    /// `comm/PID` of a process in it when it has no name.
+    pub name: String,
+    /// A file that `setns(2)` accepts.
+    pub path: PathBuf,
+    /// By interface index.
+    pub devices: BTreeMap<u32, Device>,
+    /// `net.ipv4.ip_forward`.
+    pub forwards_v4: bool,
+    /// `net.ipv6.conf.all.forwarding`.
+    pub forwards_v6: bool,
+    /// IPv6 exists in it (`disable_ipv6` of `all` is 0).
+    pub has_ipv6: bool,
+}
+
+/// A network device.
+#[derive(Clone, Debug, Default)]
+pub struct Device {
+    /// Interface index in its namespace.
+    pub ifindex: u32,
+    /// Interface name.
+    pub name: String,
+    /// What it is.
+    pub kind: DeviceKind,
+    /// Interface index of the bridge (or bond, VRF) that it is a port of.
+    pub master: Option<u32>,
+    /// The other end of a veth, or the device below a VLAN, macvlan or VXLAN.
+    pub link: Option<Peer>,
+    /// Administratively up.
+    pub up: bool,
+    /// Has carrier (`operstate` up or unknown).
+    pub carrier: bool,
+    /// Bytes.
+    pub mtu: u32,
+    /// Link-layer address.
+    pub mac: Option<[u8; 6]>,
+    /// Addresses with their prefix lengths.
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// VXLAN parameters.
+    pub vxlan: Option<Vxlan>,
+}
+
+/// The device at the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its namespace, if that is known.
+    pub netns: Option<Inum>,
+    /// Its interface index there.
+    pub ifindex: u32,
+}
+
+/// VXLAN parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vxlan {
+    /// Network identifier.
+    pub vni: u32,
+    /// UDP destination port.
+    pub port: u16,
+    /// Local outer address.
+    pub local: Option<IpAddr>,
+}
+
+/// What a device is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// Hardware, or a driver without an rtnetlink kind: what it sends leaves this node.
+    #[default]
+    Physical,
+    /// Loopback.
+    Loopback,
+    /// One end of a veth pair.
+    Veth,
+    /// A bridge.
+    Bridge,
+    /// A VXLAN tunnel end.
+    Vxlan,
+    /// Another kind, by its rtnetlink name (`macvlan`, `tun`, `dummy`, …).
+    Other(String),
+}
+
+impl NetworkState {
+    /// The device `ifindex` of namespace `netns`.
+    #[must_use]
+    pub fn device(&self, netns: Inum, ifindex: u32) -> Option<&Device> {
+        self.netns.get(&netns)?.devices.get(&ifindex)
+    }
+
+    /// The name of a namespace; `net:[INUM]` when it is not known.
+    #[must_use]
+    pub fn netns_name(&self, netns: Inum) -> String {
+        self.netns.get(&netns).map_or_else(|| format!("net:[{netns}]"), |n| n.name.clone())
+    }
+
+    /// The namespaces that hold `addr`.
+    pub fn holders(&self, addr: IpAddr) -> impl Iterator<Item = &Netns> {
+        self.netns.values().filter(move |n| {
+            n.devices.values().any(|d| d.addresses.iter().any(|(a, _)| *a == addr))
+        })
+    }
+}
