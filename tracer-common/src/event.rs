@@ -308,6 +308,8 @@ pub struct Tracked {
     pub head: u64,
     /// Fingerprint of the followed (inner) packet: what NAT, routing and tunnels leave alone.
     pub fingerprint: u64,
+    /// First payload bytes of a datagram, 0 when they were not in the linear part.
+    pub payload: u64,
     /// When last seen, CLOCK_MONOTONIC nanoseconds.
     pub ktime_ns: u64,
     /// Hash of the tuple when last seen, to notice translations.
@@ -321,24 +323,24 @@ pub struct Tracked {
     /// Events that the ring refused.
     pub lost: u16,
     /// See [`state`].
-    pub state: u8,
-    /// Zero.
-    pub reserved: [u8; 3],
+    pub state: u16,
+    /// [`flags::ENCAP`] while the packet is inside a tunnel.
+    pub encap: u16,
 }
 
 /// Values of [`Tracked::state`].
 pub mod state {
     /// Under way.
-    pub const MOVING: u8 = 0;
+    pub const MOVING: u16 = 0;
     /// Handed to a local protocol handler (the last INPUT function accepted it).
-    pub const LOCAL: u8 = 1;
+    pub const LOCAL: u16 = 1;
     /// Taken by a TCP socket: its end is not visible, it no longer counts as under way.
-    pub const SETTLED: u8 = 2;
+    pub const SETTLED: u16 = 2;
 }
 
 const _: () = assert!(size_of::<EventHeader>() == 64);
 const _: () = assert!(size_of::<RawEvent>() == LONG_LEN && LONG_LEN == 192);
-const _: () = assert!(size_of::<Tracked>() == 56);
+const _: () = assert!(size_of::<Tracked>() == 64);
 const _: () = assert!(size_of::<DeviceDetail>() == DETAIL_LEN);
 const _: () = assert!(size_of::<FreeDetail>() == DETAIL_LEN);
 const _: () = assert!(size_of::<FibDetail>() == DETAIL_LEN);

@@ -1,0 +1,168 @@
+//! Every map, in one place.
+
+use core::cell::UnsafeCell;
+
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
+use tracer_common::event::Tracked;
+use tracer_common::{FlowKey, Stat};
+
+use crate::packet::Packet;
+
+/// Events to the user side; its size is set at load.
+#[map]
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(16 << 20, 0);
+
+/// Followed skbs by address. Preallocated: programs on the hot path must not allocate, and
+/// kernels before 6.1 refuse it there.
+#[map]
+pub(crate) static TRACKED: HashMap<u64, Tracked> = HashMap::with_max_entries(65_536, 0);
+
+/// Tuples that followed packets were translated to, in both directions.
+#[map]
+pub(crate) static FLOWS: LruHashMap<FlowKey, u64> = LruHashMap::with_max_entries(16_384, 0);
+
+/// Namespaces in which a packet may be met first.
+#[map]
+pub(crate) static SCOPE_NETNS: HashMap<u32, u8> = HashMap::with_max_entries(4_096, 0);
+
+/// Devices (namespace inode in the high half, index in the low) on which it may be met first.
+#[map]
+pub(crate) static SCOPE_DEV: HashMap<u64, u8> = HashMap::with_max_entries(4_096, 0);
+
+/// Counters, see [`Stat`].
+#[map]
+pub(crate) static STATS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Stat::COUNT, 0);
+
+/// How many entries the user side has aged out of `TRACKED`; only it writes.
+#[map]
+pub(crate) static AGED: Array<u64> = Array::with_max_entries(1, 0);
+
+/// The packet that this CPU works on, for probes that are not handed the skb.
+#[map]
+pub(crate) static CURRENT: PerCpuArray<Current> = PerCpuArray::with_max_entries(1, 0);
+
+/// Room for packets that are being read, one a nesting level (see [`Current::nesting`]).
+///
+/// In a map rather than on the stack: it would fill the stack, and the verifier would follow
+/// every value that every path leaves there, which takes it a second a program.
+#[map]
+pub(crate) static SCRATCH: PerCpuArray<Packet> = PerCpuArray::with_max_entries(NESTING, 0);
+
+/// How deep programs nest on one CPU: task, softirq, hardirq, NMI.
+pub(crate) const NESTING: u32 = 4;
+
+/// Admission window: start of the second in the first slot, admissions in it in the second.
+#[map]
+pub(crate) static RATE: Array<u64> = Array::with_max_entries(2, 0);
+
+/// See [`CURRENT`].
+#[repr(C)]
+pub(crate) struct Current {
+    /// Address of the skb, 0 when none is being worked on.
+    pub(crate) skb: u64,
+    /// Its addresses as last seen.
+    pub(crate) saddr: [u32; 4],
+    /// See `saddr`.
+    pub(crate) daddr: [u32; 4],
+    /// 1 while route look-ups on this CPU are this packet's.
+    pub(crate) routes: u64,
+    /// How many programs are running on this CPU: an interrupt may start one inside another.
+    pub(crate) nesting: u64,
+    /// Number of the next journey born on this CPU.
+    pub(crate) next_journey: u64,
+}
+
+/// Followed skbs that are under way, plus those that were aged out.
+static LIVE: Shared = Shared::new();
+/// Set once a translated tuple has been learned.
+static LEARNED: Shared = Shared::new();
+
+/// A number that all CPUs see. `core`'s atomics do not compile for a BPF target without
+/// compare-and-swap (before v3); plain loads and the atomic addition are all that is needed.
+struct Shared(UnsafeCell<u64>);
+
+// SAFETY: every access is one volatile load or store, or one atomic addition.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    const fn new() -> Self {
+        Self(UnsafeCell::new(0))
+    }
+
+    #[inline(always)]
+    fn load(&self) -> u64 {
+        // SAFETY: an aligned static.
+        unsafe { self.0.get().read_volatile() }
+    }
+
+    #[inline(always)]
+    fn store(&self, n: u64) {
+        // SAFETY: an aligned static.
+        unsafe { self.0.get().write_volatile(n) }
+    }
+
+    #[inline(always)]
+    fn add(&self, n: u64) {
+        // SAFETY: adds to an aligned static.
+        unsafe {
+            core::arch::asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) self.0.get(), in(reg) n);
+        }
+    }
+}
+
+/// Whether any skb is being followed.
+#[inline(always)]
+pub(crate) fn any_live() -> bool {
+    live() != 0
+}
+
+/// How many skbs are being followed.
+#[inline(always)]
+pub(crate) fn live() -> u64 {
+    let live = LIVE.load();
+    if live == 0 {
+        return 0;
+    }
+    live.wrapping_sub(AGED.get(0).copied().unwrap_or(0))
+}
+
+/// One skb more is under way.
+#[inline(always)]
+pub(crate) fn live_add() {
+    LIVE.add(1);
+}
+
+/// One skb less is under way.
+#[inline(always)]
+pub(crate) fn live_sub() {
+    LIVE.add(u64::MAX);
+}
+
+/// Whether a translated tuple has been learned.
+#[inline(always)]
+pub(crate) fn any_learned() -> bool {
+    LEARNED.load() != 0
+}
+
+/// Learns both directions of a translated tuple.
+#[inline(always)]
+pub(crate) fn learn(key: &FlowKey) {
+    // SAFETY: the value is not looked at.
+    if unsafe { FLOWS.get(key) }.is_some() {
+        return;
+    }
+    // A full LRU map evicts; nothing to be done about an error here.
+    let _ = FLOWS.insert(key, 1, 0);
+    let _ = FLOWS.insert(key.reversed(), 1, 0);
+    LEARNED.store(1);
+}
+
+/// Counts.
+#[inline(always)]
+pub(crate) fn count(stat: Stat) {
+    if let Some(slot) = STATS.get_ptr_mut(stat as u32) {
+        // SAFETY: a slot of this CPU.
+        unsafe { *slot += 1 };
+    }
+}

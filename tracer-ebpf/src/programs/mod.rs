@@ -1,0 +1,6 @@
+//! Entry points, one file per backend.
+
+mod cg;
+mod nf;
+mod tc;
+mod tp;

@@ -1,0 +1,61 @@
+//! The `tc` backend: classifiers first and last on a device. They touch nothing and begin nothing.
+//!
+//! The context of such a program is the skb itself at run time, so its address is the identity
+//! that the tracepoints know; its members are read by helper, and only for followed packets.
+
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use aya_ebpf::EbpfContext as _;
+use tracer_common::Probe;
+use tracer_common::event::DeviceDetail;
+
+use crate::config::offset;
+use crate::identity::{Rule, observe};
+use crate::maps::any_live;
+use crate::skb::{Kptr, Skb, ifindex, netns_of};
+
+/// `TC_ACT_UNSPEC`: no opinion, the next program decides.
+const NEXT: i32 = -1;
+
+/// Before the other programs on ingress.
+#[classifier]
+pub fn tc_in_first(ctx: TcContext) -> i32 {
+    see(&ctx, Probe::TcIngressFirst)
+}
+
+/// After the other programs on ingress.
+#[classifier]
+pub fn tc_in_last(ctx: TcContext) -> i32 {
+    see(&ctx, Probe::TcIngressLast)
+}
+
+/// Before the other programs on egress.
+#[classifier]
+pub fn tc_out_first(ctx: TcContext) -> i32 {
+    see(&ctx, Probe::TcEgressFirst)
+}
+
+/// After the other programs on egress.
+#[classifier]
+pub fn tc_out_last(ctx: TcContext) -> i32 {
+    see(&ctx, Probe::TcEgressLast)
+}
+
+#[inline(always)]
+fn see(ctx: &TcContext, probe: Probe) -> i32 {
+    if !any_live() {
+        return NEXT;
+    }
+    let skb = Skb::<false>::new(ctx.as_ptr().cast::<u8>().cast_const());
+    let rule = Rule { may_begin: false, ends: false, routes: probe as u8 <= Probe::TcIngressLast as u8 };
+    observe(skb, skb.network(), rule, probe, || place(skb.dev()), || name(skb.dev()));
+    NEXT
+}
+
+fn place(dev: Kptr<false>) -> (u32, u32) {
+    (netns_of(dev), ifindex(dev))
+}
+
+fn name(dev: Kptr<false>) -> DeviceDetail {
+    DeviceDetail { name: dev.load(offset!(dev_name)), reserved: [0; 2] }
+}

@@ -1,0 +1,273 @@
+//! The `tp` backend: tracepoints with BTF types. They see every network namespace.
+
+use aya_ebpf::macros::btf_tracepoint;
+use aya_ebpf::programs::BtfTracePointContext;
+use tracer_common::Probe;
+use tracer_common::event::{
+    DETAIL_LEN, DeviceDetail, FibDetail, FreeDetail, IcmpDetail, NeighDetail, flags,
+};
+use tracer_common::offsets::ABSENT;
+
+use crate::config::{offset, option};
+use crate::emit::{Site, emit, emit_note};
+use crate::identity::{self, Rule, followed, forget, observe, settle};
+use crate::maps::{TRACKED, any_live};
+use crate::skb::{Kptr, Skb, ifindex, netns_of};
+
+type Ptr = *const u8;
+
+/// Below this lie user addresses and small numbers: `skb->dev` shares its place with other things
+/// once a socket has the skb.
+const KERNEL_SPACE: u64 = 0xffff_8000_0000_0000;
+
+fn place_of(dev: Kptr<true>) -> (u32, u32) {
+    (netns_of(dev), ifindex(dev))
+}
+
+#[inline(always)]
+fn name_of(dev: Kptr<true>) -> DeviceDetail {
+    let lo: u64 = dev.load(offset!(dev_name));
+    let hi: u64 = dev.load(offset!(dev_name) + 8);
+    let mut name = [0; 16];
+    name[..8].copy_from_slice(&lo.to_ne_bytes());
+    name[8..].copy_from_slice(&hi.to_ne_bytes());
+    DeviceDetail { name, reserved: [0; 2] }
+}
+
+/// `trace_netif_receive_skb(struct sk_buff *skb)`, in `__netif_receive_skb_core`.
+/// `skb->data` is at the network header; `skb->network_header` is set only after it.
+#[btf_tracepoint(function = "netif_receive_skb")]
+pub fn rx(ctx: BtfTracePointContext) -> i32 {
+    let skb = Skb::<true>::new(ctx.arg::<Ptr>(0));
+    let rule = Rule { may_begin: true, ends: false, routes: true };
+    observe(skb, skb.data(), rule, Probe::Rx, || place_of(skb.dev()), || name_of(skb.dev()));
+    0
+}
+
+/// `trace_net_dev_queue(struct sk_buff *skb)`, in `__dev_queue_xmit`.
+#[btf_tracepoint(function = "net_dev_queue")]
+pub fn queue(ctx: BtfTracePointContext) -> i32 {
+    let skb = Skb::<true>::new(ctx.arg::<Ptr>(0));
+    let rule = Rule { may_begin: true, ends: false, routes: false };
+    observe(skb, skb.network(), rule, Probe::Queue, || place_of(skb.dev()), || name_of(skb.dev()));
+    0
+}
+
+/// `trace_net_dev_start_xmit(const struct sk_buff *skb, const struct net_device *dev)`.
+///
+/// Every packet has passed `net_dev_queue`, so nothing begins here but the segments of a packet
+/// that this CPU is working on.
+#[btf_tracepoint(function = "net_dev_start_xmit")]
+pub fn xmit(ctx: BtfTracePointContext) -> i32 {
+    let Some(current) = identity::current() else { return 0 };
+    if current.skb == 0 {
+        return 0;
+    }
+    let skb = Skb::<true>::new(ctx.arg::<Ptr>(0));
+    let dev = Kptr::<true>::new(ctx.arg::<Ptr>(1));
+    if let Some(entry) = followed(skb)
+        && entry.head == skb.head()
+    {
+        let (netns, ifindex) = place_of(dev);
+        entry.netns = netns;
+        entry.ifindex = ifindex;
+        emit(entry, skb, Site { probe: Probe::Xmit, netns, ifindex, flags: 0 }, name_of(dev), None);
+        return 0;
+    }
+    let rule = Rule { may_begin: true, ends: false, routes: false };
+    observe(skb, skb.network(), rule, Probe::Xmit, || place_of(dev), || name_of(dev));
+    0
+}
+
+/// `trace_kfree_skb(skb, location)`, with `reason` since 5.17 and `rx_sk` since 6.11.
+#[btf_tracepoint(function = "kfree_skb")]
+pub fn kfree(ctx: BtfTracePointContext) -> i32 {
+    let skb = Skb::<true>::new(ctx.arg::<Ptr>(0));
+    let location: u64 = ctx.arg(1);
+    let reason = if option!(kfree_has_reason) != 0 { ctx.arg::<u64>(2) as u32 } else { 0 };
+    let detail = FreeDetail { location, reason, reserved: [0; 5] };
+    let rule = Rule { may_begin: true, ends: true, routes: false };
+    let place = || {
+        let dev = skb.dev();
+        if (dev.address()) < KERNEL_SPACE { (0, 0) } else { place_of(dev) }
+    };
+    observe(skb, skb.network(), rule, Probe::Kfree, place, || detail);
+    0
+}
+
+/// `trace_consume_skb(skb)`, with `location` since 6.12.
+#[btf_tracepoint(function = "consume_skb")]
+pub fn consume(ctx: BtfTracePointContext) -> i32 {
+    if !any_live() {
+        return 0;
+    }
+    let skb = Skb::<true>::new(ctx.arg::<Ptr>(0));
+    let Some(entry) = TRACKED.get_ptr_mut(skb.address()) else { return 0 };
+    // SAFETY: a map value; the skb has one owner left.
+    let entry = unsafe { &mut *entry };
+    if entry.journey != 0 {
+        let location = if option!(consume_has_location) != 0 { ctx.arg::<u64>(1) } else { 0 };
+        let detail = FreeDetail { location, reason: 0, reserved: [0; 5] };
+        let site = Site {
+            probe: Probe::Consume,
+            netns: entry.netns,
+            ifindex: entry.ifindex,
+            flags: flags::END,
+        };
+        emit(entry, skb, site, detail, None);
+    }
+    forget(skb.address(), entry);
+    0
+}
+
+/// `trace_fib_table_lookup(u32 tb_id, const struct flowi4 *flp, const struct fib_nh_common *nhc,
+/// int err)`: no skb, so the look-up is the packet's whose addresses it has.
+#[btf_tracepoint(function = "fib_table_lookup")]
+pub fn fib(ctx: BtfTracePointContext) -> i32 {
+    let Some(current) = identity::current() else { return 0 };
+    if current.skb == 0 || current.routes == 0 {
+        return 0;
+    }
+    let flow = Kptr::<true>::new(ctx.arg::<Ptr>(1));
+    let saddr: u32 = flow.load(offset!(fl4_saddr));
+    let daddr: u32 = flow.load(offset!(fl4_daddr));
+    if daddr != current.daddr[0] || saddr != current.saddr[0] {
+        return 0;
+    }
+    let Some(entry) = current_entry(current.skb) else { return 0 };
+    let nhc = Kptr::<true>::new(ctx.arg::<Ptr>(2));
+    let mut detail = FibDetail {
+        table: ctx.arg::<u64>(0) as u32,
+        err: ctx.arg::<u64>(3) as i32,
+        ..FibDetail::default()
+    };
+    if !nhc.is_null() {
+        detail.ifindex = ifindex(nhc.follow(offset!(nhc_dev)));
+        detail.gw_family = nhc.load(offset!(nhc_gw_family));
+        let gw: u64 = nhc.load(offset!(nhc_gw));
+        let gw_rest: u64 = nhc.load(offset!(nhc_gw) + 8);
+        detail.gw[..8].copy_from_slice(&gw.to_ne_bytes());
+        detail.gw[8..].copy_from_slice(&gw_rest.to_ne_bytes());
+    }
+    emit_note(entry, current.skb, entry_site(entry, Probe::Fib), detail);
+    0
+}
+
+/// `trace_fib6_table_lookup(const struct net *net, const struct fib6_result *res,
+/// struct fib6_table *table, const struct flowi6 *flp)`.
+#[btf_tracepoint(function = "fib6_table_lookup")]
+pub fn fib6(ctx: BtfTracePointContext) -> i32 {
+    let Some(current) = identity::current() else { return 0 };
+    if current.skb == 0 || current.routes == 0 {
+        return 0;
+    }
+    let flow = Kptr::<true>::new(ctx.arg::<Ptr>(3));
+    // The last words tell hosts apart; the user side checks the rest by the route it finds.
+    let saddr: u32 = flow.load(offset!(fl6_saddr) + 12);
+    let daddr: u32 = flow.load(offset!(fl6_daddr) + 12);
+    if daddr != current.daddr[3] || saddr != current.saddr[3] {
+        return 0;
+    }
+    let Some(entry) = current_entry(current.skb) else { return 0 };
+    let result = Kptr::<true>::new(ctx.arg::<Ptr>(1));
+    let table = Kptr::<true>::new(ctx.arg::<Ptr>(2));
+    let nh = result.follow(offset!(fib6_result_nh));
+    let detail = FibDetail {
+        table: table.load(offset!(fib6_table_id)),
+        // `fib6_nh` begins with its `fib_nh_common`.
+        ifindex: ifindex(nh.follow(offset!(nhc_dev))),
+        ..FibDetail::default()
+    };
+    emit_note(entry, current.skb, entry_site(entry, Probe::Fib6), detail);
+    0
+}
+
+/// `trace_neigh_event_send_done(struct neighbour *neigh, int rc)`: the packet that this CPU works
+/// on met a neighbour entry that is not valid.
+#[btf_tracepoint(function = "neigh_event_send_done")]
+pub fn neigh_done(ctx: BtfTracePointContext) -> i32 {
+    neigh(&ctx)
+}
+
+/// `trace_neigh_event_send_dead(struct neighbour *neigh, int rc)`.
+#[btf_tracepoint(function = "neigh_event_send_dead")]
+pub fn neigh_dead(ctx: BtfTracePointContext) -> i32 {
+    neigh(&ctx)
+}
+
+#[inline(always)]
+fn neigh(ctx: &BtfTracePointContext) -> i32 {
+    let Some(current) = identity::current() else { return 0 };
+    if current.skb == 0 {
+        return 0;
+    }
+    let Some(entry) = current_entry(current.skb) else { return 0 };
+    let neigh = Kptr::<true>::new(ctx.arg::<Ptr>(0));
+    // The key is a flexible array: beyond the type that the verifier knows.
+    let mut key = [0; 16];
+    // SAFETY: bytes; the helper may fail and then zeroes.
+    let [lo, hi]: [u64; 2] =
+        unsafe { crate::skb::probe_read(neigh.at(offset!(neigh_key))) };
+    key[..8].copy_from_slice(&lo.to_ne_bytes());
+    key[8..].copy_from_slice(&hi.to_ne_bytes());
+    let detail = NeighDetail {
+        ifindex: ifindex(neigh.follow(offset!(neigh_dev))),
+        nud_state: neigh.load(offset!(neigh_state)),
+        waiting: u8::from(ctx.arg::<u64>(1) as i32 != 0),
+        reserved: [0; 10],
+        key,
+    };
+    emit_note(entry, current.skb, entry_site(entry, Probe::Neigh), detail);
+    0
+}
+
+/// `trace_icmp_send(const struct sk_buff *skb, int type, int code)`, since 6.1.
+#[btf_tracepoint(function = "icmp_send")]
+pub fn icmp_send(ctx: BtfTracePointContext) -> i32 {
+    let skb = Skb::<true>::new(ctx.arg::<Ptr>(0));
+    let Some(entry) = followed(skb) else { return 0 };
+    let detail = IcmpDetail {
+        icmp_type: ctx.arg::<u64>(1) as u8,
+        code: ctx.arg::<u64>(2) as u8,
+        reserved: [0; 30],
+    };
+    let site = entry_site(entry, Probe::IcmpSend);
+    emit(entry, skb, site, detail, None);
+    0
+}
+
+/// `trace_tcp_probe(struct sock *sk, const struct sk_buff *skb)`, in `tcp_rcv_established`.
+#[btf_tracepoint(function = "tcp_probe")]
+pub fn tcp_socket(ctx: BtfTracePointContext) -> i32 {
+    let skb = Skb::<true>::new(ctx.arg::<Ptr>(1));
+    let Some(entry) = followed(skb) else { return 0 };
+    if entry.state != tracer_common::event::state::SETTLED {
+        let site = entry_site(entry, Probe::TcpSocket);
+        emit(entry, skb, site, [0u8; DETAIL_LEN], None);
+        settle(entry);
+    }
+    0
+}
+
+/// `trace_skb_copy_datagram_iovec(const struct sk_buff *skb, int len)`: the application reads.
+#[btf_tracepoint(function = "skb_copy_datagram_iovec")]
+pub fn copy_to_user(ctx: BtfTracePointContext) -> i32 {
+    let skb = Skb::<true>::new(ctx.arg::<Ptr>(0));
+    let Some(entry) = followed(skb) else { return 0 };
+    let site = entry_site(entry, Probe::CopyToUser);
+    emit(entry, skb, site, [0u8; DETAIL_LEN], None);
+    0
+}
+
+#[inline(always)]
+fn entry_site(entry: &tracer_common::event::Tracked, probe: Probe) -> Site {
+    Site { probe, netns: entry.netns, ifindex: entry.ifindex, flags: 0 }
+}
+
+#[inline(always)]
+fn current_entry(address: u64) -> Option<&'static mut tracer_common::event::Tracked> {
+    // SAFETY: a map value; this CPU works on the packet.
+    TRACKED.get_ptr_mut(address).map(|e| unsafe { &mut *e }).filter(|e| e.journey != 0)
+}
+
+const _: () = assert!(ABSENT == u16::MAX);

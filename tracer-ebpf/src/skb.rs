@@ -1,0 +1,248 @@
+//! The only reader of kernel structures.
+//!
+//! A [`Skb`] reads either directly, through a pointer that the verifier knows by its BTF type
+//! (`tp_btf`, netfilter), or by `bpf_probe_read_kernel`, where the program has only the address
+//! (tc and cgroup programs: their context *is* the skb at run time).
+
+use core::mem::MaybeUninit;
+use core::ptr::read_volatile;
+
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
+use tracer_common::Stat;
+use tracer_common::event::EventHeader;
+use tracer_common::offsets::ABSENT;
+
+use crate::config::offset;
+use crate::maps::count;
+use crate::packet::{self, L4_WORDS, Packet, Transport, WORDS};
+
+/// A pointer into the kernel; `DIRECT` when the verifier knows its type.
+#[derive(Clone, Copy)]
+pub(crate) struct Kptr<const DIRECT: bool>(*const u8);
+
+impl<const DIRECT: bool> Kptr<DIRECT> {
+    #[inline(always)]
+    pub(crate) fn new(ptr: *const u8) -> Self {
+        Self(ptr)
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_null(self) -> bool {
+        self.0.is_null()
+    }
+
+    /// The address, as a number.
+    #[inline(always)]
+    pub(crate) fn address(self) -> u64 {
+        self.0 as u64
+    }
+
+    /// The address of the member at `offset`.
+    #[inline(always)]
+    pub(crate) fn at(self, offset: u16) -> *const u8 {
+        self.0.wrapping_add(offset as usize)
+    }
+
+    /// Loads the member at `offset`.
+    #[inline(always)]
+    pub(crate) fn load<T: Copy>(self, offset: u16) -> T {
+        // SAFETY: see `load_at`; offsets come from this kernel's BTF.
+        unsafe {
+            let at = self.0.add(offset as usize);
+            if DIRECT { read_volatile(at.cast()) } else { probe_read(at) }
+        }
+    }
+
+    /// Loads the pointer at `offset`.
+    #[inline(always)]
+    pub(crate) fn follow(self, offset: u16) -> Self {
+        Self(self.load(offset))
+    }
+}
+
+/// Reads kernel memory at any address; zero when it cannot be read.
+///
+/// # Safety
+///
+/// `T` must be valid for any bytes.
+#[inline(always)]
+pub(crate) unsafe fn probe_read<T: Copy>(at: *const u8) -> T {
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: the helper writes the whole value, zeroes on failure.
+    unsafe {
+        bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, at.cast());
+        value.assume_init()
+    }
+}
+
+/// A packet buffer.
+#[derive(Clone, Copy)]
+pub(crate) struct Skb<const DIRECT: bool> {
+    ptr: Kptr<DIRECT>,
+}
+
+impl<const DIRECT: bool> Skb<DIRECT> {
+    #[inline(always)]
+    pub(crate) fn new(ptr: *const u8) -> Self {
+        Self { ptr: Kptr::new(ptr) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn address(self) -> u64 {
+        self.ptr.address()
+    }
+
+    #[inline(always)]
+    pub(crate) fn head(self) -> u64 {
+        self.ptr.load(offset!(skb_head))
+    }
+
+    #[inline(always)]
+    pub(crate) fn protocol(self) -> u16 {
+        self.ptr.load(offset!(skb_protocol))
+    }
+
+    #[inline(always)]
+    pub(crate) fn dev(self) -> Kptr<DIRECT> {
+        self.ptr.follow(offset!(skb_dev))
+    }
+
+    /// Where `skb->data` points: the network header while the packet is being received.
+    #[inline(always)]
+    pub(crate) fn data(self) -> *const u8 {
+        self.ptr.load::<u64>(offset!(skb_data)) as *const u8
+    }
+
+    /// The network header as the stack has set it.
+    #[inline(always)]
+    pub(crate) fn network(self) -> *const u8 {
+        (self.head() + u64::from(self.ptr.load::<u16>(offset!(skb_network_header)))) as *const u8
+    }
+
+    /// The network header inside a tunnel, when the stack has set one.
+    #[inline(always)]
+    pub(crate) fn inner_network(self) -> Option<*const u8> {
+        let byte = self.ptr.load::<u8>(offset!(skb_encapsulation));
+        if byte & offset!(skb_encapsulation_mask) as u8 == 0 {
+            return None;
+        }
+        let inner = self.ptr.load::<u16>(offset!(skb_inner_network_header));
+        Some((self.head() + u64::from(inner)) as *const u8)
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_cloned(self) -> bool {
+        self.ptr.load::<u8>(offset!(skb_cloned)) & offset!(skb_cloned_mask) as u8 != 0
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_linear(self) -> bool {
+        self.ptr.load::<u32>(offset!(skb_len) + 4) == 0
+    }
+
+    /// `skb->_skb_refdst` without its flag bit.
+    #[inline(always)]
+    pub(crate) fn dst(self) -> u64 {
+        self.ptr.load::<u64>(offset!(skb_refdst)) & !1
+    }
+
+    /// `skb_shinfo(skb)->gso_size`.
+    #[inline(always)]
+    fn gso_size(self) -> u16 {
+        let end = u64::from(self.ptr.load::<u32>(offset!(skb_end)));
+        let at = self.head() + end + u64::from(offset!(shinfo_gso_size));
+        // SAFETY: an integer.
+        unsafe { probe_read(at as *const u8) }
+    }
+
+    /// Fills what the header of an event says of the skb itself.
+    #[inline(always)]
+    pub(crate) fn describe(self, header: &mut EventHeader) {
+        header.skb = self.address();
+        header.head = self.head();
+        header.len = self.ptr.load(offset!(skb_len));
+        header.mark = self.ptr.load(offset!(skb_mark));
+        header.protocol_be = self.protocol().to_ne_bytes();
+        header.pkt_type = self.ptr.load::<u8>(offset!(skb_pkt_type)) & 7;
+        header.gso_size = self.gso_size();
+        header.ct = 0;
+        if offset!(skb_nfct) != ABSENT {
+            let nfct = self.ptr.load::<u64>(offset!(skb_nfct));
+            if nfct != 0 {
+                header.ct = 0x80 | (nfct & 7) as u8;
+            }
+        }
+    }
+
+    /// Reads tuple and fingerprint of the packet at `l3`; false when that cannot be done.
+    #[inline(always)]
+    pub(crate) fn packet(self, packet: &mut Packet, l3: *const u8, protocol: u16) -> bool {
+        if !read_packet(packet, l3, u64::from(protocol)) {
+            return false;
+        }
+        if !self.is_linear() {
+            packet.payload = 0;
+        }
+        true
+    }
+}
+
+/// See [`Skb::packet`]. A function of its own: inlined, it would be in every program four times.
+#[inline(never)]
+fn read_packet(packet: &mut Packet, l3: *const u8, protocol: u64) -> bool {
+    let mut w = Words([0; WORDS]);
+    // SAFETY: the helper writes all of it. Beyond the packet lies the rest of the skb's buffer
+    // and its shared info, so the read stays inside one allocation.
+    let rc =
+        unsafe { bpf_probe_read_kernel((&raw mut w).cast(), size_of::<Words>() as u32, l3.cast()) };
+    if rc != 0 {
+        count(Stat::FailedReads);
+        return false;
+    }
+    let w = &w.0;
+    let protocol = protocol as u16;
+    *packet = Packet::default();
+    if protocol == packet::ETH_P_IP {
+        packet::ipv4(packet, w, &transport(w, l3, packet::ipv4_transport(w), 5));
+    } else if protocol == packet::ETH_P_IPV6 {
+        packet::ipv6(packet, w, &transport(w, l3, packet::ipv6_transport(w), 10));
+    } else if protocol == packet::ETH_P_ARP {
+        packet::arp(packet, w);
+    } else {
+        return false;
+    }
+    true
+}
+
+/// Packet bytes as words, aligned so that copying them takes eight bytes at a time.
+#[repr(C, align(8))]
+struct Words([u32; WORDS]);
+
+/// The first words of the transport header.
+#[inline(always)]
+fn transport(w: &[u32; WORDS], l3: *const u8, at: Transport, plain: usize) -> [u32; L4_WORDS] {
+    match at {
+        Transport::Plain => [w[plain], w[plain + 1], w[plain + 2], w[plain + 3]],
+        // SAFETY: integers; an address that cannot be read gives zeroes.
+        Transport::At(offset) => unsafe { probe_read(l3.add(offset as usize)) },
+        Transport::None => [0; L4_WORDS],
+    }
+}
+
+/// Namespace of a device.
+#[inline(always)]
+pub(crate) fn netns_of<const DIRECT: bool>(dev: Kptr<DIRECT>) -> u32 {
+    inum(dev.follow(offset!(dev_net)))
+}
+
+/// Inode number of a `struct net`.
+#[inline(always)]
+pub(crate) fn inum<const DIRECT: bool>(net: Kptr<DIRECT>) -> u32 {
+    net.load(offset!(net_inum))
+}
+
+/// Index of a device, 0 for none.
+#[inline(always)]
+pub(crate) fn ifindex<const DIRECT: bool>(dev: Kptr<DIRECT>) -> u32 {
+    if dev.is_null() { 0 } else { dev.load(offset!(dev_ifindex)) }
+}

@@ -1,0 +1,53 @@
+//! The kernel side's counters.
+
+use aya::maps::{Map, PerCpuArray};
+use tracer_common::Stat;
+
+use super::Error;
+
+/// Counters, summed over CPUs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Journeys admitted.
+    pub admitted: u64,
+    /// Journeys refused for want of room in the ring.
+    pub refused_ring: u64,
+    /// Journeys refused by `--max-journeys`.
+    pub refused_rate: u64,
+    /// Packets refused because the table of followed skbs was full.
+    pub refused_table: u64,
+    /// Events of admitted journeys that were lost.
+    pub lost_events: u64,
+    /// Events written.
+    pub events: u64,
+    /// Packet headers that could not be read.
+    pub failed_reads: u64,
+    /// skb addresses met again with another packet.
+    pub reused: u64,
+}
+
+impl Counters {
+    /// Journeys refused, for whatever reason.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.refused_ring + self.refused_rate + self.refused_table
+    }
+
+    pub(super) fn read(map: &Map) -> Result<Self, Error> {
+        let failed = |source| Error::Map { name: "STATS", source };
+        let array: PerCpuArray<_, u64> = PerCpuArray::try_from(map).map_err(failed)?;
+        let sum = |stat: Stat| -> Result<u64, Error> {
+            Ok(array.get(&(stat as u32), 0).map_err(failed)?.iter().sum())
+        };
+        Ok(Self {
+            admitted: sum(Stat::Admitted)?,
+            refused_ring: sum(Stat::RefusedRing)?,
+            refused_rate: sum(Stat::RefusedRate)?,
+            refused_table: sum(Stat::RefusedTable)?,
+            lost_events: sum(Stat::LostEvents)?,
+            events: sum(Stat::Events)?,
+            failed_reads: sum(Stat::FailedReads)?,
+            reused: sum(Stat::Reused)?,
+        })
+    }
+}

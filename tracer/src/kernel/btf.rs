@@ -1,0 +1,160 @@
+//! The kernel's own type information (BTF), as far as pkttrace asks it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use btf_rs::{Btf, BtfType, Struct, Type};
+
+use super::Error;
+
+/// Where the kernel publishes it (since 5.4 with CONFIG_DEBUG_INFO_BTF).
+pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+
+/// Depth of anonymous structures and unions that is searched.
+const NESTING: usize = 8;
+
+/// Where a member lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Bits from the start of the outermost structure.
+    pub bits: u32,
+    /// Width in bits, when it is a bit field.
+    pub width: Option<u32>,
+}
+
+impl Place {
+    /// Byte in which it begins.
+    #[must_use]
+    pub fn byte(self) -> u16 {
+        u16::try_from(self.bits / 8).unwrap_or(u16::MAX)
+    }
+}
+
+/// Parsed type information.
+#[derive(Debug)]
+pub struct KernelBtf {
+    btf: BtfDebug,
+}
+
+/// [`Btf`] has no `Debug`.
+struct BtfDebug(Btf);
+
+impl std::fmt::Debug for BtfDebug {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Btf")
+    }
+}
+
+impl KernelBtf {
+    /// Reads the type information at `path`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoBtf`] or [`Error::BadBtf`].
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let bytes =
+            fs::read(path).map_err(|source| Error::NoBtf { path: path.to_owned(), source })?;
+        let btf = Btf::from_bytes(&bytes)
+            .map_err(|e| Error::BadBtf { path: path.to_owned(), why: e.to_string() })?;
+        Ok(Self { btf: BtfDebug(btf) })
+    }
+
+    /// Where `member` of `structure` lies; a dotted path enters named members, and anonymous
+    /// structures and unions are looked through. `None` when this kernel has no such member.
+    #[must_use]
+    pub fn member(&self, structure: &str, member: &str) -> Option<Place> {
+        let mut current = self.structure(structure)?;
+        let mut bits = 0;
+        let mut width = None;
+        for name in member.split('.') {
+            let (place, type_id) = self.search(&current, name, NESTING)?;
+            bits += place.bits;
+            width = place.width;
+            if let Some(next) = self.as_structure(type_id) {
+                current = next;
+            }
+        }
+        Some(Place { bits, width })
+    }
+
+    /// The values of an enumeration by number, without `prefix`.
+    #[must_use]
+    pub fn enumeration(&self, name: &str, prefix: &str) -> BTreeMap<u32, String> {
+        let btf = &self.btf.0;
+        let mut values = BTreeMap::new();
+        for found in btf.resolve_types_by_name(name).unwrap_or_default() {
+            if let Type::Enum(e) = found {
+                for member in &e.members {
+                    if let Ok(text) = btf.resolve_name(member) {
+                        let text = text.strip_prefix(prefix).unwrap_or(&text).to_owned();
+                        values.insert(member.val(), text);
+                    }
+                }
+            }
+        }
+        values
+    }
+
+    /// How many arguments the tracepoint `name` hands to a BTF-typed program; `None` when the
+    /// kernel has no such tracepoint.
+    #[must_use]
+    pub fn tracepoint_arguments(&self, name: &str) -> Option<usize> {
+        let btf = &self.btf.0;
+        let found = btf.resolve_types_by_name(&format!("btf_trace_{name}")).ok()?;
+        let typedef = found.into_iter().find_map(|t| match t {
+            Type::Typedef(t) => Some(t),
+            _ => None,
+        })?;
+        let Type::Ptr(ptr) = btf.resolve_chained_type(&typedef).ok()? else { return None };
+        let Type::FuncProto(proto) = btf.resolve_chained_type(&ptr).ok()? else { return None };
+        // The first parameter is the probe's private data.
+        proto.parameters.len().checked_sub(1)
+    }
+
+    /// Whether a structure of this name exists.
+    #[must_use]
+    pub fn has_structure(&self, name: &str) -> bool {
+        self.structure(name).is_some()
+    }
+
+    fn structure(&self, name: &str) -> Option<Struct> {
+        self.btf.0.resolve_types_by_name(name).ok()?.into_iter().find_map(|t| match t {
+            Type::Struct(s) if !s.members.is_empty() => Some(s),
+            _ => None,
+        })
+    }
+
+    /// The structure or union that a type is, through typedefs and qualifiers.
+    fn as_structure(&self, type_id: u32) -> Option<Struct> {
+        let mut id = type_id;
+        for _ in 0..NESTING {
+            match self.btf.0.resolve_type_by_id(id).ok()? {
+                Type::Struct(s) | Type::Union(s) => return Some(s),
+                Type::Typedef(t) => id = t.get_type_id()?,
+                Type::Const(q) | Type::Volatile(q) => id = q.get_type_id()?,
+                _ => return None,
+            }
+        }
+        None
+    }
+
+    fn search(&self, within: &Struct, name: &str, depth: usize) -> Option<(Place, u32)> {
+        for member in &within.members {
+            let type_id = member.get_type_id()?;
+            let own_name = self.btf.0.resolve_name(member).unwrap_or_default();
+            if own_name == name {
+                let width = member.bitfield_size().filter(|w| *w != 0);
+                return Some((Place { bits: member.bit_offset(), width }, type_id));
+            }
+            if own_name.is_empty()
+                && depth > 0
+                && let Some(inner) = self.as_structure(type_id)
+                && let Some((place, id)) = self.search(&inner, name, depth - 1)
+            {
+                return Some((Place { bits: member.bit_offset() + place.bits, ..place }, id));
+            }
+        }
+        None
+    }
+}
