@@ -4,7 +4,7 @@ use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
 use tracer_common::Probe;
 use tracer_common::event::{
-    DETAIL_LEN, DeviceDetail, FibDetail, FreeDetail, IcmpDetail, NeighDetail, flags,
+    DETAIL_LEN, DeviceDetail, FibDetail, FreeDetail, IcmpDetail, NeighDetail, Tracked, flags, state,
 };
 use tracer_common::offsets::ABSENT;
 
@@ -105,19 +105,29 @@ pub fn consume(ctx: BtfTracePointContext) -> i32 {
     let Some(entry) = TRACKED.get_ptr_mut(skb.address()) else { return 0 };
     // SAFETY: a map value; the skb has one owner left.
     let entry = unsafe { &mut *entry };
+    // A TCP socket's packets end unseen, so their addresses are likely to hold others by now.
+    if entry.head != skb.head() || entry.state == state::SETTLED {
+        let rule = Rule { may_begin: false, ends: true, routes: false };
+        observe(skb, skb.network(), rule, Probe::Consume, || (0, 0), || consumed(&ctx));
+        return 0;
+    }
     if entry.journey != 0 {
-        let location = if option!(consume_has_location) != 0 { ctx.arg::<u64>(1) } else { 0 };
-        let detail = FreeDetail { location, reason: 0, reserved: [0; 5] };
         let site = Site {
             probe: Probe::Consume,
             netns: entry.netns,
             ifindex: entry.ifindex,
             flags: flags::END,
         };
-        emit(entry, skb, site, detail, None);
+        emit(entry, skb, site, consumed(&ctx), None);
     }
     forget(skb.address(), entry);
     0
+}
+
+#[inline(always)]
+fn consumed(ctx: &BtfTracePointContext) -> FreeDetail {
+    let location = if option!(consume_has_location) != 0 { ctx.arg::<u64>(1) } else { 0 };
+    FreeDetail { location, reason: 0, reserved: [0; 5] }
 }
 
 /// `trace_fib_table_lookup(u32 tb_id, const struct flowi4 *flp, const struct fib_nh_common *nhc,
@@ -241,7 +251,7 @@ pub fn icmp_send(ctx: BtfTracePointContext) -> i32 {
 pub fn tcp_socket(ctx: BtfTracePointContext) -> i32 {
     let skb = Skb::<true>::new(ctx.arg::<Ptr>(1));
     let Some(entry) = followed(skb) else { return 0 };
-    if entry.state != tracer_common::event::state::SETTLED {
+    if entry.state != state::SETTLED {
         let site = entry_site(entry, Probe::TcpSocket);
         emit(entry, skb, site, [0u8; DETAIL_LEN], None);
         settle(entry);
@@ -260,12 +270,12 @@ pub fn copy_to_user(ctx: BtfTracePointContext) -> i32 {
 }
 
 #[inline(always)]
-fn entry_site(entry: &tracer_common::event::Tracked, probe: Probe) -> Site {
+fn entry_site(entry: &Tracked, probe: Probe) -> Site {
     Site { probe, netns: entry.netns, ifindex: entry.ifindex, flags: 0 }
 }
 
 #[inline(always)]
-fn current_entry(address: u64) -> Option<&'static mut tracer_common::event::Tracked> {
+fn current_entry(address: u64) -> Option<&'static mut Tracked> {
     // SAFETY: a map value; this CPU works on the packet.
     TRACKED.get_ptr_mut(address).map(|e| unsafe { &mut *e }).filter(|e| e.journey != 0)
 }

@@ -153,7 +153,8 @@ fn attach_cgroup(side: &mut KernelSide) -> Result<(), String> {
     let program: &mut CgroupSkb = found.try_into().map_err(|e| root_cause(&e))?;
     program.load().map_err(|e| root_cause(&e))?;
     program
-        .attach(file, CgroupSkbAttachType::Ingress, CgroupAttachMode::AllowMultiple)
+        // A link always lets others in beside it, and refuses the flag that says so.
+        .attach(file, CgroupSkbAttachType::Ingress, CgroupAttachMode::Single)
         .map_err(|e| root_cause(&e))?;
     Ok(())
 }
