@@ -12,7 +12,9 @@ mod resolve;
 pub mod setns;
 pub mod snapshot;
 pub mod state;
+pub mod watch;
 
 pub use discover::{Found, Skipped, resolve};
 pub use error::Error;
 pub use state::{Device, DeviceKind, Inum, Netns, NetworkState, Peer, Sysctls, Vxlan};
+pub use watch::{Change, DeviceChange, Watcher};

@@ -17,7 +17,7 @@ use rtnetlink::packet_route::nsid::{NsidAttribute, NsidMessage};
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 
 use super::setns;
-use super::state::{Inum, Netns, NetworkState};
+use super::state::{DeviceKind, Inum, Netns, NetworkState};
 
 /// A namespace that an id could stand for.
 type Candidate = (Inum, PathBuf);
@@ -68,15 +68,32 @@ pub(super) fn fill_in(netns: &mut Netns, ids: &BTreeMap<i32, Inum>) -> Vec<u32> 
     changed
 }
 
-/// All other namespaces: first those that hold the other end of one of our devices.
+/// The namespaces to ask for: those that hold the other end of one of our devices, then the rest.
+/// The ends of a veth name each other, so that a namespace without such an end is not its peer's.
 pub(super) fn candidates(netns: &Netns, state: &NetworkState) -> Vec<Candidate> {
     if open_ids(netns).is_empty() {
         return Vec::new();
     }
     let others = state.netns.values().filter(|other| other.inum != netns.inum);
     let (mut first, rest): (Vec<_>, Vec<_>) = others.partition(|other| is_peer(netns, other));
-    first.extend(rest);
+    if has_open_one_way(netns) {
+        first.extend(rest);
+    }
     first.into_iter().map(|other| (other.inum, other.path.clone())).collect()
+}
+
+/// Whether an open id of `netns` could stand for `other`.
+pub(super) fn may_be_in(netns: &Netns, other: &Netns) -> bool {
+    !open_ids(netns).is_empty() && (has_open_one_way(netns) || is_peer(netns, other))
+}
+
+/// A device whose lower device (of a macvlan, VLAN or tunnel) is elsewhere, nobody knows where.
+fn has_open_one_way(netns: &Netns) -> bool {
+    netns.devices.values().any(|device| {
+        device.kind != DeviceKind::Veth
+            && device.link_nsid.is_some()
+            && device.link.is_some_and(|link| link.netns.is_none())
+    })
 }
 
 /// Whether a device of `netns` and one of `other` name each other by interface index.
@@ -164,9 +181,13 @@ mod tests {
         for netns in [netns(1, 2, 9), netns(2, 2, 8), netns(3, 7, 2), netns(4, 9, 2)] {
             state.netns.insert(netns.inum, netns);
         }
-        let order: Vec<Inum> =
-            candidates(&state.netns[&1], &state).into_iter().map(|c| c.0).collect();
-        assert_eq!(order, [4, 2, 3]);
+        let order = |state: &NetworkState| -> Vec<Inum> {
+            candidates(&state.netns[&1], state).into_iter().map(|c| c.0).collect()
+        };
+        assert_eq!(order(&state), [4, 2, 3]);
+        let device = state.netns.get_mut(&1).unwrap().devices.get_mut(&2).unwrap();
+        device.kind = DeviceKind::Veth;
+        assert_eq!(order(&state), [4]);
     }
 
     #[test]

@@ -77,6 +77,11 @@ async fn connect(
     .await
 }
 
+/// The settings of one namespace.
+pub(super) async fn sysctls(found: &Found) -> Result<Sysctls, Error> {
+    inside(found, || Ok(sysctls_here())).await
+}
+
 /// Runs `work` inside a namespace, off the runtime's thread.
 pub(super) async fn inside<T: Send + 'static>(
     found: &Found,
