@@ -5,7 +5,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::{NetlinkBuffer, NetlinkMessage, NetlinkPayload};
@@ -109,8 +109,6 @@ async fn listen(socket: TokioSocket, inum: Inum, serial: u64, heard: UnboundedSe
     loop {
         let events = match poll_fn(|context| receive(&socket, inum, context)).await {
             Ok(events) => events,
-            // More came than the socket holds.
-            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => vec![Event::Lost],
             Err(error) => return log::warn!("listening to net:[{inum}]: {error}"),
         };
         for event in events {
@@ -122,16 +120,32 @@ async fn listen(socket: TokioSocket, inum: Inum, serial: u64, heard: UnboundedSe
 }
 
 /// Reads one datagram. The buffer lives only here, not once per namespace.
+///
+/// When more came than the socket holds, all that it still holds is dropped first: it is older
+/// than what is then read anew, and what would correct it was lost.
 fn receive(
     socket: &TokioSocket,
     inum: Inum,
     context: &mut Context<'_>,
 ) -> Poll<io::Result<Vec<Event>>> {
     let mut buffer = [0; DATAGRAM];
-    let mut free = &mut buffer[..];
-    ready!(socket.poll_recv(context, &mut free))?;
-    let length = DATAGRAM - free.len();
-    Poll::Ready(Ok(events(inum, &buffer[..length])))
+    let mut has_lost = false;
+    loop {
+        let mut free = &mut buffer[..];
+        match socket.poll_recv(context, &mut free) {
+            Poll::Ready(Ok(())) if has_lost => {}
+            Poll::Ready(Ok(())) => {
+                let length = DATAGRAM - free.len();
+                return Poll::Ready(Ok(events(inum, &buffer[..length])));
+            }
+            Poll::Ready(Err(error)) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                has_lost = true;
+            }
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Pending if has_lost => return Poll::Ready(Ok(vec![Event::Lost])),
+            Poll::Pending => return Poll::Pending,
+        }
+    }
 }
 
 fn events(inum: Inum, mut datagram: &[u8]) -> Vec<Event> {

@@ -5,6 +5,7 @@
 //! looks, and closes the socket of `listen` before it reports a namespace as gone.
 
 mod change;
+mod events;
 mod listen;
 mod supervisor;
 mod triggers;

@@ -8,18 +8,20 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use super::change::{Change, DeviceChange, diff};
-use super::listen::{Event, Heard, Listener};
+use super::listen::{Heard, Listener};
 use super::triggers;
 use crate::net::discover::{self, Found};
 use crate::net::error::Error;
-use crate::net::state::{Device, Inum, Netns, NetworkState};
+use crate::net::state::{Inum, Netns, NetworkState};
 use crate::net::{nsid, snapshot};
 
 /// How often to look for namespaces that nothing told of: those of processes.
 const PERIOD: Duration = Duration::from_secs(1);
+/// On a node with very many processes, looking takes one part in so many of the time at most.
+const SHARE: u32 = 20;
 /// Least time between two looks that were asked for.
 const GAP: Duration = Duration::from_millis(20);
 
@@ -34,8 +36,6 @@ pub(super) async fn run(
     let _names_watch = Task(tokio::spawn(triggers::watch_names(Arc::clone(&names))));
     let (tell, mut heard) = mpsc::unbounded_channel();
     let mut it = Supervisor::new(state, changes.clone(), Arc::clone(&rescan), tell);
-    let mut tick = interval(PERIOD);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut is_rescan_due = false;
     loop {
         let is_quiet = heard.is_empty();
@@ -43,7 +43,7 @@ pub(super) async fn run(
             () = changes.closed() => break,
             () = stop.notified() => break,
             () = names.notified() => it.look_at_names().await,
-            _ = tick.tick() => it.look().await,
+            () = sleep_until(it.next_look) => it.look().await,
             () = rescan.notified() => is_rescan_due = true,
             () = sleep_until(it.looked + GAP), if is_rescan_due => {
                 is_rescan_due = false;
@@ -69,30 +69,31 @@ impl Drop for Task {
 }
 
 /// A namespace that is listened to.
-struct Alive {
+pub(super) struct Alive {
     found: Found,
-    listener: Listener,
+    pub(super) listener: Listener,
     /// Waits for the process that the namespace is named after, if no file keeps it.
     _process: Option<Task>,
 }
 
-struct Supervisor {
-    state: NetworkState,
+pub(super) struct Supervisor {
+    pub(super) state: NetworkState,
     changes: mpsc::Sender<Change>,
     rescan: Arc<Notify>,
     tell: mpsc::UnboundedSender<Heard>,
-    alive: BTreeMap<Inum, Alive>,
+    pub(super) alive: BTreeMap<Inum, Alive>,
     /// Found, but not listened to yet.
     new: VecDeque<Found>,
     /// Could not be read; each is reported once, and tried again with every look.
     unreadable: BTreeSet<Inum>,
     /// Whose settings may have changed.
-    unset: BTreeSet<Inum>,
+    pub(super) unset: BTreeSet<Inum>,
     /// Whose notifications were lost.
-    stale: BTreeSet<Inum>,
+    pub(super) stale: BTreeSet<Inum>,
     /// The files when last looked at.
     files: BTreeMap<Inum, (String, PathBuf)>,
     looked: Instant,
+    next_look: Instant,
     serial: u64,
 }
 
@@ -115,11 +116,12 @@ impl Supervisor {
             stale: BTreeSet::new(),
             files: BTreeMap::new(),
             looked: Instant::now(),
+            next_look: Instant::now(),
             serial: 0,
         }
     }
 
-    async fn emit(&mut self, change: Change) {
+    pub(super) async fn emit(&mut self, change: Change) {
         self.state.apply(change.clone());
         // Without a receiver, `run` ends.
         let _ = self.changes.send(change).await;
@@ -135,8 +137,10 @@ impl Supervisor {
     }
 
     async fn look(&mut self) {
+        let start = Instant::now();
         let scan = snapshot::blocking(discover::scan).await;
         self.looked = Instant::now();
+        self.next_look = self.looked + PERIOD.max((self.looked - start) * SHARE);
         let found = match scan {
             Ok(scan) => scan.found,
             Err(error) => return log::warn!("looking for network namespaces: {error}"),
@@ -266,7 +270,7 @@ impl Supervisor {
     }
 
     /// Fills in the peers of `netns` as far as they are known.
-    async fn with_peers(&self, mut netns: Netns) -> Netns {
+    pub(super) async fn with_peers(&self, mut netns: Netns) -> Netns {
         let candidates = nsid::candidates(&netns, &self.state);
         if candidates.is_empty() {
             return netns;
@@ -280,7 +284,7 @@ impl Supervisor {
     }
 
     /// Fills in the peers elsewhere that may be in `inum`, now that its devices are known.
-    async fn settle(&mut self, inum: Inum) {
+    pub(super) async fn settle(&mut self, inum: Inum) {
         let Some(here) = self.state.netns.get(&inum) else { return };
         let path = here.path.clone();
         let others = self.state.netns.values().filter(|other| other.inum != inum);
@@ -301,84 +305,6 @@ impl Supervisor {
             }
         }
     }
-
-    async fn hear(&mut self, heard: Heard) {
-        let inum = heard.inum;
-        if self.alive.get(&inum).is_none_or(|alive| alive.listener.serial != heard.serial) {
-            return;
-        }
-        match heard.event {
-            Event::Link(device) => self.device(inum, device).await,
-            Event::LinkGone(ifindex) => {
-                if self.state.device(inum, ifindex).is_some() {
-                    self.emit(Change::Links(inum, vec![DeviceChange::Removed(ifindex)])).await;
-                }
-            }
-            Event::Address(ifindex, address) => {
-                self.addresses(inum, ifindex, |addresses| {
-                    if !addresses.contains(&address) {
-                        addresses.push(address);
-                    }
-                })
-                .await;
-            }
-            Event::AddressGone(ifindex, address) => {
-                self.addresses(inum, ifindex, |addresses| addresses.retain(|a| *a != address))
-                    .await;
-            }
-            Event::Settings => _ = self.unset.insert(inum),
-            Event::Lost => _ = self.stale.insert(inum),
-        }
-    }
-
-    async fn device(&mut self, inum: Inum, mut device: Device) {
-        let known = self.state.device(inum, device.ifindex);
-        let is_link_new = known.is_none_or(|known| !is_same_link(known, &device));
-        if let Some(known) = known {
-            device.addresses.clone_from(&known.addresses);
-            if !is_link_new {
-                device.link = known.link;
-            }
-        }
-        let is_open = device.link.is_some_and(|link| link.netns.is_none());
-        if is_open && let Some(netns) = self.state.netns.get(&inum) {
-            let devices = [(device.ifindex, device.clone())].into();
-            let alone = Netns { inum, path: netns.path.clone(), devices, ..Netns::default() };
-            let asked = self.with_peers(alone).await.devices.remove(&device.ifindex);
-            device = asked.unwrap_or(device);
-        }
-        let change = match self.state.device(inum, device.ifindex) {
-            None => DeviceChange::Added(device),
-            Some(known) if *known != device => DeviceChange::Changed(device),
-            Some(_) => return,
-        };
-        self.emit(Change::Links(inum, vec![change])).await;
-        if is_link_new {
-            self.settle(inum).await;
-        }
-    }
-
-    async fn addresses(
-        &mut self,
-        inum: Inum,
-        ifindex: u32,
-        edit: impl FnOnce(&mut Vec<(std::net::IpAddr, u8)>),
-    ) {
-        // Switching IPv6 off or on is not notified, but takes or brings addresses.
-        self.unset.insert(inum);
-        let Some(known) = self.state.device(inum, ifindex) else { return };
-        let mut device = known.clone();
-        edit(&mut device.addresses);
-        if device != *known {
-            self.emit(Change::Links(inum, vec![DeviceChange::Changed(device)])).await;
-        }
-    }
-}
-
-/// Whether the device still has the same other end.
-fn is_same_link(known: &Device, device: &Device) -> bool {
-    let ifindex = |device: &Device| device.link.map(|link| link.ifindex);
-    known.link_nsid == device.link_nsid && ifindex(known) == ifindex(device)
 }
 
 /// Waits for the process in the path of a namespace that no file keeps.
