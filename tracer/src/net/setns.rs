@@ -6,7 +6,10 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+
+use super::state::Inum;
 
 /// Runs `work` on a scratch thread inside the network namespace that `netns` is open on.
 ///
@@ -44,4 +47,40 @@ pub fn run_in_path<T: Send>(
     work: impl FnOnce() -> io::Result<T> + Send,
 ) -> io::Result<T> {
     run_in(File::open(path)?, work)
+}
+
+/// [`run_in_path`] that makes sure that `path` still leads to namespace `inum`; works without
+/// privileges for the namespace that the caller is in already.
+///
+/// # Errors
+///
+/// As [`run_in_path`]; `NotFound` when `path` leads to another namespace by now.
+pub fn run_in_inum<T: Send>(
+    path: &Path,
+    inum: Inum,
+    work: impl FnOnce() -> io::Result<T> + Send,
+) -> io::Result<T> {
+    if inum_of(&std::fs::metadata("/proc/thread-self/ns/net")?) == inum {
+        return work();
+    }
+    run_in(open(path, inum)?, work)
+}
+
+/// Opens `path` if it is namespace `inum`.
+///
+/// # Errors
+///
+/// That of `open(2)`; `NotFound` when `path` leads to something else by now.
+pub fn open(path: &Path, inum: Inum) -> io::Result<File> {
+    let file = File::open(path)?;
+    if inum_of(&file.metadata()?) != inum {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "it is another namespace by now"));
+    }
+    Ok(file)
+}
+
+/// The inode number of a namespace file; the kernel's `ns.inum` has 32 bits.
+#[must_use]
+pub fn inum_of(metadata: &std::fs::Metadata) -> Inum {
+    u32::try_from(metadata.ino()).unwrap_or(0)
 }

@@ -20,7 +20,7 @@ pub struct NetworkState {
 }
 
 /// One network namespace.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Netns {
     /// Inode number.
     pub inum: Inum,
@@ -39,8 +39,19 @@ pub struct Netns {
     pub has_ipv6: bool,
 }
 
+/// The settings of a namespace that decide whether it routes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sysctls {
+    /// `net.ipv4.ip_forward`.
+    pub forwards_v4: bool,
+    /// `net.ipv6.conf.all.forwarding`.
+    pub forwards_v6: bool,
+    /// IPv6 exists in it (`disable_ipv6` of `all` is 0).
+    pub has_ipv6: bool,
+}
+
 /// A network device.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Device {
     /// Interface index in its namespace.
     pub ifindex: u32,
@@ -52,6 +63,9 @@ pub struct Device {
     pub master: Option<u32>,
     /// The other end of a veth, or the device below a VLAN, macvlan or VXLAN.
     pub link: Option<Peer>,
+    /// The id (`IFLA_LINK_NETNSID`) that the namespace of `link` has in this one, when it is
+    /// another one; `link.netns` says which, once that is known.
+    pub link_nsid: Option<i32>,
     /// Administratively up.
     pub up: bool,
     /// Has carrier (`operstate` up or unknown).
@@ -102,6 +116,25 @@ pub enum DeviceKind {
     Vxlan,
     /// Another kind, by its rtnetlink name (`macvlan`, `tun`, `dummy`, …).
     Other(String),
+}
+
+impl Netns {
+    /// Its settings.
+    #[must_use]
+    pub fn sysctls(&self) -> Sysctls {
+        Sysctls {
+            forwards_v4: self.forwards_v4,
+            forwards_v6: self.forwards_v6,
+            has_ipv6: self.has_ipv6,
+        }
+    }
+
+    /// Takes over new settings.
+    pub fn set_sysctls(&mut self, sysctls: Sysctls) {
+        self.forwards_v4 = sysctls.forwards_v4;
+        self.forwards_v6 = sysctls.forwards_v6;
+        self.has_ipv6 = sysctls.has_ipv6;
+    }
 }
 
 impl NetworkState {

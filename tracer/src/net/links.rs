@@ -1,0 +1,223 @@
+//! Rtnetlink messages to [`Device`]s, for dumps and notifications alike.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use futures_util::TryStreamExt;
+use rtnetlink::Handle;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::link::{
+    InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    State,
+};
+
+use super::state::{Device, DeviceKind, Inum, Peer, Vxlan};
+
+/// All devices of the namespace `inum` that `handle` is connected to.
+pub(super) async fn dump(
+    handle: &Handle,
+    inum: Inum,
+) -> Result<BTreeMap<u32, Device>, rtnetlink::Error> {
+    let mut devices = BTreeMap::new();
+    let mut links = handle.link().get().execute();
+    while let Some(message) = links.try_next().await? {
+        if let Some(device) = device(inum, &message) {
+            devices.insert(device.ifindex, device);
+        }
+    }
+    let mut addresses = handle.address().get().execute();
+    while let Some(message) = addresses.try_next().await? {
+        if let Some((ifindex, prefix)) = address(&message)
+            && let Some(device) = devices.get_mut(&ifindex)
+        {
+            device.addresses.push(prefix);
+        }
+    }
+    Ok(devices)
+}
+
+/// The device that a link message of namespace `inum` describes, without its addresses.
+///
+/// `None` for the messages of other families (a bridge reports its ports, and their removal, by
+/// `RTM_NEWLINK` and `RTM_DELLINK` too) and for those that hold wireless events only.
+pub(super) fn device(inum: Inum, message: &LinkMessage) -> Option<Device> {
+    if message.header.interface_family != AddressFamily::Unspec || !has_mtu(message) {
+        return None;
+    }
+    let mut device = Device {
+        ifindex: message.header.index,
+        up: message.header.flags.contains(LinkFlags::Up),
+        ..Device::default()
+    };
+    let mut link = None;
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => device.name.clone_from(name),
+            LinkAttribute::Mtu(mtu) => device.mtu = *mtu,
+            LinkAttribute::Controller(master) => device.master = Some(*master).filter(|m| *m != 0),
+            // Tunnels without a device below say 0.
+            LinkAttribute::Link(ifindex) => link = Some(*ifindex).filter(|i| *i != 0),
+            LinkAttribute::LinkNetNsId(id) => device.link_nsid = Some(*id),
+            LinkAttribute::OperState(state) => {
+                device.carrier = matches!(state, State::Up | State::Unknown);
+            }
+            LinkAttribute::Address(bytes) => device.mac = bytes.as_slice().try_into().ok(),
+            LinkAttribute::LinkInfo(info) => link_info(&mut device, info),
+            _ => {}
+        }
+    }
+    if device.kind == DeviceKind::Physical
+        && message.header.link_layer_type == LinkLayerType::Loopback
+    {
+        device.kind = DeviceKind::Loopback;
+    }
+    let netns = device.link_nsid.is_none().then_some(inum);
+    device.link = link.or_else(|| below_vxlan(message)).map(|ifindex| Peer { netns, ifindex });
+    Some(device)
+}
+
+/// A VXLAN device tells the device below it among its own data, not by `IFLA_LINK`.
+fn below_vxlan(message: &LinkMessage) -> Option<u32> {
+    let infos = message.attributes.iter().filter_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => Some(infos),
+        _ => None,
+    });
+    infos.flatten().find_map(|info| match info {
+        LinkInfo::Data(InfoData::Vxlan(data)) => data.iter().find_map(|part| match part {
+            InfoVxlan::Link(ifindex) => Some(*ifindex).filter(|i| *i != 0),
+            _ => None,
+        }),
+        _ => None,
+    })
+}
+
+fn has_mtu(message: &LinkMessage) -> bool {
+    message.attributes.iter().any(|a| matches!(a, LinkAttribute::Mtu(_)))
+}
+
+fn link_info(device: &mut Device, info: &[LinkInfo]) {
+    for part in info {
+        match part {
+            LinkInfo::Kind(kind) => device.kind = device_kind(kind),
+            LinkInfo::Data(InfoData::Vxlan(data)) => device.vxlan = Some(vxlan(data)),
+            _ => {}
+        }
+    }
+}
+
+fn device_kind(kind: &InfoKind) -> DeviceKind {
+    match kind {
+        InfoKind::Veth => DeviceKind::Veth,
+        InfoKind::Bridge => DeviceKind::Bridge,
+        InfoKind::Vxlan => DeviceKind::Vxlan,
+        other => DeviceKind::Other(other.to_string()),
+    }
+}
+
+fn vxlan(data: &[InfoVxlan]) -> Vxlan {
+    let mut vxlan = Vxlan { vni: 0, port: 0, local: None };
+    for part in data {
+        match part {
+            InfoVxlan::Id(vni) => vxlan.vni = *vni,
+            InfoVxlan::Port(port) => vxlan.port = *port,
+            InfoVxlan::Local(local) => vxlan.local = Some(IpAddr::V4(*local)),
+            InfoVxlan::Local6(local) => vxlan.local = Some(IpAddr::V6(*local)),
+            _ => {}
+        }
+    }
+    vxlan
+}
+
+/// The device and the address (with its prefix length) of an address message. `IFA_LOCAL` is the
+/// own one where there is one; `IFA_ADDRESS` is then the other end of a point-to-point link.
+pub(super) fn address(message: &AddressMessage) -> Option<(u32, (IpAddr, u8))> {
+    let mut address = None;
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(local) => {
+                address = Some(*local);
+                break;
+            }
+            AddressAttribute::Address(other) => address = Some(*other),
+            _ => {}
+        }
+    }
+    Some((message.header.index, (address?, message.header.prefix_len)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(attributes: Vec<LinkAttribute>) -> LinkMessage {
+        let mut message = LinkMessage::default();
+        message.header.index = 7;
+        message.header.flags = LinkFlags::Up;
+        message.attributes = attributes;
+        message
+    }
+
+    #[test]
+    fn a_veth_to_another_namespace_keeps_its_nsid() {
+        let device = device(
+            1,
+            &message(vec![
+                LinkAttribute::IfName("eth0".to_owned()),
+                LinkAttribute::Mtu(1450),
+                LinkAttribute::Link(12),
+                LinkAttribute::LinkNetNsId(0),
+                LinkAttribute::OperState(State::LowerLayerDown),
+                LinkAttribute::Address(vec![2, 0, 0, 0, 0, 1]),
+                LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth)]),
+            ]),
+        )
+        .unwrap();
+        assert_eq!(device.kind, DeviceKind::Veth);
+        assert_eq!(device.link, Some(Peer { netns: None, ifindex: 12 }));
+        assert_eq!(device.link_nsid, Some(0));
+        assert!(device.up && !device.carrier);
+        assert_eq!(device.mac, Some([2, 0, 0, 0, 0, 1]));
+    }
+
+    #[test]
+    fn a_link_without_nsid_is_in_the_same_namespace() {
+        let attributes = vec![
+            LinkAttribute::IfName("eth0.5".to_owned()),
+            LinkAttribute::Mtu(1500),
+            LinkAttribute::Link(2),
+            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Vlan)]),
+        ];
+        let device = device(1, &message(attributes)).unwrap();
+        assert_eq!(device.kind, DeviceKind::Other("vlan".to_owned()));
+        assert_eq!(device.link, Some(Peer { netns: Some(1), ifindex: 2 }));
+    }
+
+    #[test]
+    fn a_vxlan_names_the_device_below_it() {
+        let data = vec![InfoVxlan::Id(1), InfoVxlan::Link(2), InfoVxlan::Port(8472)];
+        let info = vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(data))];
+        let attributes = vec![LinkAttribute::Mtu(1450), LinkAttribute::LinkInfo(info)];
+        let device = device(1, &message(attributes)).unwrap();
+        assert_eq!(device.link, Some(Peer { netns: Some(1), ifindex: 2 }));
+        assert_eq!(device.vxlan, Some(Vxlan { vni: 1, port: 8472, local: None }));
+    }
+
+    #[test]
+    fn reports_of_bridges_and_wireless_events_are_no_devices() {
+        let mut port = message(vec![LinkAttribute::Mtu(1500)]);
+        port.header.interface_family = AddressFamily::Bridge;
+        assert_eq!(device(1, &port), None);
+        assert_eq!(device(1, &message(vec![LinkAttribute::IfName("wlan0".to_owned())])), None);
+    }
+
+    #[test]
+    fn the_local_address_wins() {
+        let mut message = AddressMessage::default();
+        message.header.index = 3;
+        message.header.prefix_len = 32;
+        let [near, far]: [IpAddr; 2] = [[10, 0, 0, 1].into(), [10, 0, 0, 2].into()];
+        message.attributes = vec![AddressAttribute::Address(far), AddressAttribute::Local(near)];
+        assert_eq!(address(&message), Some((3, (near, 32))));
+    }
+}

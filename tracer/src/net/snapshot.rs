@@ -1,0 +1,130 @@
+//! Reads the whole [`NetworkState`] once.
+//!
+//! One namespace after another, and no socket outlives the reading of its namespace.
+
+use std::fs;
+use std::io;
+
+use rtnetlink::Handle;
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::proto::Connection;
+use tokio::runtime;
+
+use super::discover::{self, Found, Scan, Skipped};
+use super::error::Error;
+use super::state::{Netns, NetworkState, Sysctls};
+use super::{links, nsid, setns};
+
+/// Reads every network namespace of the node. Namespaces that cannot be read, or that go away
+/// meanwhile, are left out; the former are reported.
+///
+/// # Errors
+///
+/// Only when no namespace can be read at all, for the reason that the own one gave.
+pub async fn take() -> Result<(NetworkState, Vec<Skipped>), Error> {
+    let Scan { own, found, mut skipped } = blocking(discover::scan).await?;
+    let mut state = NetworkState { own, ..NetworkState::default() };
+    for found in found.values() {
+        match read(found).await {
+            Ok(netns) => _ = state.netns.insert(netns.inum, netns),
+            Err(error) if error.is_vanished() => {}
+            Err(error) if found.inum == own => return Err(error),
+            Err(error) => skipped.push(Skipped {
+                what: format!("network namespace {}", found.name),
+                why: error.to_string(),
+            }),
+        }
+    }
+    let state = blocking(move || {
+        nsid::resolve_all(&mut state);
+        Ok(state)
+    })
+    .await?;
+    Ok((state, skipped))
+}
+
+/// Reads one namespace. Peers in other namespaces are left open; see [`nsid`].
+pub(super) async fn read(found: &Found) -> Result<Netns, Error> {
+    let (connection, handle, sysctls) = connect(found).await?;
+    // Driven here and not by a task of its own, so that the socket is closed on return.
+    let devices = tokio::select! {
+        biased;
+        devices = links::dump(&handle, found.inum) => devices,
+        () = connection => Err(rtnetlink::Error::RequestFailed),
+    };
+    let devices = devices.map_err(|source| Error::Netlink { on: found.name.clone(), source })?;
+    let mut netns = Netns {
+        inum: found.inum,
+        name: found.name.clone(),
+        path: found.path.clone(),
+        devices,
+        ..Netns::default()
+    };
+    netns.set_sysctls(sysctls);
+    Ok(netns)
+}
+
+/// Opens a connection inside a namespace. It stays there, and is driven by this runtime.
+async fn connect(
+    found: &Found,
+) -> Result<(Connection<RouteNetlinkMessage>, Handle, Sysctls), Error> {
+    let runtime = runtime::Handle::current();
+    inside(found, move || {
+        let _inside_runtime = runtime.enter();
+        let (connection, handle, _) = rtnetlink::new_connection()?;
+        Ok((connection, handle, sysctls_here()))
+    })
+    .await
+}
+
+/// The settings of one namespace.
+pub(super) async fn sysctls(found: &Found) -> Result<Sysctls, Error> {
+    inside(found, || Ok(sysctls_here())).await
+}
+
+/// Runs `work` inside a namespace, off the runtime's thread.
+pub(super) async fn inside<T: Send + 'static>(
+    found: &Found,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, Error> {
+    let (path, inum) = (found.path.clone(), found.inum);
+    let error = Error::io("entering network namespace", found.name.clone());
+    blocking(move || setns::run_in_inum(&path, inum, work).map_err(error)).await
+}
+
+/// Runs `work` on a thread that may block.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+        Err(Error::io("running", "a scratch thread")(io::Error::other(error)))
+    })
+}
+
+/// The settings of the calling thread's namespace: `/proc/sys/net` shows that of whoever opens
+/// the file, unlike `/proc/net`, which is that of the process.
+fn sysctls_here() -> Sysctls {
+    let is = |file: &str, value: &str| {
+        fs::read_to_string(format!("/proc/sys/net/{file}")).is_ok_and(|text| text.trim() == value)
+    };
+    Sysctls {
+        forwards_v4: is("ipv4/ip_forward", "1"),
+        forwards_v6: is("ipv6/conf/all/forwarding", "1"),
+        // The file is missing where IPv6 is not built in or was switched off at boot.
+        has_ipv6: is("ipv6/conf/all/disable_ipv6", "0"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::DeviceKind;
+
+    #[tokio::test]
+    async fn the_own_namespace_needs_no_privileges() {
+        let (state, _) = take().await.unwrap();
+        let own = &state.netns[&state.own];
+        assert_eq!(own.devices[&1].name, "lo");
+        assert_eq!(own.devices[&1].kind, DeviceKind::Loopback);
+    }
+}
