@@ -1,0 +1,272 @@
+//! The life of a lab: up, open, down. A prefix is claimed by making its state directory; what
+//! will be made is recorded before it is made, so `down` can also clear away half a lab.
+
+use std::path::PathBuf;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::host::{Host, find_program, sysctl_path};
+use super::labs::{LABS, Spec};
+use super::netlink::Netlink;
+use super::server::Server;
+use super::state::{self, Record, StateDir};
+use super::topology::{Choice, Topology};
+use super::{Backend, Error, Prefix, build, daemon, netns, sys};
+
+/// A lab that is up.
+#[derive(Debug)]
+pub struct Lab {
+    pub prefix: Prefix,
+    pub record: Record,
+    pub spec: &'static Spec,
+    state: StateDir,
+}
+
+/// How `up` came out.
+#[derive(Debug)]
+pub enum Up {
+    Built(Lab),
+    /// The same lab was up already; its servers were started again if they had ended.
+    Already(Lab),
+}
+
+impl Lab {
+    /// Builds a lab and returns when all of it works. A lab that is up already with the same
+    /// choices is left as it is.
+    ///
+    /// # Errors
+    ///
+    /// Whatever stops it; what was built by then has been removed again. The same holds for
+    /// SIGINT, SIGTERM and SIGHUP.
+    pub async fn up(
+        prefix: &Prefix,
+        spec: &'static Spec,
+        backend: Backend,
+        choice: Choice,
+    ) -> Result<Up, Error> {
+        let topology = spec.topology(choice)?;
+        check_machine(&topology, backend)?;
+        let state = StateDir::new(prefix);
+        let record = Record {
+            lab: spec.name.to_owned(),
+            iptables: backend,
+            ipv6: choice.ipv6,
+            is_complete: false,
+            hosts: topology.host_names().into_iter().map(str::to_owned).collect(),
+        };
+        if !state.claim()? {
+            return Self::already(prefix, &record).await.map(Up::Already);
+        }
+        let mut lab = Self { prefix: prefix.clone(), record, spec, state };
+        if let Err(e) = lab.check_foreign().and_then(|()| lab.state.store(&lab.record)) {
+            lab.state.remove()?;
+            return Err(e);
+        }
+        let built = tokio::select! {
+            built = lab.realise(&topology) => built,
+            interrupted = interruption() => Err(interrupted),
+        };
+        if let Err(e) = built {
+            // The first error is the one to tell; `down` can be repeated if this one fails too.
+            let _ = tear_down(prefix);
+            return Err(e);
+        }
+        lab.record.is_complete = true;
+        lab.state.store(&lab.record)?;
+        Ok(Up::Built(lab))
+    }
+
+    /// The lab with this prefix.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotUp`], which names the labs that are.
+    pub fn open(prefix: &Prefix) -> Result<Self, Error> {
+        let state = StateDir::new(prefix);
+        let record = state.load()?.ok_or_else(|| not_up(prefix))?;
+        let spec = Spec::find(&record.lab)?;
+        Ok(Self { prefix: prefix.clone(), record, spec, state })
+    }
+
+    /// All labs there are, complete or not.
+    ///
+    /// # Errors
+    ///
+    /// That a record cannot be read.
+    pub fn all() -> Result<Vec<(Prefix, Option<Record>)>, Error> {
+        let prefixes = state::prefixes().into_iter();
+        prefixes.map(|p| StateDir::new(&p).load().map(|record| (p, record))).collect()
+    }
+
+    /// What this lab consists of.
+    ///
+    /// # Errors
+    ///
+    /// As [`Spec::topology`].
+    pub fn topology(&self) -> Result<Topology, Error> {
+        self.spec.topology(Choice { ipv6: self.record.ipv6 })
+    }
+
+    /// A host of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownHost`], naming those there are.
+    pub fn host<'a>(&'a self, name: &'a str) -> Result<Host<'a>, Error> {
+        if self.record.hosts.iter().any(|host| host == name) {
+            return Ok(Host { prefix: &self.prefix, name });
+        }
+        Err(Error::UnknownHost {
+            lab: self.record.lab.clone(),
+            host: name.to_owned(),
+            known: self.record.hosts.join(", "),
+        })
+    }
+
+    /// A netlink socket in a host.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::host`] and [`Netlink::open`].
+    pub fn netlink(&self, host: &str) -> Result<Netlink, Error> {
+        Netlink::open(&self.prefix, self.host(host)?.name)
+    }
+
+    /// What it serves now.
+    ///
+    /// # Errors
+    ///
+    /// That the file cannot be read.
+    pub fn servers(&self) -> Result<Vec<Server>, Error> {
+        daemon::read_servers(&self.state)
+    }
+
+    /// Serves `servers` and nothing else from now on.
+    ///
+    /// # Errors
+    ///
+    /// That the daemon cannot be ended or started.
+    pub async fn serve(&self, servers: &[Server]) -> Result<(), Error> {
+        daemon::stop(&self.state)?;
+        daemon::write_servers(&self.state, servers)?;
+        daemon::start(&self.prefix, &self.state).await
+    }
+
+    async fn realise(&self, topology: &Topology) -> Result<(), Error> {
+        build::build(&self.prefix, topology, self.record.iptables).await?;
+        self.serve(&topology.servers).await
+    }
+
+    /// `up` where the prefix is taken.
+    async fn already(prefix: &Prefix, wanted: &Record) -> Result<Self, Error> {
+        let occupied = |lab: &str, how| Error::Occupied {
+            prefix: prefix.to_string(),
+            lab: lab.to_owned(),
+            how,
+        };
+        let Some(record) = StateDir::new(prefix).load()? else {
+            return Err(occupied(&wanted.lab, "half-built, or being built"));
+        };
+        if !record.is_complete {
+            return Err(occupied(&record.lab, "half-built, or being built"));
+        }
+        if record != (Record { is_complete: true, ..wanted.clone() }) {
+            return Err(occupied(&record.lab, "another lab, or made with other options"));
+        }
+        let lab = Self::open(prefix)?;
+        if !daemon::is_running(&lab.state) {
+            daemon::start(prefix, &lab.state).await?;
+        }
+        Ok(lab)
+    }
+
+    fn check_foreign(&self) -> Result<(), Error> {
+        let mut hosts = self.record.hosts.iter();
+        let path = hosts.find_map(|name| Host { prefix: &self.prefix, name }.foreign_path());
+        path.map_or(Ok(()), |path| Err(Error::Foreign { path }))
+    }
+}
+
+/// Removes a lab, whole or half-built; `None` if there was nothing.
+///
+/// # Errors
+///
+/// The first thing that could not be removed; the rest is removed all the same.
+pub fn down(prefix: &Prefix) -> Result<Option<String>, Error> {
+    if !sys::is_root() {
+        return Err(Error::NotRoot);
+    }
+    let state = StateDir::new(prefix);
+    let was_there = state.exists();
+    let name = state.load().ok().flatten().map(|record| record.lab);
+    tear_down(prefix)?;
+    Ok(was_there.then(|| name.unwrap_or_else(|| "unfinished".to_owned())))
+}
+
+fn tear_down(prefix: &Prefix) -> Result<(), Error> {
+    let state = StateDir::new(prefix);
+    let record = state.load();
+    let mut results = vec![daemon::stop(&state)];
+    let hosts = record.as_ref().ok().and_then(Option::as_ref).map(|record| &record.hosts[..]);
+    for name in hosts.unwrap_or_default() {
+        results.push(netns::remove(&prefix.netns_path(name)));
+    }
+    for name in hosts.map_or_else(known_hosts, <[String]>::to_vec) {
+        results.push(Host { prefix, name: &name }.remove_etc());
+    }
+    results.push(record.map(drop));
+    results.into_iter().collect::<Result<(), Error>>()?;
+    state.remove()
+}
+
+/// The hosts of all labs: a reboot takes the state along and leaves `/etc/netns` behind.
+fn known_hosts() -> Vec<String> {
+    let topologies = LABS.iter().filter_map(|lab| lab.topology(Choice::default()).ok());
+    topologies.flat_map(|t| t.host_names()).map(str::to_owned).collect()
+}
+
+fn not_up(prefix: &Prefix) -> Error {
+    let up: Vec<_> = state::prefixes().iter().map(|p| format!("--prefix {p}")).collect();
+    let hint = if up.is_empty() {
+        format!("start one with `pkttrace lab up cluster --prefix {prefix}`")
+    } else {
+        format!("there is {}", up.join(", "))
+    };
+    Error::NotUp { prefix: prefix.to_string(), hint }
+}
+
+/// What can be known to be missing before anything is made.
+fn check_machine(topology: &Topology, backend: Backend) -> Result<(), Error> {
+    if !sys::is_root() {
+        return Err(Error::NotRoot);
+    }
+    let program = backend.restore_program();
+    if !topology.rules.is_empty() && find_program(&program).is_none() {
+        return Err(Error::NoIptables(program));
+    }
+    for sysctl in &topology.sysctls {
+        let path = sysctl_path(sysctl.key);
+        if sysctl.key.starts_with("net.bridge.") && !path.exists() {
+            return Err(Error::NoSysctl { path, remedy: "modprobe br_netfilter" });
+        }
+    }
+    let ipv6 = PathBuf::from("/proc/sys/net/ipv6");
+    let needs_ipv6 = topology.addresses.iter().any(|address| address.cidr.ip.is_ipv6());
+    if needs_ipv6 && !ipv6.exists() {
+        return Err(Error::NoSysctl { path: ipv6, remedy: "leave out --ipv6" });
+    }
+    Ok(())
+}
+
+async fn interruption() -> Error {
+    let streams = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+    let [Ok(mut int), Ok(mut term), Ok(mut hup)] = streams.map(signal) else {
+        return Error::Interrupted;
+    };
+    tokio::select! {
+        _ = int.recv() => {}
+        _ = term.recv() => {}
+        _ = hup.recv() => {}
+    }
+    Error::Interrupted
+}
