@@ -10,7 +10,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use crate::lab::probe::{Expected, Probe};
 use crate::lab::topology::Choice;
-use crate::lab::{self, Backend, Error, LABS, Lab, Prefix, Spec, Up};
+use crate::lab::{self, Backend, Error, Inhabitant, LABS, Lab, Prefix, Removed, Spec, Up};
 
 /// Ready labs: nodes, pods and containers as network namespaces.
 ///
@@ -84,8 +84,8 @@ struct ExecArgs {
     host: String,
     #[command(flatten)]
     at: PrefixArgs,
-    /// The command and its arguments, after `--`.
-    #[arg(last = true, required = true)]
+    /// The command and its arguments, after `--`; without one, a shell.
+    #[arg(last = true)]
     command: Vec<OsString>,
 }
 
@@ -177,16 +177,29 @@ fn command(words: &str, prefix: &Prefix) -> String {
 
 fn exec(args: &ExecArgs) -> Result<ExitCode> {
     let lab = Lab::open(&args.at.prefix)?;
-    Err(lab::exec(lab.host(&args.host)?, &args.command).into())
+    let shell = || vec![std::env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into())];
+    let command = if args.command.is_empty() { shell() } else { args.command.clone() };
+    Err(lab::exec(lab.host(&args.host)?, &command).into())
 }
 
 fn down(prefix: &Prefix) -> Result<ExitCode> {
     let message = match lab::down(prefix)? {
-        Some(name) => format!("lab {name} (prefix {prefix}) is removed\n"),
+        Some(removed) => removal(prefix, &removed),
         None => format!("no lab is up with prefix {prefix}: nothing to remove\n"),
     };
     complain(&message);
     Ok(ExitCode::SUCCESS)
+}
+
+fn removal(prefix: &Prefix, removed: &Removed) -> String {
+    let name = removed.lab.as_deref().unwrap_or("(unfinished)");
+    let mut text = format!("lab {name} (prefix {prefix}) is removed\n");
+    for Inhabitant { pid, name, netns } in &removed.inhabitants {
+        text.push_str(&format!(
+            "process {pid} ({name}) still runs in {netns}: the namespace lives on, without a name, until it ends\n"
+        ));
+    }
+    text
 }
 
 fn probe(args: &ProbeArgs) -> Result<ExitCode> {
@@ -253,7 +266,7 @@ fn healthy(prefix: &Prefix) -> Result<ExitCode> {
 }
 
 fn list(output: Output) -> Result<ExitCode> {
-    let up = Lab::all()?;
+    let up = Lab::all();
     let text = match output {
         Output::Json => list_json(&up)?,
         Output::Table => list_table(&up)?,

@@ -37,7 +37,7 @@ impl ProcessId {
     fn of(pid: i32) -> io::Result<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
         let start_ticks = start_ticks(&stat)
-            .ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "no start time in stat"))?;
+            .ok_or_else(|| io::Error::new(ErrorKind::NotFound, "the process has ended"))?;
         Ok(Self { pid, start_ticks })
     }
 
@@ -53,10 +53,14 @@ impl ProcessId {
     }
 }
 
-/// Field 22. The name in field 2 may hold spaces and parentheses.
+/// Field 22; none for a process that has ended and waits to be reaped. The name in field 2 may
+/// hold spaces and parentheses.
 fn start_ticks(stat: &str) -> Option<u64> {
-    let after_name = stat.rsplit_once(") ")?.1;
-    after_name.split(' ').nth(19)?.parse().ok()
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    if matches!(fields.next()?, "Z" | "X") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
 }
 
 /// Records the calling process as the daemon.
@@ -142,6 +146,7 @@ mod tests {
     fn start_time_is_found_behind_any_name() {
         let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 9 9";
         assert_eq!(start_ticks(stat), Some(4242));
+        assert_eq!(start_ticks(&stat.replace(" S ", " Z ")), None, "a zombie has ended");
         assert_eq!(start_ticks("nonsense"), None);
     }
 

@@ -35,7 +35,7 @@ pub enum Error {
     )]
     Foreign { path: PathBuf },
 
-    #[error("a lab needs root to make network namespaces: run it again with sudo")]
+    #[error("labs need root, to make and to enter network namespaces: run it again with sudo")]
     NotRoot,
 
     #[error(
@@ -49,10 +49,10 @@ pub enum Error {
     )]
     NoSysctl { path: PathBuf, remedy: &'static str },
 
-    #[error("cannot {what} {}: {cause}", path.display())]
+    #[error("cannot {what} {}: {}", path.display(), plain(cause))]
     Io { what: &'static str, path: PathBuf, cause: io::Error },
 
-    #[error("{netns}: cannot {what}: {cause}")]
+    #[error("{netns}: cannot {what}: {}", plain(cause))]
     Netns { netns: String, what: String, cause: io::Error },
 
     #[error("{netns}: `{command}` failed: {stderr}")]
@@ -69,6 +69,15 @@ pub enum Error {
 
     #[error("interrupted; what was built so far has been removed")]
     Interrupted,
+}
+
+/// The operating system's words without its number.
+pub(crate) fn plain(cause: &io::Error) -> String {
+    let text = cause.to_string();
+    match text.split_once(" (os error ") {
+        Some((words, _)) => words.to_owned(),
+        None => text,
+    }
 }
 
 impl Error {

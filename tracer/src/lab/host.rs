@@ -90,7 +90,12 @@ impl Host<'_> {
     /// Writes the host's own `/etc/resolv.conf`.
     pub fn write_resolver(&self, resolver: &Resolver) -> Result<(), Error> {
         let dir = self.prefix.etc_dir(self.name);
-        fs::create_dir_all(&dir).map_err(Error::io("make", &dir))?;
+        while let Err(e) = fs::create_dir_all(&dir) {
+            // Another lab's `down` has just found the parent empty and removed it.
+            if e.kind() != ErrorKind::NotFound {
+                return Err(Error::io("make", dir)(e));
+            }
+        }
         let Resolver { nameserver, search, .. } = resolver;
         let text = format!(
             "{MARK}\nnameserver {nameserver}\nsearch {search}\noptions ndots:5 timeout:1 attempts:1\n"

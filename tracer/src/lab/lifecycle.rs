@@ -1,11 +1,13 @@
 //! The life of a lab: up, open, down. A prefix is claimed by making its state directory; what
 //! will be made is recorded before it is made, so `down` can also clear away half a lab.
 
+use std::io;
 use std::path::PathBuf;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::host::{Host, find_program, sysctl_path};
+use super::inhabitants::{self, Inhabitant};
 use super::labs::{LABS, Spec};
 use super::netlink::Netlink;
 use super::server::Server;
@@ -46,6 +48,8 @@ impl Lab {
     ) -> Result<Up, Error> {
         let topology = spec.topology(choice)?;
         check_machine(&topology, backend)?;
+        // From here on a signal does not end the process before it has cleaned up.
+        let mut signals = Signals::listen().map_err(|e| Error::Server(e.to_string()))?;
         let state = StateDir::new(prefix);
         let record = Record {
             lab: spec.name.to_owned(),
@@ -64,7 +68,7 @@ impl Lab {
         }
         let built = tokio::select! {
             built = lab.realise(&topology) => built,
-            interrupted = interruption() => Err(interrupted),
+            () = signals.next() => Err(Error::Interrupted),
         };
         if let Err(e) = built {
             // The first error is the one to tell; `down` can be repeated if this one fails too.
@@ -84,18 +88,19 @@ impl Lab {
     pub fn open(prefix: &Prefix) -> Result<Self, Error> {
         let state = StateDir::new(prefix);
         let record = state.load()?.ok_or_else(|| not_up(prefix))?;
+        if !sys::is_root() {
+            return Err(Error::NotRoot);
+        }
         let spec = Spec::find(&record.lab)?;
         Ok(Self { prefix: prefix.clone(), record, spec, state })
     }
 
-    /// All labs there are, complete or not.
-    ///
-    /// # Errors
-    ///
-    /// That a record cannot be read.
-    pub fn all() -> Result<Vec<(Prefix, Option<Record>)>, Error> {
+    /// All labs there are, complete or not; without a record where it cannot be read.
+    #[must_use]
+    pub fn all() -> Vec<(Prefix, Option<Record>)> {
         let prefixes = state::prefixes().into_iter();
-        prefixes.map(|p| StateDir::new(&p).load().map(|record| (p, record))).collect()
+        let record = |p: &Prefix| StateDir::new(p).load().ok().flatten();
+        prefixes.map(|prefix| (prefix.clone(), record(&prefix))).collect()
     }
 
     /// What this lab consists of.
@@ -187,39 +192,56 @@ impl Lab {
     }
 }
 
+/// What `down` has removed.
+#[derive(Debug)]
+pub struct Removed {
+    /// The lab's name; none where it had not got far enough to have one.
+    pub lab: Option<String>,
+    /// Processes that still run in its namespaces and keep those alive, without a name.
+    pub inhabitants: Vec<Inhabitant>,
+}
+
 /// Removes a lab, whole or half-built; `None` if there was nothing.
 ///
 /// # Errors
 ///
 /// The first thing that could not be removed; the rest is removed all the same.
-pub fn down(prefix: &Prefix) -> Result<Option<String>, Error> {
+pub fn down(prefix: &Prefix) -> Result<Option<Removed>, Error> {
     if !sys::is_root() {
         return Err(Error::NotRoot);
     }
     let state = StateDir::new(prefix);
     let was_there = state.exists();
-    let name = state.load().ok().flatten().map(|record| record.lab);
+    let record = state.load().ok().flatten();
+    daemon::stop(&state)?;
+    let hosts = record.as_ref().map_or(&[][..], |record| &record.hosts);
+    let inhabitants = inhabitants::of(prefix, hosts);
     tear_down(prefix)?;
-    Ok(was_there.then(|| name.unwrap_or_else(|| "unfinished".to_owned())))
+    let lab = record.map(|record| record.lab);
+    Ok(was_there.then_some(Removed { lab, inhabitants }))
 }
 
 fn tear_down(prefix: &Prefix) -> Result<(), Error> {
     let state = StateDir::new(prefix);
-    let record = state.load();
+    // The prefix is ours: where the record cannot be read, whatever a lab may have made is.
+    let hosts = match state.load() {
+        Ok(Some(record)) => record.hosts,
+        Ok(None) => Vec::new(),
+        Err(_) => known_hosts(),
+    };
     let mut results = vec![daemon::stop(&state)];
-    let hosts = record.as_ref().ok().and_then(Option::as_ref).map(|record| &record.hosts[..]);
-    for name in hosts.unwrap_or_default() {
+    for name in &hosts {
         results.push(netns::remove(&prefix.netns_path(name)));
     }
-    for name in hosts.map_or_else(known_hosts, <[String]>::to_vec) {
+    // A reboot takes the state along and leaves `/etc/netns` behind.
+    for name in if hosts.is_empty() { known_hosts() } else { hosts } {
         results.push(Host { prefix, name: &name }.remove_etc());
     }
-    results.push(record.map(drop));
     results.into_iter().collect::<Result<(), Error>>()?;
     state.remove()
 }
 
-/// The hosts of all labs: a reboot takes the state along and leaves `/etc/netns` behind.
+/// The hosts of all labs.
 fn known_hosts() -> Vec<String> {
     let topologies = LABS.iter().filter_map(|lab| lab.topology(Choice::default()).ok());
     topologies.flat_map(|t| t.host_names()).map(str::to_owned).collect()
@@ -258,15 +280,23 @@ fn check_machine(topology: &Topology, backend: Backend) -> Result<(), Error> {
     Ok(())
 }
 
-async fn interruption() -> Error {
-    let streams = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
-    let [Ok(mut int), Ok(mut term), Ok(mut hup)] = streams.map(signal) else {
-        return Error::Interrupted;
-    };
-    tokio::select! {
-        _ = int.recv() => {}
-        _ = term.recv() => {}
-        _ = hup.recv() => {}
+/// The signals that ask a program to end.
+struct Signals([Signal; 3]);
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        let on = |kind| signal(kind);
+        let [int, term, hup] =
+            [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+        Ok(Self([on(int)?, on(term)?, on(hup)?]))
     }
-    Error::Interrupted
+
+    async fn next(&mut self) {
+        let [int, term, hup] = &mut self.0;
+        tokio::select! {
+            _ = int.recv() => {}
+            _ = term.recv() => {}
+            _ = hup.recv() => {}
+        }
+    }
 }

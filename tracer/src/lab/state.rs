@@ -42,11 +42,15 @@ impl StateDir {
 
     /// Makes the directory; `false` if it is there already. Making it is what claims the prefix.
     pub(crate) fn claim(&self) -> Result<bool, Error> {
-        fs::create_dir_all(LABS_DIR).map_err(Error::io("make", LABS_DIR))?;
-        match fs::create_dir(&self.0) {
-            Ok(()) => Ok(true),
-            Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(false),
-            Err(e) => Err(Error::io("make", &self.0)(e)),
+        loop {
+            fs::create_dir_all(LABS_DIR).map_err(Error::io("make", LABS_DIR))?;
+            match fs::create_dir(&self.0) {
+                Ok(()) => return Ok(true),
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => return Ok(false),
+                // Another lab's `down` has just found the parent empty and removed it.
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Err(e) => return Err(Error::io("make", &self.0)(e)),
+            }
         }
     }
 

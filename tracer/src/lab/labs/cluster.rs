@@ -19,6 +19,10 @@ const PODS: [(&str, &str, &str); 6] = [
     ("n2", "veth-dns", "dns"),
 ];
 
+/// Containers of the Docker host, and the bridge of the network that each is in.
+const CONTAINERS: [(&str, &str, &str); 3] =
+    [("veth-d1", "d1", "docker0"), ("veth-d3", "d3", "docker0"), ("veth-d2", "d2", "br-mynet")];
+
 /// Each node's end of the overlay. The MAC spells the VTEP's address (10.244.N.0) as the CNI
 /// plugins do, so the other node's entries for it are known before it exists, and stay right when
 /// the device is made anew.
@@ -110,14 +114,11 @@ fn add_links(lab: &mut Topology) -> Result<(), Error> {
     }
     let cali = Link::veth("n1", "cali1", "pc", POD_MTU);
     lab.links.push(Link { mac: Some("ee:ee:ee:ee:ee:ee".parse()?), ..cali });
-    for (bridge, ports) in [
-        ("docker0", &[("veth-d1", "d1"), ("veth-d3", "d3")][..]),
-        ("br-mynet", &[("veth-d2", "d2")]),
-    ] {
+    for bridge in ["docker0", "br-mynet"] {
         lab.links.push(Link::bridge("dh", bridge, 1500));
-        for &(dev, host) in ports {
-            lab.links.push(Link::veth("dh", dev, host, 1500).port_of(bridge));
-        }
+    }
+    for (dev, host, bridge) in CONTAINERS {
+        lab.links.push(Link::veth("dh", dev, host, 1500).port_of(bridge));
     }
     Ok(())
 }
