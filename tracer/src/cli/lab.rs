@@ -73,7 +73,7 @@ struct UpArgs {
     /// Which iptables writes the rules.
     #[arg(long, value_enum, default_value = "nft")]
     iptables: Backend,
-    /// IPv6 beside IPv4, in fd00::/8; otherwise IPv6 is off in the lab.
+    /// IPv6 beside IPv4, in `fd00::/8`; otherwise IPv6 is off in the lab.
     #[arg(long)]
     ipv6: bool,
 }
@@ -140,7 +140,7 @@ fn summary(lab: &Lab, took: Option<Duration>) -> Result<String> {
     };
     let mut options = String::new();
     if !topology.rules.is_empty() {
-        options.push_str(&format!(", iptables-{}", lab.record.iptables.name()));
+        options += &format!(", iptables-{}", lab.record.iptables.name());
     }
     if lab.record.ipv6 {
         options.push_str(", IPv6");
@@ -151,7 +151,7 @@ fn summary(lab: &Lab, took: Option<Duration>) -> Result<String> {
     let netns: Vec<_> = topology.hosts.iter().map(|h| lab.prefix.netns(h.name)).collect();
     let width = netns.iter().map(String::len).max().unwrap_or_default();
     for (host, netns) in topology.hosts.iter().zip(&netns) {
-        text.push_str(&format!("  {netns:width$}  {}\n", host.role));
+        text += &format!("  {netns:width$}  {}\n", host.role);
     }
     text.push_str("\ntry:\n");
     let mut tries: Vec<_> =
@@ -159,7 +159,7 @@ fn summary(lab: &Lab, took: Option<Duration>) -> Result<String> {
     tries.push((command("lab down", &lab.prefix), "remove the lab"));
     let width = tries.iter().map(|(command, _)| command.len()).max().unwrap_or_default();
     for (command, what) in tries {
-        text.push_str(&format!("  {command:width$}  # {what}\n"));
+        text += &format!("  {command:width$}  # {what}\n");
     }
     Ok(text)
 }
@@ -195,9 +195,9 @@ fn removal(prefix: &Prefix, removed: &Removed) -> String {
     let name = removed.lab.as_deref().unwrap_or("(unfinished)");
     let mut text = format!("lab {name} (prefix {prefix}) is removed\n");
     for Inhabitant { pid, name, netns } in &removed.inhabitants {
-        text.push_str(&format!(
+        text += &format!(
             "process {pid} ({name}) still runs in {netns}: the namespace lives on, without a name, until it ends\n"
-        ));
+        );
     }
     text
 }
@@ -249,11 +249,12 @@ fn healthy(prefix: &Prefix) -> Result<ExitCode> {
     });
     let mut failures = String::new();
     for (probe, result) in results {
-        match result {
-            Ok(Ok(())) => {}
-            Ok(Err(e)) => failures.push_str(&format!("{:11}  {e}\n", probe.name)),
-            Err(_) => failures.push_str(&format!("{:11}  the probe panicked\n", probe.name)),
-        }
+        let why = match result {
+            Ok(Ok(())) => continue,
+            Ok(Err(e)) => e.to_string(),
+            Err(_) => "the probe panicked".to_owned(),
+        };
+        failures += &format!("{:11}  {why}\n", probe.name);
     }
     let (failed, all) = (failures.lines().count(), probes.len());
     print(&failures)?;
@@ -281,7 +282,7 @@ fn list_table(up: &Records) -> Result<String> {
     let mut text = String::new();
     for spec in &LABS {
         let hosts = spec.topology(Choice::default())?.host_names().join(" ");
-        text.push_str(&format!("{:8}  {}\n          hosts: {hosts}\n", spec.name, spec.summary));
+        text += &format!("{:8}  {}\n          hosts: {hosts}\n", spec.name, spec.summary);
     }
     text.push('\n');
     for (prefix, record) in up {
@@ -293,7 +294,7 @@ fn list_table(up: &Records) -> Result<String> {
             }
             None => "half-built".to_owned(),
         };
-        text.push_str(&format!("up: --prefix {prefix}: {what}\n"));
+        text += &format!("up: --prefix {prefix}: {what}\n");
     }
     if up.is_empty() {
         text.push_str("none is up; start one with: pkttrace lab up cluster\n");

@@ -143,3 +143,52 @@ impl Nets {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::Spec;
+    use crate::lab::topology::Choice;
+
+    /// Removes the namespaces whatever becomes of the test.
+    struct Cleanup(Prefix);
+
+    impl Drop for Cleanup {
+        fn drop(&mut self) {
+            for host in ["a", "b"] {
+                let _ = netns::remove(&self.0.netns_path(host));
+            }
+        }
+    }
+
+    #[tokio::test]
+    #[ignore = "needs root: cargo test -p pkttrace -- --ignored"]
+    async fn a_lab_that_is_up_can_be_changed() {
+        let lab = Cleanup(format!("lbtest-{}", std::process::id()).parse().unwrap());
+        let topology = Spec::find("pair").unwrap().topology(Choice::default()).unwrap();
+        build(&lab.0, &topology, Backend::Nft).await.unwrap();
+        let net = Netlink::open(&lab.0, "a").unwrap();
+        for change in [LinkChange::Mtu(1400), LinkChange::Down, LinkChange::Up] {
+            net.set_link("eth0", change).await.unwrap();
+        }
+        for route in ["blackhole 10.9.0.0/16", "10.8.0.0/16 via 10.0.0.2 table 1000"] {
+            let route = route.parse().unwrap();
+            net.replace_route(&route).await.unwrap();
+            net.del_route(&route).await.unwrap();
+            let gone = net.del_route(&route).await.unwrap_err().to_string();
+            assert!(gone.ends_with("No such process"), "{gone}");
+        }
+        net.add_link(&Link::bridge("a", "br0", 1500), None).await.unwrap();
+        for change in [
+            LinkChange::Master("br0"),
+            LinkChange::Hairpin(true),
+            LinkChange::Hairpin(false),
+            LinkChange::NoMaster,
+        ] {
+            net.set_link("eth0", change).await.unwrap();
+        }
+        net.del_link("eth0").await.unwrap();
+        let gone = net.set_link("eth0", LinkChange::Up).await.unwrap_err().to_string();
+        assert!(gone.ends_with("cannot find device eth0: No such device"), "{gone}");
+    }
+}

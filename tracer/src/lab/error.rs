@@ -55,8 +55,8 @@ pub enum Error {
     #[error("{netns}: cannot {what}: {}", plain(cause))]
     Netns { netns: String, what: String, cause: io::Error },
 
-    #[error("{netns}: `{command}` failed: {stderr}")]
-    Command { netns: String, command: String, stderr: String },
+    #[error("{netns}: `{command}` failed: {why}")]
+    Command { netns: String, command: String, why: String },
 
     #[error("{netns}: device {dev} is up and does not carry: see `ip -n {netns} link`")]
     NoCarrier { netns: String, dev: String },

@@ -16,6 +16,7 @@ use super::{Error, sys};
 /// # Errors
 ///
 /// That the namespace cannot be entered, or the command not started.
+#[must_use]
 pub fn exec(host: Host<'_>, command: &[OsString]) -> Error {
     let netns = host.prefix.netns(host.name);
     if let Err(e) = enter(host) {

@@ -24,6 +24,10 @@ pub struct Host<'a> {
 impl Host<'_> {
     /// Sets sysctls, all on one thread inside the namespace: `/proc/sys/net` is that of the
     /// namespace of the thread that opens it.
+    ///
+    /// # Errors
+    ///
+    /// The first that cannot be set.
     pub fn set_sysctls(&self, sysctls: &[Sysctl]) -> Result<(), Error> {
         let mut failed = None;
         let entered = setns::run_in_path(&self.prefix.netns_path(self.name), || {
@@ -74,20 +78,26 @@ impl Host<'_> {
             return Ok(());
         }
         let stderr = String::from_utf8_lossy(&output.stderr);
-        let stderr = stderr.split('\n').map(str::trim).filter(|line| !line.is_empty());
-        Err(Error::Command {
-            netns: self.prefix.netns(self.name),
-            command: command(),
-            stderr: stderr.collect::<Vec<_>>().join("; "),
-        })
+        let stderr = stderr.lines().map(str::trim).filter(|line| !line.is_empty());
+        let stderr = stderr.collect::<Vec<_>>().join("; ");
+        let why = if stderr.is_empty() { output.status.to_string() } else { stderr };
+        Err(Error::Command { netns: self.prefix.netns(self.name), command: command(), why })
     }
 
     /// Adds rules in the format of `iptables-save`, leaving those of other chains alone.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::run`].
     pub fn restore_rules(&self, backend: Backend, text: &str) -> Result<(), Error> {
         self.run(&backend.restore_program(), &["-w", "5", "--noflush"], text)
     }
 
     /// Writes the host's own `/etc/resolv.conf`.
+    ///
+    /// # Errors
+    ///
+    /// That it cannot be written.
     pub fn write_resolver(&self, resolver: &Resolver) -> Result<(), Error> {
         let dir = self.prefix.etc_dir(self.name);
         while let Err(e) = fs::create_dir_all(&dir) {

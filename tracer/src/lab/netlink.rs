@@ -75,6 +75,10 @@ impl Netlink {
     }
 
     /// Makes a device, down. A veth's peer is born in `peer_netns`.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal, or that a device it names is not there.
     pub async fn add_link(
         &self,
         link: &Link,
@@ -107,6 +111,10 @@ impl Netlink {
     }
 
     /// Changes a device.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal, or that a device it names is not there.
     pub async fn set_link(&self, dev: &str, change: LinkChange<'_>) -> Result<(), Error> {
         let index = self.ifindex(dev).await?;
         let link = LinkUnspec::new_with_index(index);
@@ -123,6 +131,10 @@ impl Netlink {
     }
 
     /// Removes a device, and with a veth its peer.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal, or that a device it names is not there.
     pub async fn del_link(&self, dev: &str) -> Result<(), Error> {
         let index = self.ifindex(dev).await?;
         let deleted = self.handle.link().del(index).execute().await;
@@ -130,6 +142,10 @@ impl Netlink {
     }
 
     /// Adds an address, without a broadcast address, as `ip addr add` does.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal, or that a device it names is not there.
     pub async fn add_address(&self, dev: &str, cidr: Cidr) -> Result<(), Error> {
         let index = self.ifindex(dev).await?;
         let mut request = self.handle.address().add(index, cidr.ip, cidr.len);
@@ -140,6 +156,10 @@ impl Netlink {
     }
 
     /// Adds a route, or changes the one that is there.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal, or that a device it names is not there.
     pub async fn replace_route(&self, route: &Route) -> Result<(), Error> {
         let message = self.route_message(route).await?;
         let added = self.handle.route().add(message).replace().execute().await;
@@ -147,6 +167,10 @@ impl Netlink {
     }
 
     /// Removes a route.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal, or that a device it names is not there.
     pub async fn del_route(&self, route: &Route) -> Result<(), Error> {
         let message = self.route_message(route).await?;
         let deleted = self.handle.route().del(message).execute().await;
@@ -154,6 +178,10 @@ impl Netlink {
     }
 
     /// Writes a permanent neighbour entry.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal, or that a device it names is not there.
     pub async fn replace_neighbour(&self, dev: &str, ip: IpAddr, mac: Mac) -> Result<(), Error> {
         let index = self.ifindex(dev).await?;
         let request = self.handle.neighbours().add(index, ip).link_layer_address(&mac.0);
@@ -163,6 +191,10 @@ impl Netlink {
 
     /// Writes a permanent entry in the device's own forwarding database
     /// (`bridge fdb replace … self permanent`).
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal, or that a device it names is not there.
     pub async fn replace_fdb(&self, dev: &str, mac: Mac, remote: IpAddr) -> Result<(), Error> {
         let index = self.ifindex(dev).await?;
         let request = self.handle.neighbours().add_bridge(index, &mac.0).destination(remote);
@@ -171,6 +203,10 @@ impl Netlink {
     }
 
     /// A device that is set up and does not carry yet; `None` when all do.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal, or that a device it names is not there.
     pub async fn waiting_link(&self) -> Result<Option<String>, Error> {
         let links = self.handle.link().get().execute();
         pin_mut!(links);

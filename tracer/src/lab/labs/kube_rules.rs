@@ -90,7 +90,7 @@ const NAT_HEAD: &str = r#"*nat
 -A KUBE-EXT-WEBREM -j KUBE-SVC-WEBREM
 "#;
 
-const ENDPOINTS: &str = r#"-A KUBE-SVC-WEB -m statistic --mode random --probability 0.5 -j KUBE-SEP-P2
+const ENDPOINTS: &str = r"-A KUBE-SVC-WEB -m statistic --mode random --probability 0.5 -j KUBE-SEP-P2
 -A KUBE-SVC-WEB -j KUBE-SEP-P3
 -A KUBE-SVC-WEBSAME -j KUBE-SEP-P2
 -A KUBE-SVC-WEBREM -j KUBE-SEP-P3
@@ -110,7 +110,7 @@ const ENDPOINTS: &str = r#"-A KUBE-SVC-WEB -m statistic --mode random --probabil
 -A KUBE-SEP-DNSTCP -p tcp -m tcp -j DNAT --to-destination 10.244.2.53:53
 -A KUBE-SEP-API -s 192.168.50.11/32 -j KUBE-MARK-MASQ
 -A KUBE-SEP-API -p tcp -m tcp -j DNAT --to-destination 192.168.50.11:6443
-"#;
+";
 
 /// `hostPort: 8088` of p2, as the portmap plugin writes it.
 const HOST_PORT: &str = r#"-A CNI-HOSTPORT-DNAT -p tcp -m multiport --dports 8088 -m comment --comment "dnat name: \"cbr0\" id: \"p2\"" -j CNI-DN-P2
