@@ -109,10 +109,13 @@ pub struct Options {
     pub consume_has_location: u8,
     /// `skb:kfree_skb` has a third argument, the reason (since 5.17).
     pub kfree_has_reason: u8,
-    /// The cgroup probe is attached, so `tcp_probe` need not report.
+    /// Let the kernel side log.
     pub debug: u8,
     /// Zero.
-    pub reserved: [u8; 5],
+    pub reserved: u8,
+    /// `SKB_DROP_REASON_QUEUE_PURGE` of this kernel, 0 if it has none: what a closing socket
+    /// throws away is no drop of a packet under way.
+    pub queue_purge: u32,
 }
 
 const _: () = assert!(size_of::<KernelOffsets>() == 44 * 2);

@@ -37,7 +37,8 @@ pub(crate) static OPTIONS: Options = Options {
     consume_has_location: 0,
     kfree_has_reason: 0,
     debug: 0,
-    reserved: [0; 5],
+    reserved: 0,
+    queue_purge: 0,
 };
 
 /// Reads a constant without letting the compiler fold its initial value in.

@@ -95,8 +95,7 @@ fn terms_match(p: &Packet, ends: Ends<'_>, is_v6: bool) -> bool {
         return false;
     }
     if wanted(terms::PROTO) && u32::from(p.key.proto) != filter!(proto) {
-        // Neighbour discovery is to IPv6 what ARP is to IPv4: wanted with ARP.
-        return wanted(terms::ARP) && is_v6 && p.key.proto == ICMPV6;
+        return false;
     }
     ports_match(p, &ends)
 }

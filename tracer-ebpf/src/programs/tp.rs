@@ -86,7 +86,9 @@ pub fn kfree(ctx: BtfTracePointContext) -> i32 {
     let location: u64 = ctx.arg(1);
     let reason = if option!(kfree_has_reason) != 0 { ctx.arg::<u64>(2) as u32 } else { 0 };
     let detail = FreeDetail { location, reason, reserved: [0; 5] };
-    let rule = Rule { may_begin: true, ends: true, routes: false };
+    // A packet dropped before any other probe saw it is worth a journey of one hop.
+    let may_begin = reason == 0 || reason != option!(queue_purge);
+    let rule = Rule { may_begin, ends: true, routes: false };
     let place = || {
         let dev = skb.dev();
         if (dev.address()) < KERNEL_SPACE { (0, 0) } else { place_of(dev) }

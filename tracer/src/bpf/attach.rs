@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use aya::Btf;
 use aya::programs::cgroup_skb::CgroupSkb;
@@ -14,7 +14,7 @@ use tracer_common::filter::terms;
 use super::load::KernelSide;
 use super::{Error, netfilter};
 use crate::kernel::btf::KernelBtf;
-use crate::net::{Inum, Netns, setns};
+use crate::net::{Device, Inum, Netns, setns};
 
 /// Program, tracepoint, whether the trace is worthless without it.
 const TRACEPOINTS: [(&str, &str, bool); 12] = [
@@ -193,7 +193,7 @@ impl KernelSide {
         if filter & terms::IPV6 != 0 && netns.has_ipv6 {
             families.push(netfilter::IPV6);
         }
-        match programs.attach(&netns.path, &families) {
+        match programs.attach(netns, &families) {
             Ok(links) => {
                 self.attached.netfilter.insert(netns.inum, links);
                 self.attached.netfilter_failures.remove(&netns.inum);
@@ -223,19 +223,29 @@ impl KernelSide {
         self.attached.classifiers.retain(|(n, _), _| *n != netns);
     }
 
+    /// Whether a tcx program of somebody else is on the device.
+    #[must_use]
+    pub fn has_other_classifier(&self, netns: &Netns, device: &Device) -> bool {
+        if !self.options.backends.tc {
+            return false;
+        }
+        let found = setns::run_in_inum(&netns.path, netns.inum, || {
+            Ok([TcAttachType::Ingress, TcAttachType::Egress].into_iter().any(|direction| {
+                SchedClassifier::query_tcx(&device.name, direction)
+                    .is_ok_and(|(_, programs)| !programs.is_empty())
+            }))
+        });
+        found.unwrap_or(false)
+    }
+
     /// Attaches the classifiers to a device, first and last in both directions.
     ///
     /// # Errors
     ///
     /// What the kernel said, with the device's name.
-    pub fn attach_device(
-        &mut self,
-        netns: Inum,
-        path: &Path,
-        ifindex: u32,
-        name: &str,
-    ) -> Result<(), String> {
-        if !self.options.backends.tc || self.attached.classifiers.contains_key(&(netns, ifindex)) {
+    pub fn attach_device(&mut self, netns: &Netns, device: &Device) -> Result<(), String> {
+        let key = (netns.inum, device.ifindex);
+        if !self.options.backends.tc || self.attached.classifiers.contains_key(&key) {
             return Ok(());
         }
         let mut links = Vec::with_capacity(CLASSIFIERS.len());
@@ -247,15 +257,15 @@ impl KernelSide {
             }
             let order = if first { LinkOrder::first() } else { LinkOrder::last() };
             let options = TcAttachOptions::TcxOrder(order);
-            let id = setns::run_in_path(path, || {
+            let id = setns::run_in_inum(&netns.path, netns.inum, || {
                 program
-                    .attach_with_options(name, direction, options)
+                    .attach_with_options(&device.name, direction, options)
                     .map_err(|e| std::io::Error::other(root_cause(&e)))
             })
-            .map_err(|e| format!("{name}: {e}"))?;
+            .map_err(|e| format!("{}: {e}", device.name))?;
             links.push(program.take_link(id).map_err(|e| root_cause(&e))?);
         }
-        self.attached.classifiers.insert((netns, ifindex), links);
+        self.attached.classifiers.insert(key, links);
         Ok(())
     }
 }

@@ -39,6 +39,8 @@ pub struct KernelSide {
     pub(super) netfilter: Option<NetfilterPrograms>,
     pub(super) attached: Attached,
     pub(super) options: LoadOptions,
+    /// Entries aged out so far.
+    pub(super) aged: u64,
     ring: Ring,
 }
 
@@ -65,7 +67,12 @@ impl KernelSide {
             consume_has_location: u8::from(arguments("consume_skb") > 1),
             kfree_has_reason: u8::from(arguments("kfree_skb") > 2),
             debug: u8::from(options.debug),
-            reserved: [0; 5],
+            reserved: 0,
+            queue_purge: btf
+                .enumeration("skb_drop_reason", "SKB_DROP_REASON_")
+                .iter()
+                .find_map(|(n, name)| (name == "QUEUE_PURGE").then_some(*n))
+                .unwrap_or(0),
         };
         let mut ebpf = EbpfLoader::new()
             .btf(Some(&aya_btf))
@@ -88,6 +95,7 @@ impl KernelSide {
             netfilter,
             attached: Attached::default(),
             options,
+            aged: 0,
             ring: Ring::new(ring),
         };
         attach::global(&mut side, &aya_btf, btf)?;

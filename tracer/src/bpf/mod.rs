@@ -3,12 +3,14 @@
 //! Everything is held by file descriptors of this process: whatever ends it, SIGKILL included,
 //! takes programs, maps and links with it.
 
+mod age;
 mod attach;
 mod load;
 mod netfilter;
 mod ring;
 mod stats;
 
+pub use age::{clock_offset_ns, monotonic_ns};
 pub use attach::{Backends, ProbeStatus};
 pub use load::{KernelSide, LoadOptions};
 pub use stats::Counters;

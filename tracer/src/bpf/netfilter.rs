@@ -5,7 +5,6 @@ use std::collections::HashSet;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
-use std::path::Path;
 
 use aya::Ebpf;
 use aya::maps::{Map, MapData};
@@ -13,7 +12,7 @@ use aya_obj::Object;
 use aya_obj::generated::bpf_insn;
 
 use super::Error;
-use crate::net::setns;
+use crate::net::{Netns, setns};
 
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_LINK_CREATE: libc::c_long = 28;
@@ -85,8 +84,8 @@ impl NetfilterPrograms {
     }
 
     /// Attaches them in the namespace at `netns` for the protocol families `families`.
-    pub(super) fn attach(&self, netns: &Path, families: &[u32]) -> io::Result<Vec<OwnedFd>> {
-        setns::run_in_path(netns, || {
+    pub(super) fn attach(&self, netns: &Netns, families: &[u32]) -> io::Result<Vec<OwnedFd>> {
+        setns::run_in_inum(&netns.path, netns.inum, || {
             let mut links = Vec::with_capacity(POSITIONS.len() * families.len());
             for family in families {
                 for (hook, position) in POSITIONS {

@@ -1,37 +1,107 @@
-//! The command line.
+//! The command line: clap types and the way from them to what runs. No logic.
 
+pub mod doctor;
+pub mod filter;
+pub mod generate;
 pub mod lab;
+pub mod trace;
 
-use std::io::{self, Write};
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 /// Exit code of a usage or environment error.
 const ENVIRONMENT_ERROR: u8 = 2;
 
-/// Follows packets through a container node's network, hop by hop.
+/// Shows what really happens to each packet on a container node: hop by hop, through namespaces,
+/// veth, bridge, netfilter, routing, NAT and tunnels, to the socket, the wire or the drop.
 #[derive(Debug, Parser)]
-#[command(name = "pkttrace", version)]
-struct Cli {
+#[command(
+    name = "pkttrace",
+    version,
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:\n  \
+        pkttrace --dst 10.244.1.5                 follow packets to a pod, and the replies\n  \
+        pkttrace --proto udp --port 53 -o json    DNS, one JSON object a line\n  \
+        pkttrace --dropped                        only packets that are dropped\n  \
+        pkttrace lab up cluster                   a whole cluster to try it on"
+)]
+pub struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
+    #[command(flatten)]
+    trace: trace::TraceArgs,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Follow matching packets and print one timeline per packet (the default command).
+    Trace(Box<trace::TraceArgs>),
     Lab(lab::LabArgs),
+    /// Tell what this kernel and these privileges allow: each probe point, attached by what, or why not.
+    Doctor(doctor::DoctorArgs),
+    /// Print the JSON Schema of the output.
+    Schema,
+    /// Print the completion script of a shell.
+    Completions(generate::CompletionsArgs),
+    /// Print the manual page.
+    Man,
 }
 
 /// Parses the command line, runs the command and returns its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Lab(args) => lab::run(args),
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => return usage(&e),
+    };
+    let result = match cli.command {
+        None => trace::run(&cli.trace),
+        Some(Command::Trace(args)) => trace::run(&args),
+        Some(Command::Lab(args)) => lab::run(args),
+        Some(Command::Doctor(args)) => doctor::run(&args),
+        Some(Command::Schema) => generate::schema(),
+        Some(Command::Completions(args)) => generate::completions(&args),
+        Some(Command::Man) => generate::man(),
     };
     result.unwrap_or_else(|e| {
+        if is_closed_pipe(&e) {
+            return ExitCode::SUCCESS;
+        }
         // Without stderr there is nobody left to tell.
         let _ = writeln!(io::stderr(), "pkttrace: {e:#}");
         ExitCode::from(ENVIRONMENT_ERROR)
     })
+}
+
+/// Help and version as clap prints them; an error in one line.
+fn usage(error: &clap::Error) -> ExitCode {
+    if matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp
+            | ErrorKind::DisplayVersion
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    ) {
+        let shown = error.print();
+        return if shown.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(ENVIRONMENT_ERROR) };
+    }
+    let text = error.render().to_string();
+    let mut lines = text.lines().map(str::trim).filter(|l| !l.is_empty());
+    let mut message = lines.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+    for line in lines.take_while(|l| !l.starts_with("Usage:") && !l.starts_with("For more")) {
+        message.push_str(if message.ends_with(':') { " " } else { "; " });
+        message.push_str(line.trim_start_matches("tip: "));
+    }
+    let _ = writeln!(io::stderr(), "pkttrace: {message} (see pkttrace --help)");
+    ExitCode::from(ENVIRONMENT_ERROR)
+}
+
+/// Whoever read our output has gone: that is their right, and no error.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|e| e.downcast_ref::<io::Error>())
+        .any(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }

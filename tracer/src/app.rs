@@ -1,0 +1,259 @@
+//! The only wiring: source → journeys → report → renderer, and everything that ends a run.
+
+use std::fs::File;
+use std::io::{self, BufWriter, IsTerminal as _, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+use crate::bpf::{self, Counters};
+use crate::config::Config;
+use crate::journey::{self, Fate, Journey, Lineage};
+use crate::kernel::names::KernelNames;
+use crate::render::{self, Renderer, Style};
+use crate::report::{self, Summary};
+use crate::source::{Live, Setup};
+
+/// How often the ring is looked at: no packet wakes the reader, so that a hop stays cheap.
+const TICK: Duration = Duration::from_millis(2);
+/// How often outlived entries are looked for.
+const AGE: Duration = Duration::from_secs(1);
+/// Far future, for the deadline that was not asked for.
+const NEVER: Duration = Duration::from_secs(86_400 * 365);
+
+/// `pkttrace trace`.
+///
+/// # Errors
+///
+/// What keeps it from running, or from going on, in one line.
+pub fn trace(config: Config) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async { Trace::start(config).await?.run().await })
+}
+
+/// One run.
+struct Trace {
+    config: Config,
+    live: Live,
+    names: KernelNames,
+    builder: journey::Builder,
+    context: report::Context,
+    renderer: Box<dyn Renderer>,
+    out: Box<dyn Write>,
+    printed: u64,
+    counted: u64,
+    finished: u64,
+    drops: u64,
+}
+
+impl Trace {
+    async fn start(config: Config) -> Result<Self> {
+        // Before anything is attached: a file that cannot be written costs nothing then.
+        let out = open(config.write.as_deref())?;
+        let Setup { live, names, notes } = Live::start(&config).await?;
+        if config.verbose > 0 {
+            for note in notes {
+                say(&note);
+            }
+        }
+        let style = Style { color: config.color };
+        Ok(Self {
+            renderer: render::new(config.format, style),
+            live,
+            names,
+            builder: journey::Builder::new(journey::Options::default()),
+            context: report::Context {
+                node: node_name(),
+                clock_offset_ns: bpf::clock_offset_ns(),
+                ..report::Context::default()
+            },
+            out,
+            printed: 0,
+            counted: 0,
+            finished: 0,
+            drops: 0,
+            config,
+        })
+    }
+
+    async fn run(mut self) -> Result<ExitCode> {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        self.announce()?;
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut age = interval(AGE);
+        let deadline = Instant::now() + self.config.duration.unwrap_or(NEVER);
+        let result = loop {
+            tokio::select! {
+                biased;
+                _ = interrupt.recv() => break Ok(()),
+                _ = terminate.recv() => break Ok(()),
+                _ = hangup.recv() => break Ok(()),
+                () = sleep_until(deadline) => break Ok(()),
+                () = self.live.follow_change() => {}
+                _ = age.tick() => self.live.age(),
+                _ = tick.tick() => match self.turn() {
+                    Ok(true) => {}
+                    Ok(false) => break Ok(()),
+                    Err(e) => break Err(e),
+                },
+            }
+        };
+        self.end(result).await
+    }
+
+    /// Says that every probe is attached.
+    fn announce(&self) -> Result<()> {
+        if let Some(path) = &self.config.ready_file {
+            File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
+        }
+        if !self.config.quiet && io::stderr().is_terminal() {
+            say("tracing, Ctrl-C ends");
+        }
+        Ok(())
+    }
+
+    /// Reads what is there and prints what is finished; false when enough is printed.
+    fn turn(&mut self) -> Result<bool> {
+        let builder = &mut self.builder;
+        self.live.drain(|event| builder.push(event));
+        let now = bpf::monotonic_ns();
+        let done = self.builder.take_finished(now, self.live.state(), &self.names);
+        self.print(done)
+    }
+
+    fn print(&mut self, journeys: Vec<Journey>) -> Result<bool> {
+        let any = !journeys.is_empty();
+        for journey in journeys {
+            self.finished += 1;
+            let dropped = journey.fate == Fate::Dropped;
+            self.drops += u64::from(dropped);
+            if self.config.dropped && !dropped {
+                continue;
+            }
+            let twin = report::Journey::from(&journey, &self.context);
+            self.renderer.journey(&twin, &mut self.out)?;
+            self.printed += 1;
+            self.counted += u64::from(counts(&journey));
+            if self.config.count.is_some_and(|n| self.counted >= n) {
+                self.out.flush()?;
+                return Ok(false);
+            }
+        }
+        if any {
+            self.out.flush()?;
+        }
+        Ok(true)
+    }
+
+    /// Flushes, sums up, lets go of the kernel.
+    async fn end(mut self, result: Result<()>) -> Result<ExitCode> {
+        let enough = self.config.count.is_some_and(|n| self.counted >= n);
+        let mut result = result;
+        if result.is_ok() && !enough {
+            let builder = &mut self.builder;
+            while self.live.drain(|event| builder.push(event)) > 0 {}
+            let open = self.builder.flush(self.live.state(), &self.names);
+            result = self.print(open).map(|_| ());
+        }
+        let counters = self.live.counters()?;
+        let summary = self.summary(&counters);
+        if result.is_ok() {
+            result = self
+                .renderer
+                .summary(&summary, &mut self.out)
+                .and_then(|()| self.out.flush())
+                .map_err(Into::into);
+        }
+        if !self.config.quiet {
+            self.sum_up(&counters);
+        }
+        let code = u8::from(self.config.exit_code && self.drops > 0);
+        self.live.stop().await;
+        result.map(|()| ExitCode::from(code)).with_context(|| match &self.config.write {
+            Some(path) => format!("cannot write {}", path.display()),
+            None => "cannot write to standard output".to_owned(),
+        })
+    }
+
+    fn summary(&self, counters: &Counters) -> Summary {
+        let probes = self.live.probes();
+        let attached = probes.iter().filter(|p| p.by.is_some()).count();
+        Summary {
+            journeys: self.finished,
+            events: counters.events,
+            lost_events: counters.lost_events,
+            refused_journeys: counters.refused(),
+            probes: report::Probes {
+                attached: u32::try_from(attached).unwrap_or(u32::MAX),
+                unavailable: probes
+                    .into_iter()
+                    .filter_map(|p| Some(report::Unavailable { probe: p.probe, why: p.why? }))
+                    .collect(),
+            },
+            ..Summary::new()
+        }
+    }
+
+    /// The loss summary, on stderr.
+    fn sum_up(&self, counters: &Counters) {
+        let mut text = format!("{} packets, {} events", self.finished, counters.events);
+        let refused = counters.refused();
+        if refused > 0 {
+            let mut why = Vec::new();
+            if counters.refused_ring > 0 {
+                why.push("the buffer was full: raise --buffer");
+            }
+            if counters.refused_rate > 0 {
+                why.push("over --max-journeys");
+            }
+            if counters.refused_table > 0 {
+                why.push("too many packets under way at once");
+            }
+            text.push_str(&format!("; {refused} packets not followed ({})", why.join(", ")));
+        }
+        if counters.lost_events > 0 {
+            text.push_str(&format!("; {} events lost (marked where)", counters.lost_events));
+        }
+        say(&text);
+    }
+}
+
+/// Whether a journey counts for `-c`: copies and pieces come with the packet they belong to.
+fn counts(journey: &Journey) -> bool {
+    !journey.parent.is_some_and(|p| {
+        matches!(
+            p.kind,
+            Lineage::Clone | Lineage::Copy | Lineage::Segment | Lineage::Fragment
+        )
+    })
+}
+
+fn open(path: Option<&Path>) -> Result<Box<dyn Write>> {
+    Ok(match path {
+        Some(path) => {
+            let file = File::create(path)
+                .with_context(|| format!("cannot create {}", path.display()))?;
+            Box::new(BufWriter::new(file))
+        }
+        None => Box::new(BufWriter::new(io::stdout())),
+    })
+}
+
+/// A line on stderr; without stderr there is nobody left to tell.
+fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "pkttrace: {text}");
+}
+
+/// The host name.
+fn node_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map(|name| name.trim().to_owned())
+        .unwrap_or_default()
+}

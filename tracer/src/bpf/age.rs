@@ -1,0 +1,75 @@
+//! Ageing: entries whose packet ended unseen.
+
+use std::time::Duration;
+
+use aya::maps::{Array, HashMap};
+use tracer_common::event::{Tracked, state};
+
+use super::Error;
+use super::load::KernelSide;
+
+/// A packet that a TCP socket has taken is freed within moments.
+const SETTLED: Duration = Duration::from_secs(2);
+/// A neighbour that does not answer holds its packets for 3.1 s, a socket as long as it likes:
+/// after this the packet is no longer waited for.
+const MOVING: Duration = Duration::from_secs(30);
+/// Entries looked at in one turn.
+const LIMIT: usize = 8_192;
+
+impl KernelSide {
+    /// Removes entries that have outlived their packet.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`] when the kernel refuses.
+    pub fn age(&mut self) -> Result<(), Error> {
+        let now = monotonic_ns();
+        let mut aged = 0;
+        {
+            let failed = |source| Error::Map { name: "TRACKED", source };
+            let mut tracked = self.hash::<u64, Tracked>("TRACKED")?;
+            let mut old = Vec::new();
+            for key in tracked.keys().take(LIMIT) {
+                let key = key.map_err(failed)?;
+                let Ok(entry) = tracked.get(&key, 0) else { continue };
+                let limit = if entry.state == state::SETTLED { SETTLED } else { MOVING };
+                if now.saturating_sub(entry.ktime_ns) > limit.as_nanos() as u64 {
+                    old.push((key, entry.state));
+                }
+            }
+            for (key, state) in old {
+                if tracked.remove(&key).is_ok() && state != state::SETTLED {
+                    aged += 1;
+                }
+            }
+        }
+        if aged == 0 {
+            return Ok(());
+        }
+        self.aged += aged;
+        let total = self.aged;
+        let failed = |source| Error::Map { name: "AGED", source };
+        let map = self.ebpf.map_mut("AGED").ok_or(Error::NoMap("AGED"))?;
+        let mut counter: Array<_, u64> = Array::try_from(map).map_err(failed)?;
+        counter.set(0, total, 0).map_err(failed)
+    }
+}
+
+/// CLOCK_MONOTONIC, the clock of `bpf_ktime_get_ns`, in nanoseconds.
+#[must_use]
+pub fn monotonic_ns() -> u64 {
+    clock_ns(libc::CLOCK_MONOTONIC)
+}
+
+/// Unix time minus CLOCK_MONOTONIC, in nanoseconds.
+#[must_use]
+pub fn clock_offset_ns() -> i64 {
+    clock_ns(libc::CLOCK_REALTIME).cast_signed().wrapping_sub(monotonic_ns().cast_signed())
+}
+
+fn clock_ns(clock: libc::clockid_t) -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes the structure; these clocks exist on every Linux.
+    unsafe { libc::clock_gettime(clock, &raw mut time) };
+    time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
+}

@@ -1,0 +1,124 @@
+//! What to follow, as the user types it.
+
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use clap::Args;
+
+/// Filters shared by every command that follows packets.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Filters")]
+pub struct FilterArgs {
+    /// Source address or network of the flow, as its first packet shows it.
+    #[arg(long, value_name = "IP|CIDR")]
+    pub src: Option<Network>,
+    /// Destination address or network of the flow, as its first packet shows it.
+    #[arg(long, value_name = "IP|CIDR")]
+    pub dst: Option<Network>,
+    /// Address or network at either end.
+    #[arg(long, value_name = "IP|CIDR")]
+    pub host: Option<Network>,
+    /// Source port.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub sport: Option<u16>,
+    /// Destination port.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub dport: Option<u16>,
+    /// Port at either end.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Option<u16>,
+    /// Protocol: icmp, icmp6, tcp, udp, sctp, arp, or an IP protocol number.
+    #[arg(long, value_name = "PROTO")]
+    pub proto: Option<Proto>,
+    /// Network namespace in which a packet is first met.
+    #[arg(long, value_name = "NAME|PATH|PID|INUM")]
+    pub netns: Option<String>,
+    /// Network device on which a packet is first met.
+    #[arg(long, value_name = "IFNAME")]
+    pub dev: Option<String>,
+    /// Follow only packets that match as typed, not the replies to them.
+    #[arg(long)]
+    pub no_replies: bool,
+}
+
+/// An address with its prefix length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    /// Address, as typed.
+    pub addr: IpAddr,
+    /// Prefix length.
+    pub len: u8,
+}
+
+impl FromStr for Network {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (addr, len) = match text.split_once('/') {
+            Some((addr, len)) => (addr, Some(len)),
+            None => (text, None),
+        };
+        let addr: IpAddr =
+            addr.parse().map_err(|_| "not an IP address (names are not resolved)".to_owned())?;
+        let max = if addr.is_ipv4() { 32 } else { 128 };
+        let len = match len {
+            None => max,
+            Some(len) => len
+                .parse()
+                .ok()
+                .filter(|len| *len <= max)
+                .ok_or_else(|| format!("the prefix length is not between 0 and {max}"))?,
+        };
+        Ok(Self { addr, len })
+    }
+}
+
+/// A protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proto {
+    /// ARP, which is not IP.
+    Arp,
+    /// An IP protocol.
+    Ip(u8),
+}
+
+impl FromStr for Proto {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Ok(match text.to_ascii_lowercase().as_str() {
+            "arp" => Self::Arp,
+            "icmp" => Self::Ip(1),
+            "tcp" => Self::Ip(6),
+            "udp" => Self::Ip(17),
+            "icmp6" | "icmpv6" => Self::Ip(58),
+            "sctp" => Self::Ip(132),
+            number => Self::Ip(number.parse().map_err(|_| {
+                "not one of icmp, icmp6, tcp, udp, sctp, arp, or a number from 0 to 255".to_owned()
+            })?),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_are_addresses_with_an_optional_length() {
+        let n: Network = "10.244.0.0/16".parse().unwrap();
+        assert_eq!((n.addr.to_string().as_str(), n.len), ("10.244.0.0", 16));
+        assert_eq!("fd00::1".parse::<Network>().unwrap().len, 128);
+        assert!("10.244.0.0/33".parse::<Network>().unwrap_err().contains("0 and 32"));
+        assert!("10.244.1.300".parse::<Network>().is_err());
+        assert!("web".parse::<Network>().unwrap_err().contains("not an IP address"));
+    }
+
+    #[test]
+    fn protocols_have_names_and_numbers() {
+        assert_eq!("ICMP".parse(), Ok(Proto::Ip(1)));
+        assert_eq!("47".parse(), Ok(Proto::Ip(47)));
+        assert_eq!("arp".parse(), Ok(Proto::Arp));
+        assert!("256".parse::<Proto>().is_err());
+    }
+}

@@ -1,0 +1,247 @@
+//! From what was typed to what is done: validated, with every conflict said in one line.
+
+use std::io::IsTerminal as _;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use tracer_common::filter::{Filter, Prefix, terms};
+
+use crate::bpf::Backends;
+use crate::cli::filter::{FilterArgs, Network, Proto};
+use crate::cli::trace::{Color, Probes, TraceArgs};
+use crate::render::Format;
+
+/// UDP ports that carry VXLAN: flannel's and Linux's default, and the IANA number.
+const VXLAN_PORTS: [u16; 2] = [8472, 4789];
+
+/// What to do.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What to follow, but for what the node has to be asked for.
+    pub filter: Filter,
+    /// `--netns`, as typed: resolved when it starts and when namespaces change.
+    pub netns: Option<String>,
+    /// `--dev`, as typed: likewise.
+    pub dev: Option<String>,
+    /// Print only drops.
+    pub dropped: bool,
+    /// Exit code 1 on a drop.
+    pub exit_code: bool,
+    /// How to print.
+    pub format: Format,
+    /// With colours.
+    pub color: bool,
+    /// Where to print, if not to stdout.
+    pub write: Option<PathBuf>,
+    /// Stop after this many finished journeys.
+    pub count: Option<u64>,
+    /// Stop after this long.
+    pub duration: Option<Duration>,
+    /// Ring size, bytes.
+    pub ring_bytes: u32,
+    /// Journeys a second, 0 for no limit.
+    pub max_journeys: u64,
+    /// What to attach.
+    pub backends: Backends,
+    /// tc classifiers only on devices that carry other tc programs.
+    pub tc_only_beside_others: bool,
+    /// Created when ready.
+    pub ready_file: Option<PathBuf>,
+    /// 0 to 2.
+    pub verbose: u8,
+    /// Nothing on stderr but errors.
+    pub quiet: bool,
+}
+
+impl Config {
+    /// Resolves what was typed.
+    ///
+    /// # Errors
+    ///
+    /// What contradicts what, in one line.
+    pub fn resolve(args: &TraceArgs) -> Result<Self> {
+        let common = &args.common;
+        let to_terminal = common.write.is_none() && std::io::stdout().is_terminal();
+        let format =
+            common.output.unwrap_or(if to_terminal { Format::Tree } else { Format::Line });
+        let color = match common.color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => to_terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()),
+        };
+        let backends = match common.probes {
+            Probes::Auto => Backends { tp: true, nf: true, tc: true, cg: true },
+            Probes::Only { tp, nf, tc } => Backends { tp, nf, tc, cg: tp },
+        };
+        Ok(Self {
+            filter: compile(&args.filter)?,
+            netns: args.filter.netns.clone(),
+            dev: args.filter.dev.clone(),
+            dropped: args.dropped,
+            exit_code: args.exit_code,
+            format,
+            color,
+            write: common.write.clone(),
+            count: common.count,
+            duration: common.duration.map(|d| d.0),
+            ring_bytes: common.buffer.0,
+            max_journeys: common.max_journeys,
+            backends,
+            tc_only_beside_others: common.probes == Probes::Auto,
+            ready_file: common.ready_file.clone(),
+            verbose: common.verbose,
+            quiet: common.quiet,
+        })
+    }
+}
+
+/// Compiles the filter into the kernel side's form.
+///
+/// # Errors
+///
+/// Terms that exclude each other.
+pub fn compile(args: &FilterArgs) -> Result<Filter> {
+    let mut filter = Filter::default();
+    let mut families = None;
+    for (name, network, term, slot) in [
+        ("--src", args.src, terms::SRC, &mut filter.src),
+        ("--dst", args.dst, terms::DST, &mut filter.dst),
+        ("--host", args.host, terms::HOST, &mut filter.host),
+    ] {
+        let Some(network) = network else { continue };
+        let family = network.addr.is_ipv4();
+        match families {
+            Some((other, is_v4)) if is_v4 != family => {
+                bail!("{other} and {name} are of different IP versions: no packet has both")
+            }
+            _ => families = Some((name, family)),
+        }
+        *slot = prefix(network);
+        filter.terms |= term;
+    }
+    let mut wanted = match families {
+        Some((_, true)) => terms::IPV4 | terms::ARP,
+        Some((_, false)) => terms::IPV6,
+        None => terms::IPV4 | terms::IPV6 | terms::ARP,
+    };
+    for (port, term, slot) in [
+        (args.sport, terms::SPORT, &mut filter.sport),
+        (args.dport, terms::DPORT, &mut filter.dport),
+        (args.port, terms::PORT, &mut filter.port),
+    ] {
+        let Some(port) = port else { continue };
+        *slot = port.to_be();
+        filter.terms |= term;
+        wanted &= !terms::ARP;
+    }
+    wanted &= match args.proto {
+        None => u32::MAX,
+        Some(Proto::Arp) => terms::ARP,
+        Some(Proto::Ip(1)) => terms::IPV4,
+        Some(Proto::Ip(58)) => terms::IPV6,
+        Some(Proto::Ip(_)) => !terms::ARP,
+    };
+    if let Some(Proto::Ip(number)) = args.proto {
+        filter.proto = u32::from(number);
+        filter.terms |= terms::PROTO;
+        let has_ports = matches!(number, 6 | 17 | 33 | 132 | 136);
+        if !has_ports && filter.terms & (terms::SPORT | terms::DPORT | terms::PORT) != 0 {
+            bail!("protocol {number} has no ports: leave out --sport, --dport and --port");
+        }
+    }
+    if wanted == 0 {
+        bail!("no packet can match: the protocol does not go with the addresses or ports given");
+    }
+    filter.terms |= wanted;
+    if !args.no_replies {
+        filter.terms |= terms::REPLIES;
+    }
+    if args.netns.is_some() {
+        filter.terms |= terms::NETNS;
+    }
+    if args.dev.is_some() {
+        filter.terms |= terms::DEV;
+    }
+    filter.terms |= terms::VXLAN;
+    for (slot, port) in filter.vxlan_ports.iter_mut().zip(VXLAN_PORTS) {
+        *slot = port.to_be();
+    }
+    Ok(filter)
+}
+
+/// Network order words, masked.
+fn prefix(network: Network) -> Prefix {
+    let (bytes, len) = match network.addr {
+        IpAddr::V4(a) => {
+            let mut bytes = [0; 16];
+            bytes[..4].copy_from_slice(&a.octets());
+            (bytes, network.len)
+        }
+        IpAddr::V6(a) => (a.octets(), network.len),
+    };
+    let mut prefix = Prefix::default();
+    for (word, chunk) in bytes.chunks_exact(4).enumerate() {
+        let bits = u32::from(len).saturating_sub(32 * u32::try_from(word).unwrap_or(0)).min(32);
+        let mask = u32::MAX.checked_shl(32 - bits).unwrap_or(0).to_be();
+        let value = u32::from_ne_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);
+        prefix.mask[word] = mask;
+        prefix.addr[word] = value & mask;
+    }
+    prefix
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(set: impl FnOnce(&mut FilterArgs)) -> FilterArgs {
+        let mut args = FilterArgs::default();
+        set(&mut args);
+        args
+    }
+
+    #[test]
+    fn prefixes_are_in_network_order_and_masked() {
+        let p = prefix("10.244.7.9/16".parse().unwrap());
+        assert_eq!(p.addr[0].to_ne_bytes(), [10, 244, 0, 0]);
+        assert_eq!(p.mask[0].to_ne_bytes(), [255, 255, 0, 0]);
+        let p = prefix("fd00:10:244::/48".parse().unwrap());
+        assert_eq!(p.mask[1].to_ne_bytes(), [255, 255, 0, 0]);
+        assert_eq!(p.mask[2], 0);
+        assert_eq!(prefix("0.0.0.0/0".parse().unwrap()).mask[0], 0);
+    }
+
+    #[test]
+    fn an_ipv4_address_wants_arp_too_and_no_ipv6() {
+        let f = compile(&args(|a| a.dst = "10.0.0.1".parse().ok())).unwrap();
+        assert_eq!(f.terms & (terms::IPV4 | terms::IPV6 | terms::ARP), terms::IPV4 | terms::ARP);
+        let f = compile(&args(|a| {
+            a.dst = "10.0.0.1".parse().ok();
+            a.dport = Some(80);
+        }))
+        .unwrap();
+        assert_eq!(f.terms & terms::ARP, 0);
+        assert_eq!(f.dport.to_ne_bytes(), [0, 80]);
+    }
+
+    #[test]
+    fn contradictions_are_told() {
+        let mixed = args(|a| {
+            a.src = "10.0.0.1".parse().ok();
+            a.dst = "fd00::1".parse().ok();
+        });
+        assert!(compile(&mixed).unwrap_err().to_string().contains("different IP versions"));
+        let no_ports = args(|a| {
+            a.proto = "icmp".parse().ok();
+            a.port = Some(80);
+        });
+        assert!(compile(&no_ports).unwrap_err().to_string().contains("no ports"));
+        let arp6 = args(|a| {
+            a.proto = Some(Proto::Arp);
+            a.dst = "fd00::1".parse().ok();
+        });
+        assert!(compile(&arp6).unwrap_err().to_string().contains("no packet can match"));
+    }
+}
