@@ -9,8 +9,8 @@ use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::lab::probe::{Expected, Probe};
-use crate::lab::topology::Choice;
-use crate::lab::{self, Backend, Error, Inhabitant, LABS, Lab, Prefix, Removed, Spec, Up};
+use crate::lab::topology::{Choice, Topology};
+use crate::lab::{self, Backend, Error, Inhabitant, LABS, Lab, Prefix, Record, Removed, Spec, Up};
 
 /// Ready labs: nodes, pods and containers as network namespaces.
 ///
@@ -138,13 +138,7 @@ fn summary(lab: &Lab, took: Option<Duration>) -> Result<String> {
         Some(took) => format!("up in {:.2} s", took.as_secs_f64()),
         None => "up already".to_owned(),
     };
-    let mut options = String::new();
-    if !topology.rules.is_empty() {
-        options += &format!(", iptables-{}", lab.record.iptables.name());
-    }
-    if lab.record.ipv6 {
-        options.push_str(", IPv6");
-    }
+    let options = options(&lab.record, &topology);
     let count = topology.hosts.len();
     let name = &lab.record.lab;
     let mut text = format!("lab {name} is {state}: {count} network namespaces{options}\n\n");
@@ -162,6 +156,19 @@ fn summary(lab: &Lab, took: Option<Duration>) -> Result<String> {
         text += &format!("  {command:width$}  # {what}\n");
     }
     Ok(text)
+}
+
+/// With what choices the lab was made.
+fn options(record: &Record, topology: &Topology) -> String {
+    let mut options = String::new();
+    if !topology.rules.is_empty() {
+        options += ", iptables-";
+        options += record.iptables.name();
+    }
+    if record.ipv6 {
+        options += ", IPv6";
+    }
+    options
 }
 
 /// The command line for `words`, with the prefix where it is not the default one.
@@ -276,7 +283,7 @@ fn list(output: Output) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-type Records = [(Prefix, Option<lab::Record>)];
+type Records = [(Prefix, Option<Record>)];
 
 fn list_table(up: &Records) -> Result<String> {
     let mut text = String::new();
@@ -288,9 +295,9 @@ fn list_table(up: &Records) -> Result<String> {
     for (prefix, record) in up {
         let what = match record {
             Some(record) => {
-                let ipv6 = if record.ipv6 { ", IPv6" } else { "" };
+                let topology = Spec::find(&record.lab)?.topology(Choice::default())?;
                 let half = if record.is_complete { "" } else { ", half-built" };
-                format!("{}, iptables-{}{ipv6}{half}", record.lab, record.iptables.name())
+                format!("{}{}{half}", record.lab, options(record, &topology))
             }
             None => "half-built".to_owned(),
         };

@@ -6,6 +6,7 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use super::prefix::ETC_NETNS_DIR;
 use super::topology::{Resolver, Sysctl};
 use super::{Backend, Error, Prefix};
 use crate::net::setns;
@@ -125,19 +126,23 @@ impl Host<'_> {
         entries.flatten().map(|entry| entry.path()).find(|path| !is_marked(path))
     }
 
-    /// Removes the files that [`Self::write_resolver`] made, and the directories if now empty.
+    /// Removes the host's own files in `/etc`, whoever changed or added some since it was made.
     pub(crate) fn remove_etc(&self) -> Result<(), Error> {
         let dir = self.prefix.etc_dir(self.name);
-        let path = dir.join("resolv.conf");
-        if is_marked(&path) {
-            fs::remove_file(&path).map_err(Error::io("remove", &path))?;
-        }
-        for dir in dir.ancestors().take(2) {
-            if fs::remove_dir(dir).is_err() {
-                break;
+        match fs::remove_dir_all(&dir) {
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io("remove", dir)(e)),
+            _ => {
+                // Only if this was the last host's, ours or not.
+                let _ = fs::remove_dir(ETC_NETNS_DIR);
+                Ok(())
             }
         }
-        Ok(())
+    }
+
+    /// Removes them where only the mark tells that they are ours, from before a reboot.
+    pub(crate) fn remove_etc_leftover(&self) -> Result<(), Error> {
+        let is_ours = is_marked(&self.prefix.etc_dir(self.name).join("resolv.conf"));
+        if is_ours && self.foreign_path().is_none() { self.remove_etc() } else { Ok(()) }
     }
 }
 

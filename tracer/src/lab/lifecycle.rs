@@ -223,19 +223,22 @@ pub fn down(prefix: &Prefix) -> Result<Option<Removed>, Error> {
 
 fn tear_down(prefix: &Prefix) -> Result<(), Error> {
     let state = StateDir::new(prefix);
-    // The prefix is ours: where the record cannot be read, whatever a lab may have made is.
     let hosts = match state.load() {
         Ok(Some(record)) => record.hosts,
         Ok(None) => Vec::new(),
+        // The prefix was claimed: whatever a lab may have made under it is ours.
         Err(_) => known_hosts(),
     };
     let mut results = vec![daemon::stop(&state)];
     for name in &hosts {
         results.push(netns::remove(&prefix.netns_path(name)));
+        results.push(Host { prefix, name }.remove_etc());
     }
-    // A reboot takes the state along and leaves `/etc/netns` behind.
-    for name in if hosts.is_empty() { known_hosts() } else { hosts } {
-        results.push(Host { prefix, name: &name }.remove_etc());
+    if hosts.is_empty() {
+        // A reboot takes the state along and leaves `/etc/netns` behind.
+        for name in known_hosts() {
+            results.push(Host { prefix, name: &name }.remove_etc_leftover());
+        }
     }
     results.into_iter().collect::<Result<(), Error>>()?;
     state.remove()

@@ -16,7 +16,7 @@ pub struct Choice {
 /// A whole lab.
 #[derive(Debug, Default)]
 pub struct Topology {
-    pub hosts: Vec<Host>,
+    pub hosts: Vec<HostSpec>,
     pub links: Vec<Link>,
     pub addresses: Vec<Address>,
     pub routes: Vec<HostRoute>,
@@ -35,7 +35,7 @@ pub struct Topology {
 
 /// One network namespace.
 #[derive(Debug, Clone, Copy)]
-pub struct Host {
+pub struct HostSpec {
     pub name: &'static str,
     /// What it plays, with its main addresses.
     pub role: &'static str,
@@ -173,7 +173,7 @@ pub struct Resolver {
 /// the tests build every lab, so none reaches a user.
 impl Topology {
     pub(crate) fn hosts(&mut self, table: &[(&'static str, &'static str)]) {
-        self.hosts.extend(table.iter().map(|&(name, role)| Host { name, role }));
+        self.hosts.extend(table.iter().map(|&(name, role)| HostSpec { name, role }));
     }
 
     pub(crate) fn sysctls(&mut self, host: &'static str, table: &[(&'static str, &'static str)]) {
