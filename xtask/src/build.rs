@@ -59,7 +59,8 @@ fn check_object(object: &[u8]) -> Result<()> {
         _ => bail!("not an ELF file"),
     };
     let machine = object.get(18..20).and_then(|b| <[u8; 2]>::try_from(b).ok());
-    let machine = machine.map(|b| if little { u16::from_le_bytes(b) } else { u16::from_be_bytes(b) });
+    let machine =
+        machine.map(|b| if little { u16::from_le_bytes(b) } else { u16::from_be_bytes(b) });
     if machine != Some(247) {
         bail!("not a BPF object: bpf-linker was not used");
     }

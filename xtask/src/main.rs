@@ -7,8 +7,11 @@
 mod build;
 mod layout;
 mod linker;
+mod lint;
 mod setup;
 mod sh;
+mod test;
+mod tidy;
 mod toolchain;
 
 use std::process::ExitCode;
@@ -32,6 +35,14 @@ enum Task {
     Setup,
     /// Build the kernel side and the program: target/release/pkttrace
     Build,
+    /// Format, clippy, docs and house rules
+    Lint,
+    /// Set up, lint, build, and run every test; needs root
+    Test {
+        /// Leave out what takes long
+        #[arg(long)]
+        fast: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -49,6 +60,8 @@ fn run(task: &Task) -> Result<ExitCode> {
             setup::run(&layout)?;
             build::run(&layout)?;
         }
+        Task::Lint => lint::run(&layout)?,
+        Task::Test { fast } => return Ok(test::run(&layout, test::Options { fast: *fast })),
     }
     Ok(ExitCode::SUCCESS)
 }

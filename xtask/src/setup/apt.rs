@@ -61,7 +61,8 @@ pub(super) fn install(packages: &[&str]) -> Result<()> {
 /// The first package that the lists offer in no version.
 fn unknown<'a>(packages: &[&'a str]) -> Result<Option<&'a str>> {
     for package in packages {
-        let policy = sh::output(Command::new("apt-cache").env("LC_ALL", "C").args(["policy", package]))?;
+        let policy =
+            sh::output(Command::new("apt-cache").env("LC_ALL", "C").args(["policy", package]))?;
         let candidate = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate: "));
         if candidate.is_none_or(|version| version == "(none)") {
             return Ok(Some(package));
