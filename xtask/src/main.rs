@@ -4,16 +4,21 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "printing is a task runner's job")]
 
+mod bench;
 mod build;
+mod demo;
+mod install;
 mod layout;
 mod linker;
 mod lint;
+mod process;
 mod setup;
 mod sh;
 mod test;
 mod tidy;
 mod toolchain;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -43,6 +48,26 @@ enum Task {
         #[arg(long)]
         fast: bool,
     },
+    /// A tour: a cluster lab, packets as timelines, a fault named and healed; needs root
+    Demo,
+    /// Packets per second with and without the tracer, ns per BPF program; needs root
+    Bench {
+        /// Rounds, each measuring every load once
+        #[arg(long, default_value_t = 5)]
+        rounds: u32,
+        /// Seconds of traffic per measurement
+        #[arg(long, default_value_t = 3.0)]
+        seconds: f64,
+        /// One JSON object instead of tables
+        #[arg(long)]
+        json: bool,
+    },
+    /// Build, and put the program, man page and completions into place
+    Install {
+        /// Install below this directory
+        #[arg(long, default_value = "/usr/local")]
+        root: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -62,6 +87,12 @@ fn run(task: &Task) -> Result<ExitCode> {
         }
         Task::Lint => lint::run(&layout)?,
         Task::Test { fast } => return Ok(test::run(&layout, test::Options { fast: *fast })),
+        Task::Demo => demo::run(&layout)?,
+        Task::Bench { rounds, seconds, json } => {
+            let (rounds, seconds, json) = (*rounds, *seconds, *json);
+            bench::run(&layout, bench::Options { rounds, seconds, json })?;
+        }
+        Task::Install { root } => install::run(&layout, root)?,
     }
     Ok(ExitCode::SUCCESS)
 }
