@@ -87,6 +87,8 @@ pub(crate) fn build(layout: &Layout, llvm: u32) -> Result<()> {
     sh::step(format!("bpf-linker {VERSION}: links the kernel side (built here, about a minute)"));
     let mut install = crate::build::cargo(layout);
     install
+        // Else cargo advises to put this directory into PATH, which is not wanted.
+        .env("PATH", sh::path_with(&[&layout.tools().join("bin")])?)
         .env("LLVM_PREFIX", format!("/usr/lib/llvm-{llvm}"))
         .env("CARGO_TARGET_DIR", layout.target.join("bpf-linker"))
         .args(["install", "bpf-linker", "--version", VERSION, "--no-default-features"])

@@ -17,14 +17,14 @@ pub(crate) fn note(text: impl AsRef<str>) {
     eprintln!("    {}", text.as_ref());
 }
 
-/// Runs a command with its output passed through, after showing it.
+/// Runs a command after showing it. All it prints is progress, so it goes to stderr.
 ///
 /// # Errors
 ///
 /// When it does not start or does not succeed.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     eprintln!("  $ {}", show(command));
-    run_quiet(command)
+    run_quiet(command.stdout(std::io::stderr()))
 }
 
 /// [`run`] without showing the command.

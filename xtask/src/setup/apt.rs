@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::sh;
 
@@ -79,7 +79,9 @@ fn get_install(packages: &[&str]) -> Result<()> {
     let mut install = get();
     // --no-remove: rustc-web conflicts with Debian's rustc and rustup, which then stay.
     install.args(["install", "-y", "-qq", "--no-install-recommends", "--no-remove"]);
-    sh::run(install.args(packages)).context("apt-get cannot install the packages")
+    sh::run(install.args(packages)).map_err(|_| {
+        anyhow!("apt-get cannot install {} (its messages are above)", packages.join(" "))
+    })
 }
 
 fn get() -> Command {
