@@ -36,18 +36,17 @@ impl Lab {
         format!("{}-{host}", self.prefix)
     }
 
-    /// Runs a command inside a host; says whether it succeeded. Its own output stays out of the
-    /// trace's.
-    pub(super) fn exec(&self, host: &str, command: &[&str]) -> Result<bool> {
+    /// Runs a command inside a host: whether it succeeded, and its result in one line.
+    pub(super) fn exec(&self, host: &str, command: &[&str]) -> Result<(bool, String)> {
         let mut exec = self.pkttrace();
-        exec.args(["lab", "exec", "--prefix", &self.prefix, host, "--"]).args(command);
+        exec.args(["lab", "exec", host, "--prefix", &self.prefix, "--"]).args(command);
         shown(&sh::show(&exec));
         let out = exec.stdin(Stdio::null()).output().context("cannot start pkttrace")?;
-        // 2 is pkttrace's own error, or the command's: its message is wanted either way.
-        if !out.status.success() {
-            eprint!("{}", String::from_utf8_lossy(&out.stderr));
-        }
-        Ok(out.status.success())
+        let said = [out.stdout, out.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        let result = said.lines().find(|line| line.contains("transmitted"));
+        let result = result.or_else(|| said.lines().rfind(|line| !line.is_empty()));
+        Ok((out.status.success(), result.unwrap_or_default().to_owned()))
     }
 }
 

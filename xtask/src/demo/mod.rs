@@ -52,7 +52,8 @@ fn tour(layout: &Layout) -> Result<()> {
         "p1 calls a Service. Its address belongs to no device: PREROUTING rewrites it to p3's,",
         "and the answer is rewritten back. The first two packets of the connection:",
     ]);
-    let curl = ["curl", "-sS", "-m", "3", "-o", "/dev/null", &format!("http://{SERVICE}/")];
+    let url = format!("http://{SERVICE}/");
+    let curl = ["curl", "-sS", "-m", "3", "-o", "/dev/null", "-w", "HTTP %{http_code}", &url];
     let filter = ["--dst", SERVICE, "--proto", "tcp", "--dport", "80", "-c", "2"];
     expect(&trace(&lab, &filter, &curl, true)?, SERVICE)?;
 
@@ -86,13 +87,13 @@ fn trace(lab: &Lab, filter: &[&str], traffic: &[&str], works: bool) -> Result<St
     }
     let ready = std::env::temp_dir().join(format!("pkttrace-demo-{}.ready", std::process::id()));
     let tracer = Tracer::start(tracer, &ready)?;
-    let answered = lab.exec("p1", traffic)?;
+    let (answered, result) = lab.exec("p1", traffic)?;
     if answered != works {
         let outcome = if answered { "works" } else { "fails" };
-        bail!("`{}` in p1 {outcome}, against what this step is to show", traffic.join(" "));
+        bail!("`{}` in p1 {outcome}, against this step ({result})", traffic.join(" "));
     }
     let printed = tracer.finish(Duration::from_secs(5))?;
-    println!();
+    println!("\n# p1 sees: {result}");
     Ok(printed)
 }
 
