@@ -1,1 +1,98 @@
-fn main() {}
+//! The workshop of pkttrace: `cargo xtask setup | build | lint | test | demo | bench | install`.
+//!
+//! Progress goes to stderr, results to stdout.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "printing is a task runner's job")]
+
+mod bench;
+mod build;
+mod demo;
+mod install;
+mod layout;
+mod linker;
+mod lint;
+mod process;
+mod setup;
+mod sh;
+mod test;
+mod tidy;
+mod toolchain;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use layout::Layout;
+
+/// pkttrace's workshop.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Install what this machine lacks, saying what and why
+    Setup,
+    /// Build the kernel side and the program: target/release/pkttrace
+    Build,
+    /// Format, clippy, docs and house rules
+    Lint,
+    /// Set up, lint, build, and run every test; needs root
+    Test {
+        /// Leave out what takes long
+        #[arg(long)]
+        fast: bool,
+    },
+    /// A tour: a cluster lab, packets as timelines, a fault named and healed; needs root
+    Demo,
+    /// Packets per second with and without the tracer, ns per BPF program; needs root
+    Bench {
+        /// Rounds, each measuring every load once
+        #[arg(long, default_value_t = 5)]
+        rounds: u32,
+        /// Seconds of traffic per measurement
+        #[arg(long, default_value_t = 3.0)]
+        seconds: f64,
+        /// One JSON object instead of tables
+        #[arg(long)]
+        json: bool,
+    },
+    /// Build, and put the program, man page and completions into place
+    Install {
+        /// Install below this directory
+        #[arg(long, default_value = "/usr/local")]
+        root: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    run(&Cli::parse().task).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(task: &Task) -> Result<ExitCode> {
+    let layout = Layout::find()?;
+    match task {
+        Task::Setup => setup::run(&layout)?,
+        Task::Build => {
+            setup::run(&layout)?;
+            build::run(&layout)?;
+        }
+        Task::Lint => lint::run(&layout)?,
+        Task::Test { fast } => return Ok(test::run(&layout, test::Options { fast: *fast })),
+        Task::Demo => demo::run(&layout)?,
+        Task::Bench { rounds, seconds, json } => {
+            let (rounds, seconds, json) = (*rounds, *seconds, *json);
+            bench::run(&layout, bench::Options { rounds, seconds, json })?;
+        }
+        Task::Install { root } => install::run(&layout, root)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

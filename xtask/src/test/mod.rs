@@ -1,0 +1,68 @@
+//! `cargo xtask test`: every stage from set-up to integration tests, and one closing line.
+//!
+//! Stages are rows of a list: another kind of test is one more row.
+
+mod cargo_test;
+mod report;
+mod tally;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Result;
+
+use crate::layout::Layout;
+use crate::{build, lint, setup, sh};
+use report::Report;
+use tally::Tally;
+
+/// What the user asked of the run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Options {
+    /// Leave out what takes long.
+    pub(crate) fast: bool,
+}
+
+/// One stage: what it is called, what it does, and whether the others make sense without it.
+struct Stage {
+    name: &'static str,
+    is_gate: bool,
+    run: fn(&Layout, Options) -> Result<Tally>,
+}
+
+const STAGES: &[Stage] = &[
+    gate("setup", |layout, _| setup::run(layout).map(|()| Tally::default())),
+    gate("lint", |layout, _| lint::run(layout).map(|()| Tally::default())),
+    gate("build", |layout, _| build::run(layout).map(|()| Tally::default())),
+    tests("unit", cargo_test::unit),
+    tests("kernel side on the host", cargo_test::kernel_side),
+    tests("integration", cargo_test::integration),
+];
+
+const fn gate(name: &'static str, run: fn(&Layout, Options) -> Result<Tally>) -> Stage {
+    Stage { name, is_gate: true, run }
+}
+
+const fn tests(name: &'static str, run: fn(&Layout, Options) -> Result<Tally>) -> Stage {
+    Stage { name, is_gate: false, run }
+}
+
+/// Runs the stages in order; the closing line is the last thing printed, come what may.
+pub(crate) fn run(layout: &Layout, options: Options) -> ExitCode {
+    let mut report = Report::default();
+    for stage in STAGES {
+        sh::step(format!("stage: {}", stage.name));
+        let started = Instant::now();
+        let result = (stage.run)(layout, options);
+        let failed = result.is_err();
+        if let Err(error) = &result {
+            eprintln!("error: {}: {error:#}", stage.name);
+        }
+        report.add(stage.name, started.elapsed(), result);
+        if failed && stage.is_gate {
+            break;
+        }
+    }
+    report.print();
+    if report.is_green() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
