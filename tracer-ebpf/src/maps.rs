@@ -67,6 +67,13 @@ pub(crate) struct Current {
     pub(crate) daddr: [u32; 4],
     /// 1 while route look-ups on this CPU are this packet's.
     pub(crate) routes: u64,
+    /// Address of the skb that was routed last: it looks for its neighbour next. 0 when none.
+    ///
+    /// The kernel reports on the neighbour only after the question, and even the answer and the
+    /// transmission, may have run in softirqs in between, so this outlives all of that.
+    pub(crate) resolving: u64,
+    /// Namespace in which it did.
+    pub(crate) resolving_netns: u64,
     /// How many programs are running on this CPU: an interrupt may start one inside another.
     pub(crate) nesting: u64,
     /// Number of the next journey born on this CPU.

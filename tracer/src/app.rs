@@ -60,7 +60,7 @@ impl Trace {
                 say(&note);
             }
         }
-        let style = Style { color: config.color };
+        let style = Style { has_color: config.color, width: terminal_width(&config) };
         Ok(Self {
             renderer: render::new(config.format, style),
             live,
@@ -256,4 +256,15 @@ fn node_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname")
         .map(|name| name.trim().to_owned())
         .unwrap_or_default()
+}
+
+/// Columns of the terminal that is written to, if it is one.
+fn terminal_width(config: &Config) -> Option<usize> {
+    if config.write.is_some() || !io::stdout().is_terminal() {
+        return None;
+    }
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the request writes the structure.
+    let rc = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size) };
+    (rc == 0 && size.ws_col > 0).then_some(usize::from(size.ws_col))
 }

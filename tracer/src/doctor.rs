@@ -148,12 +148,12 @@ fn mount(what: &'static str, is_mounted: bool, without: &str) -> Fact {
 
 fn table(report: &Report) -> String {
     let mut facts = Table::new();
-    facts.load_preset(presets::NOTHING);
+    facts.load_style(presets::NOTHING);
     for fact in &report.facts {
         facts.add_row([fact.what, &fact.value, fact.hint.as_deref().unwrap_or_default()]);
     }
     let mut probes = Table::new();
-    probes.load_preset(presets::NOTHING);
+    probes.load_style(presets::NOTHING);
     probes.set_header(["PROBE POINT", "ATTACHED BY", "IF NOT, WHY"]);
     for probe in &report.probes {
         probes.add_row([

@@ -10,7 +10,7 @@ use tracer_common::event::{NfDetail, state};
 use tracer_common::offsets::ABSENT;
 
 use crate::config::offset;
-use crate::identity::{Rule, observe};
+use crate::identity::{Rule, current, observe};
 use crate::maps::any_live;
 use crate::skb::{Kptr, Skb, ifindex, inum, probe_read};
 
@@ -18,6 +18,7 @@ const NF_ACCEPT: i32 = 1;
 const LOCAL_IN: u8 = 1;
 const FORWARD: u8 = 2;
 const LOCAL_OUT: u8 = 3;
+const POST_ROUTING: u8 = 4;
 const PF_IPV4: u8 = 2;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -68,12 +69,17 @@ fn hook(ctx: *mut c_void, probe: Probe, may_begin: bool) {
     let routes = hook == 0 || (hook == LOCAL_OUT && matches!(probe, Probe::NfFirst));
     let rule = Rule { may_begin, ends: false, routes };
     let entry = observe(skb, skb.network(), rule, probe, place, || detail(state_ptr, skb, hook));
-    if !entry.is_null()
-        && hook == LOCAL_IN
-        && matches!(probe, Probe::NfLast)
-    {
+    if entry.is_null() || !matches!(probe, Probe::NfLast) {
+        return;
+    }
+    if hook == LOCAL_IN {
         // SAFETY: a map value; this CPU works on the packet.
         unsafe { (*entry).state = state::LOCAL };
+    } else if hook == POST_ROUTING
+        && let Some(current) = current()
+    {
+        current.resolving = skb.address();
+        current.resolving_netns = u64::from(inum(state_ptr.follow(offset!(state_net))));
     }
 }
 

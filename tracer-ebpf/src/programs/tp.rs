@@ -194,8 +194,8 @@ pub fn fib6(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// `trace_neigh_event_send_done(struct neighbour *neigh, int rc)`: the packet that this CPU works
-/// on met a neighbour entry that is not valid.
+/// `trace_neigh_event_send_done(struct neighbour *neigh, int rc)`: the packet that this CPU
+/// has just routed met a neighbour entry that is not valid.
 #[btf_tracepoint(function = "neigh_event_send_done")]
 pub fn neigh_done(ctx: BtfTracePointContext) -> i32 {
     neigh(&ctx)
@@ -210,10 +210,12 @@ pub fn neigh_dead(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn neigh(ctx: &BtfTracePointContext) -> i32 {
     let Some(current) = identity::current() else { return 0 };
-    if current.skb == 0 {
+    let address = current.resolving;
+    if address == 0 {
         return 0;
     }
-    let Some(entry) = current_entry(current.skb) else { return 0 };
+    current.resolving = 0;
+    let Some(entry) = current_entry(address) else { return 0 };
     let neigh = Kptr::<true>::new(ctx.arg::<Ptr>(0));
     // The key is a flexible array: beyond the type that the verifier knows.
     let mut key = [0; 16];
@@ -229,7 +231,10 @@ fn neigh(ctx: &BtfTracePointContext) -> i32 {
         reserved: [0; 10],
         key,
     };
-    emit_note(entry, current.skb, entry_site(entry, Probe::Neigh), detail);
+    let mut site = entry_site(entry, Probe::Neigh);
+    site.netns = current.resolving_netns as u32;
+    site.ifindex = detail.ifindex;
+    emit_note(entry, address, site, detail);
     0
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aya::maps::{Array, HashMap};
+use aya::maps::Array;
 use tracer_common::event::{Tracked, state};
 
 use super::Error;

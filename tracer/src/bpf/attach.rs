@@ -238,6 +238,13 @@ impl KernelSide {
         found.unwrap_or(false)
     }
 
+    /// [`Self::attach_device`], with its outcome among the statuses.
+    pub fn try_device(&mut self, netns: &Netns, device: &Device) {
+        if let Err(why) = self.attach_device(netns, device) {
+            self.attached.global.push(status("tc".to_owned(), "tcx link", Some(why)));
+        }
+    }
+
     /// Attaches the classifiers to a device, first and last in both directions.
     ///
     /// # Errors

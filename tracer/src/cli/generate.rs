@@ -45,7 +45,7 @@ pub fn man() -> Result<ExitCode> {
 ///
 /// When it cannot be written.
 pub fn schema() -> Result<ExitCode> {
-    print(report::schema::TEXT.as_bytes())
+    print(report::SCHEMA_TEXT.as_bytes())
 }
 
 fn print(bytes: &[u8]) -> Result<ExitCode> {

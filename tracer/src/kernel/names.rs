@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::btf::KernelBtf;
 use super::symbols::Symbols;
+use crate::journey::Names;
 
 /// Subsystem part of a drop reason (`SKB_DROP_REASON_SUBSYS_MASK`, since 6.4).
 const SUBSYSTEM_SHIFT: u32 = 16;
@@ -22,9 +23,6 @@ impl KernelNames {
         let mut reasons = btf.enumeration("skb_drop_reason", "SKB_DROP_REASON_");
         // Only on kernels with the feature does the enumeration exist; never a copied list.
         reasons.retain(|_, name| !name.starts_with("SUBSYS_MASK") && name != "MAX");
-        if let Some(consumed) = reasons.values_mut().find(|n| *n == "SKB_CONSUMED") {
-            "CONSUMED".clone_into(consumed);
-        }
         Self { reasons, symbols: Symbols::read() }
     }
 
@@ -34,21 +32,19 @@ impl KernelNames {
         Self { reasons, symbols }
     }
 
-    /// `enum skb_drop_reason` without its prefix; a subsystem's own reason is `subsystem N/M`.
-    #[must_use]
-    pub fn drop_reason(&self, reason: u32) -> String {
+}
+
+impl Names for KernelNames {
+    /// A subsystem's own reason has no name in the kernel's enumeration.
+    fn drop_reason(&self, reason: u32) -> Option<String> {
         match self.reasons.get(&reason) {
-            Some(name) => name.clone(),
-            None if self.reasons.is_empty() => "NOT_SPECIFIED".to_owned(),
-            None => {
-                format!("SUBSYSTEM_{}/{}", reason >> SUBSYSTEM_SHIFT, reason & 0xffff)
-            }
+            Some(name) => Some(name.clone()),
+            None if self.reasons.is_empty() => None,
+            None => Some(format!("SUBSYSTEM_{}/{}", reason >> SUBSYSTEM_SHIFT, reason & 0xffff)),
         }
     }
 
-    /// The function that `address` lies in.
-    #[must_use]
-    pub fn function(&self, address: u64) -> Option<&str> {
-        self.symbols.function(address)
+    fn symbol(&self, address: u64) -> Option<String> {
+        self.symbols.function(address).map(str::to_owned)
     }
 }

@@ -16,5 +16,6 @@ pub mod watch;
 
 pub use discover::{Found, Skipped, resolve};
 pub use error::Error;
+pub use resolve::near;
 pub use state::{Device, DeviceKind, Inum, Netns, NetworkState, Peer, Sysctls, Vxlan};
 pub use watch::{Change, DeviceChange, Watcher};

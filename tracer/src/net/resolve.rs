@@ -71,7 +71,7 @@ fn unknown(found: &BTreeMap<Inum, Found>, spec: &str) -> Error {
 }
 
 /// The names most like `spec`: those that contain it, then those a few typing errors away.
-fn near<'a>(spec: &str, names: impl Iterator<Item = &'a str>) -> Vec<String> {
+pub fn near<'a>(spec: &str, names: impl Iterator<Item = &'a str>) -> Vec<String> {
     let spec = spec.to_lowercase();
     let limit = (spec.chars().count() / 3).max(1);
     let mut ranked: Vec<(usize, &str)> = names

@@ -83,7 +83,7 @@ impl Live {
         live.set_scope()?;
         live.attach_all();
         let names = KernelNames::read(&btf);
-        let notes = skipped.iter().map(ToString::to_string).collect();
+        let notes = skipped.iter().map(|s| format!("{}: {}", s.what, s.why)).collect();
         Ok(Setup { live, names, notes })
     }
 
@@ -241,8 +241,12 @@ fn check_names(config: &Config, state: &NetworkState) -> Result<()> {
     if names(netns).any(|n| n == name) {
         return Ok(());
     }
-    let near = net::nearest(name, names(netns));
-    let hint = near.map_or_else(String::new, |n| format!("; did you mean {n}?"));
+    let mut near = net::near(name, names(netns));
+    near.dedup();
+    let hint = match near.is_empty() {
+        true => String::new(),
+        false => format!("; did you mean {}?", near.join(", ")),
+    };
     bail!("--dev: no network namespace has a device {name:?}{hint} (`ip -br link` lists them)")
 }
 
