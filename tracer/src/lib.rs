@@ -1,5 +1,6 @@
 //! pkttrace: follows packets through a container node's network, hop by hop.
 
 pub mod cli;
+pub mod event;
 pub mod lab;
 pub mod net;
