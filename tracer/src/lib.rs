@@ -2,5 +2,6 @@
 
 pub mod cli;
 pub mod event;
+pub mod journey;
 pub mod lab;
 pub mod net;
