@@ -5,3 +5,5 @@ pub mod event;
 pub mod journey;
 pub mod lab;
 pub mod net;
+pub mod render;
+pub mod report;

@@ -104,3 +104,16 @@ impl Tuple {
         (self.sport, self.dport) != (0, 0)
     }
 }
+
+impl fmt::Display for Tuple {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { src, dst, proto, .. } = self;
+        match self.ports() {
+            None => write!(f, "{proto} {src} > {dst}"),
+            Some((sport, dport)) if src.is_ipv6() => {
+                write!(f, "{proto} [{src}]:{sport} > [{dst}]:{dport}")
+            }
+            Some((sport, dport)) => write!(f, "{proto} {src}:{sport} > {dst}:{dport}"),
+        }
+    }
+}
