@@ -1,0 +1,432 @@
+//! Events of one journey into hops.
+//!
+//! [`Walk`] reads the events in order and remembers where the packet is: on a bridge port, inside
+//! a tunnel, between the first and the last function of a netfilter hook. What belongs to
+//! netfilter, routing, translation and the end of a journey is in the modules of those names.
+
+use tracer_common::{
+    Detail, Probe,
+    event::{DeviceDetail, NeighDetail},
+};
+
+use super::{
+    Dev, DropPoint, Fate, Gap, Hop, Names, Nat, Neigh, Sources, Stage, Tunnel, netfilter::Traversal,
+};
+use crate::{
+    event::{Event, Tuple},
+    net::{DeviceKind, Inum, NetworkState},
+};
+
+/// How the events of a journey come to an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// The kernel side said so.
+    Seen,
+    /// Nothing more came.
+    Unseen,
+}
+
+/// Where the packet is, as far as its fate is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Somewhere in between.
+    Moving,
+    /// With a local protocol or a socket.
+    Local,
+    /// With the hardware, or with the program behind a tun device.
+    Left,
+}
+
+/// A port of a bridge that the packet came in by.
+#[derive(Clone, Debug)]
+pub(super) struct Port {
+    pub(super) netns: Inum,
+    pub(super) dev: Dev,
+    pub(super) master: u32,
+}
+
+/// Reads the events of one journey.
+pub(super) struct Walk<'a> {
+    pub(super) state: &'a NetworkState,
+    pub(super) names: &'a dyn Names,
+    /// It answers another journey; stands in for conntrack's direction where that is unknown.
+    pub(super) is_reply: bool,
+    pub(super) hops: Vec<Hop>,
+    pub(super) nat: Vec<Nat>,
+    pub(super) gaps: Vec<Gap>,
+    /// The followed packet's tuple when last seen.
+    pub(super) tuple: Option<Tuple>,
+    /// The outer packet's, while it is in a tunnel.
+    pub(super) outer: Option<Tuple>,
+    /// Hop of the last look at a tuple: what changed since then happened from there on.
+    pub(super) observed_at: usize,
+    pub(super) is_encap: bool,
+    pub(super) port: Option<Port>,
+    pub(super) traversal: Option<Traversal>,
+    /// `PREROUTING` has run for the bridged frame that is now going up.
+    pub(super) has_bridge_prerouting: bool,
+    /// The routing decision of this stay in a namespace.
+    pub(super) routed: Option<usize>,
+    pub(super) place: Place,
+    pub(super) outcome: Option<(Fate, Option<DropPoint>)>,
+    tc: Option<usize>,
+    socket: Option<usize>,
+}
+
+impl<'a> Walk<'a> {
+    pub(super) fn new(state: &'a NetworkState, names: &'a dyn Names, is_reply: bool) -> Self {
+        Self {
+            state,
+            names,
+            is_reply,
+            hops: Vec::new(),
+            nat: Vec::new(),
+            gaps: Vec::new(),
+            tuple: None,
+            outer: None,
+            observed_at: 0,
+            is_encap: false,
+            port: None,
+            traversal: None,
+            has_bridge_prerouting: false,
+            routed: None,
+            place: Place::Moving,
+            outcome: None,
+            tc: None,
+            socket: None,
+        }
+    }
+
+    /// Takes all events, which must be in order.
+    pub(super) fn follow(&mut self, events: &[Event]) {
+        self.hops.reserve(events.len());
+        let mut expected = 0;
+        for event in events {
+            let missing = u32::from(event.seq.saturating_sub(expected));
+            if missing > 0 {
+                self.gaps.push(Gap { before_hop: self.hops.len(), events: missing });
+            }
+            expected = event.seq.saturating_add(1);
+            self.event(event);
+        }
+    }
+
+    /// Adds what is missing at the end, and counts what is missing altogether: `lost` as the
+    /// kernel side counted, `surplus` events that were too many to keep.
+    pub(super) fn close_gaps(&mut self, lost: u16, surplus: u32) -> u32 {
+        let seen: u32 = self.gaps.iter().map(|gap| gap.events).sum();
+        let at_end = u32::from(lost).saturating_sub(seen);
+        // With surplus events the gap before the end is made of them.
+        let at_end = if seen == 0 { at_end.max(surplus) } else { at_end };
+        if at_end > 0 {
+            self.gaps.push(Gap { before_hop: self.hops.len(), events: at_end });
+        }
+        seen + at_end
+    }
+
+    fn event(&mut self, e: &Event) {
+        self.cross_tunnel(e);
+        match (e.probe, &e.detail) {
+            (Probe::Rx, Detail::Device(d)) => self.rx(e, d),
+            (Probe::Queue, Detail::Device(d)) => self.queue(e, d),
+            (Probe::Xmit, Detail::Device(d)) => self.xmit(e, d),
+            (Probe::TcIngressFirst, Detail::Device(d)) => self.tc(e, d, Stage::TcIngress, true),
+            (Probe::TcIngressLast, Detail::Device(d)) => self.tc(e, d, Stage::TcIngress, false),
+            (Probe::TcEgressFirst, Detail::Device(d)) => self.tc(e, d, Stage::TcEgress, true),
+            (Probe::TcEgressLast, Detail::Device(d)) => self.tc(e, d, Stage::TcEgress, false),
+            (Probe::NfFirst, Detail::Nf(d)) => self.nf_first(e, d),
+            (Probe::NfLast, Detail::Nf(d)) => self.nf_last(e, d),
+            (Probe::Fib | Probe::Fib6, Detail::Fib(d)) => self.fib(e, d),
+            (Probe::Neigh, Detail::Neigh(d)) => self.neigh(e, d),
+            (Probe::IcmpSend, Detail::Icmp(d)) => {
+                let hop =
+                    Hop { icmp: Some((d.icmp_type, d.code)), ..self.hop(e, Stage::IcmpError) };
+                self.hops.push(hop);
+            }
+            (Probe::TcpSocket | Probe::CopyToUser | Probe::CgSocket, _) => self.socket(e),
+            (Probe::Kfree, Detail::Free(d)) => self.kfree(e, d),
+            (Probe::Consume, Detail::Free(d)) => self.consume(e, d),
+            // `Reused` is not an observation of this packet; the other pairs do not occur, as
+            // `Detail::read` goes by the probe.
+            _ => {}
+        }
+        self.observe(e);
+    }
+
+    /// A hop of this event, to be completed.
+    pub(super) fn hop(&self, e: &Event, stage: Stage) -> Hop {
+        Hop {
+            ktime_ns: e.ktime_ns,
+            stage,
+            netns: e.netns,
+            netns_name: self.state.netns_name(e.netns),
+            dev: None,
+            out_dev: None,
+            master: None,
+            layer: None,
+            hook: None,
+            verdict: None,
+            rule: None,
+            route: None,
+            neigh: None,
+            tunnel: None,
+            icmp: None,
+            ct: e.ct,
+            tuple: None,
+            is_encap: self.is_encap,
+            len: e.len,
+            mark: e.mark,
+            freed: None,
+            note: None,
+            sources: source(e.probe),
+        }
+    }
+
+    /// Names a device: by the configuration, else by what this journey has seen of it.
+    pub(super) fn dev(&self, netns: Inum, ifindex: u32) -> Option<Dev> {
+        if ifindex == 0 {
+            return None;
+        }
+        let name = self
+            .state
+            .device(netns, ifindex)
+            .map(|d| d.name.clone())
+            .or_else(|| {
+                let seen = self.hops.iter().filter(|h| h.netns == netns);
+                seen.filter_map(|h| h.dev.as_ref())
+                    .find(|d| d.ifindex == ifindex)
+                    .map(|d| d.name.clone())
+            })
+            .unwrap_or_else(|| format!("if{ifindex}"));
+        Some(Dev { ifindex, name })
+    }
+
+    /// The event's own device, whose name came with it.
+    fn own_dev(&self, e: &Event, d: &DeviceDetail) -> Option<Dev> {
+        let len = d.name.iter().position(|b| *b == 0).unwrap_or(d.name.len());
+        if len == 0 || e.ifindex == 0 {
+            return self.dev(e.netns, e.ifindex);
+        }
+        let name = String::from_utf8_lossy(&d.name[..len]).into_owned();
+        Some(Dev { ifindex: e.ifindex, name })
+    }
+
+    /// The bridge (or bond, VRF) of a port.
+    fn master(&self, netns: Inum, ifindex: u32) -> Option<(u32, &'a str, bool)> {
+        let master = self.state.device(netns, ifindex)?.master?;
+        let device = self.state.device(netns, master)?;
+        Some((master, &device.name, device.kind == DeviceKind::Bridge))
+    }
+
+    fn rx(&mut self, e: &Event, d: &DeviceDetail) {
+        const PACKET_OTHERHOST: u8 = 3;
+        self.close_traversal();
+        self.tc = None;
+        let mut hop = self.hop(e, Stage::Rx);
+        hop.dev = self.own_dev(e, d);
+        let master = self.master(e.netns, e.ifindex);
+        hop.master = master.map(|(_, name, _)| name.to_owned());
+        if e.pkt_type == PACKET_OTHERHOST && master.is_none() {
+            hop.note = Some("addressed to another host's MAC".to_owned());
+        }
+        // The frame goes up from the port through the bridge device, in one namespace.
+        let goes_up = self.port.as_ref().is_some_and(|p| p.netns == e.netns);
+        self.has_bridge_prerouting &= goes_up;
+        self.port = match (master, &hop.dev) {
+            (Some((master, _, true)), Some(dev)) => {
+                Some(Port { netns: e.netns, dev: dev.clone(), master })
+            }
+            _ => None,
+        };
+        self.routed = None;
+        self.place = Place::Moving;
+        self.hops.push(hop);
+    }
+
+    fn queue(&mut self, e: &Event, d: &DeviceDetail) {
+        self.close_traversal();
+        self.close_tc(e);
+        let mut hop = self.hop(e, Stage::Queue);
+        hop.dev = self.own_dev(e, d);
+        let master = self.master(e.netns, e.ifindex);
+        hop.master = master.map(|(_, name, _)| name.to_owned());
+        if let Some(port) = self.port.take()
+            && port.netns == e.netns
+            && master.is_some_and(|(m, ..)| m == port.master)
+        {
+            let bridge = Hop {
+                dev: Some(port.dev),
+                out_dev: hop.dev.clone(),
+                master: hop.master.clone(),
+                ..self.hop(e, Stage::Bridge)
+            };
+            self.hops.push(bridge);
+        }
+        self.has_bridge_prerouting = false;
+        self.place = Place::Moving;
+        self.hops.push(hop);
+    }
+
+    fn xmit(&mut self, e: &Event, d: &DeviceDetail) {
+        self.close_traversal();
+        self.close_tc(e);
+        let mut hop = self.hop(e, Stage::Xmit);
+        hop.dev = self.own_dev(e, d);
+        hop.master = self.master(e.netns, e.ifindex).map(|(_, name, _)| name.to_owned());
+        self.place = if leaves_node(self.state, e) { Place::Left } else { Place::Moving };
+        self.hops.push(hop);
+    }
+
+    fn tc(&mut self, e: &Event, d: &DeviceDetail, stage: Stage, is_first: bool) {
+        if let Some(at) = self.tc.take()
+            && !is_first
+            && let Some(hop) = self.hops.get_mut(at)
+            && hop.stage == stage
+            && hop.netns == e.netns
+        {
+            hop.sources.add(source(e.probe));
+            return;
+        }
+        self.close_traversal();
+        let hop = Hop { dev: self.own_dev(e, d), ..self.hop(e, stage) };
+        self.tc = is_first.then_some(self.hops.len());
+        self.hops.push(hop);
+    }
+
+    /// The last tc program did not see the packet, but another device has it.
+    fn close_tc(&mut self, e: &Event) {
+        let Some(hop) = self.tc.take().and_then(|at| self.hops.get_mut(at)) else { return };
+        if hop.dev.as_ref().is_some_and(|d| (hop.netns, d.ifindex) != (e.netns, e.ifindex)) {
+            hop.note = Some("redirected by a tc program".to_owned());
+        }
+    }
+
+    /// The packet is between the first and the last tc program.
+    pub(super) fn open_tc(&mut self) -> Option<&mut Hop> {
+        self.tc.and_then(|at| self.hops.get_mut(at))
+    }
+
+    fn socket(&mut self, e: &Event) {
+        self.close_traversal();
+        self.place = Place::Local;
+        if let Some(hop) = self.socket.and_then(|at| self.hops.get_mut(at)) {
+            hop.sources.add(source(e.probe));
+            return;
+        }
+        let hop = Hop { dev: self.dev(e.netns, e.ifindex), ..self.hop(e, Stage::Socket) };
+        self.socket = Some(self.hops.len());
+        self.hops.push(hop);
+    }
+
+    fn neigh(&mut self, e: &Event, d: &NeighDetail) {
+        self.close_traversal();
+        let neigh = Neigh {
+            key: address(&d.key, e.protocol == 0x86dd),
+            nud_state: d.nud_state,
+            is_waiting: d.waiting != 0,
+        };
+        if let Some(last) = self.hops.last_mut()
+            && last.neigh.is_some_and(|n| n.key == neigh.key)
+        {
+            last.neigh = Some(neigh);
+            return;
+        }
+        let hop = Hop {
+            dev: self.dev(e.netns, d.ifindex),
+            neigh: Some(neigh),
+            ..self.hop(e, Stage::Neigh)
+        };
+        self.hops.push(hop);
+    }
+
+    /// Notices that the packet has entered or left a tunnel since the last event. Events without
+    /// packet bytes do not say that it has left, and freed packets may have lost their headers.
+    fn cross_tunnel(&mut self, e: &Event) {
+        let is_telling = e.packet.is_some() || e.is_encap();
+        if !is_telling || is_blind(e.probe) || e.is_encap() == self.is_encap {
+            return;
+        }
+        if self.hops.is_empty() {
+            self.is_encap = e.is_encap();
+            return;
+        }
+        self.close_traversal();
+        self.is_encap = e.is_encap();
+        let outer = if e.is_encap() { e.packet.map(|p| p.headers.tuple) } else { self.outer };
+        let (stage, dev, tuple) = if e.is_encap() {
+            let dev = self.hops.last().and_then(|h| h.dev.clone());
+            (Stage::Encap, dev, outer)
+        } else {
+            (Stage::Decap, self.dev(e.netns, e.ifindex), e.packet.map(|p| p.headers.tuple))
+        };
+        let tunnel = Some(self.tunnel(e, dev.as_ref(), outer));
+        self.hops.push(Hop { dev, tunnel, tuple, ..self.hop(e, stage) });
+        self.outer = if e.is_encap() { outer } else { None };
+        self.routed = None;
+        self.place = Place::Moving;
+    }
+
+    fn tunnel(&self, e: &Event, dev: Option<&Dev>, outer: Option<Tuple>) -> Tunnel {
+        let device = dev.and_then(|d| self.state.device(e.netns, d.ifindex));
+        let vni = e.packet.filter(|_| e.is_encap()).and_then(|p| p.vni());
+        let vxlan = device.and_then(|d| d.vxlan);
+        let kind = match device.map(|d| &d.kind) {
+            Some(DeviceKind::Other(kind)) => kind.as_str(),
+            _ if vni.is_some() || vxlan.is_some() => "vxlan",
+            _ => "tunnel",
+        };
+        Tunnel {
+            kind: kind.to_owned(),
+            vni: vni.or(vxlan.map(|v| v.vni)),
+            src: outer.map(|t| t.src),
+            dst: outer.map(|t| t.dst),
+        }
+    }
+}
+
+/// The probe does not look at headers that can be relied on.
+pub(super) fn is_blind(probe: Probe) -> bool {
+    matches!(
+        probe,
+        Probe::Kfree | Probe::Consume | Probe::Reused | Probe::CopyToUser | Probe::TcpSocket
+    )
+}
+
+/// What is handed to this device leaves the node's network stack: hardware, or a program that
+/// holds a tun device (a VM, a VPN in user space).
+pub(super) fn leaves_node(state: &NetworkState, e: &Event) -> bool {
+    match state.device(e.netns, e.ifindex).map(|d| &d.kind) {
+        Some(DeviceKind::Physical) => true,
+        Some(DeviceKind::Other(kind)) => kind == "tun" || kind == "tap",
+        _ => false,
+    }
+}
+
+/// The address in 16 bytes of which IPv4 takes the first four.
+pub(super) fn address(bytes: &[u8; 16], is_v6: bool) -> std::net::IpAddr {
+    if is_v6 { (*bytes).into() } else { [bytes[0], bytes[1], bytes[2], bytes[3]].into() }
+}
+
+/// The family of a probe.
+pub(super) fn source(probe: Probe) -> Sources {
+    match probe {
+        Probe::NfFirst | Probe::NfLast => Sources::NF,
+        Probe::TcIngressFirst
+        | Probe::TcIngressLast
+        | Probe::TcEgressFirst
+        | Probe::TcEgressLast => Sources::TC,
+        Probe::CgSocket => Sources::CG,
+        Probe::Rx
+        | Probe::Queue
+        | Probe::Xmit
+        | Probe::Kfree
+        | Probe::Consume
+        | Probe::Fib
+        | Probe::Fib6
+        | Probe::Neigh
+        | Probe::IcmpSend
+        | Probe::TcpSocket
+        | Probe::CopyToUser
+        | Probe::Reused => Sources::TP,
+    }
+}

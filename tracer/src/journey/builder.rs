@@ -1,0 +1,283 @@
+//! Collects events by journey, decides when a journey is over, and hands it out.
+//!
+//! Time is the events' own and what the caller says; memory is bounded by the open journeys.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap},
+};
+
+use tracer_common::{Probe, event::NfDetail};
+
+use super::{
+    Hook, Journey, Lineage, Names, Parent,
+    assemble::{Ending, Walk, leaves_node},
+    lineage, path,
+    recent::Recent,
+};
+use crate::{
+    event::{Event, Packet},
+    net::NetworkState,
+};
+
+/// Tunables of a [`Builder`]; the defaults are meant for use.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How long events may come late behind the last one of their journey.
+    pub reorder_ns: u64,
+    /// A journey whose last event was its delivery is over after this silence: the receiving end
+    /// of TCP frees without a tracepoint.
+    pub settle_ns: u64,
+    /// Any journey is over after this silence. Longer than the 3.1 s of a failing neighbour.
+    pub idle_ns: u64,
+    /// Events kept of one journey: a packet in a bridge loop would have no end.
+    pub max_events: usize,
+    /// Open journeys; above this the most silent ones are handed out unfinished.
+    pub max_open: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            reorder_ns: 20_000_000,
+            settle_ns: 50_000_000,
+            idle_ns: 10_000_000_000,
+            max_events: 1024,
+            max_open: 1 << 17,
+        }
+    }
+}
+
+/// A journey under way.
+struct Open {
+    events: Vec<Event>,
+    last_ns: u64,
+    /// `seq` of the event that said that nothing follows.
+    end: Option<u16>,
+    has_socket: bool,
+    parent: Option<Parent>,
+    /// Events beyond [`Options::max_events`].
+    surplus: u32,
+}
+
+/// Builds journeys from events.
+pub struct Builder {
+    options: Options,
+    open: HashMap<u64, Open>,
+    recent: Recent,
+    /// Journeys that are over.
+    ready: Vec<u64>,
+    /// When to look at a journey again. One entry for each open journey; it is not moved when an
+    /// event comes but looked up when it is due.
+    deadlines: BinaryHeap<Reverse<(u64, u64)>>,
+    /// Buffers to use again.
+    spare: Vec<Vec<Event>>,
+}
+
+impl Builder {
+    /// An empty builder.
+    #[must_use]
+    pub fn new(options: Options) -> Self {
+        Self {
+            options,
+            open: HashMap::new(),
+            recent: Recent::default(),
+            ready: Vec::new(),
+            deadlines: BinaryHeap::new(),
+            spare: Vec::new(),
+        }
+    }
+
+    /// How many journeys are open.
+    #[must_use]
+    pub fn open_count(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Takes in an event. Events of one journey may come out of order.
+    pub fn push(&mut self, event: Event) {
+        let id = event.journey;
+        if self.recent.trace(id).is_some_and(|t| !t.is_open) {
+            // Handed out already: a datagram that its application reads late.
+            return;
+        }
+        let open = self.open.entry(id).or_insert_with(|| {
+            self.deadlines.push(Reverse((event.ktime_ns + self.options.settle_ns, id)));
+            Open {
+                events: self.spare.pop().unwrap_or_else(|| Vec::with_capacity(24)),
+                last_ns: event.ktime_ns,
+                end: None,
+                has_socket: false,
+                parent: None,
+                surplus: 0,
+            }
+        });
+        open.last_ns = open.last_ns.max(event.ktime_ns);
+        open.has_socket |=
+            matches!(event.probe, Probe::CgSocket | Probe::TcpSocket | Probe::CopyToUser);
+        if event.is_end() {
+            open.end = Some(event.seq);
+        }
+        let headers = if matches!(event.probe, Probe::Reused) { None } else { event.followed() };
+        if let (None, Some(headers)) = (self.recent.trace(id), headers) {
+            open.parent = lineage::parent(&self.recent, &event, headers);
+            self.recent.begin(&event, headers);
+        } else {
+            self.recent.update(&event, headers);
+        }
+        open.add(event, self.options.max_events);
+        if open.is_whole() {
+            self.ready.push(id);
+        }
+    }
+
+    /// Hands out the journeys that are over at `now_ns` (CLOCK_MONOTONIC, as the events have it),
+    /// by their begin.
+    pub fn take_finished(
+        &mut self,
+        now_ns: u64,
+        state: &NetworkState,
+        names: &dyn Names,
+    ) -> Vec<Journey> {
+        let mut finished = Vec::new();
+        for id in std::mem::take(&mut self.ready) {
+            finished.extend(self.finish(id, state, names));
+        }
+        while let Some(Reverse((due_ns, id))) = self.deadlines.peek().copied() {
+            let is_crowded = self.open.len() > self.options.max_open;
+            if due_ns > now_ns && !is_crowded {
+                break;
+            }
+            self.deadlines.pop();
+            let Some(open) = self.open.get(&id) else { continue };
+            match open.due(&self.options, now_ns, state) {
+                Some(later_ns) if !is_crowded => self.deadlines.push(Reverse((later_ns, id))),
+                _ => finished.extend(self.finish(id, state, names)),
+            }
+        }
+        self.recent.age(now_ns);
+        in_order(finished)
+    }
+
+    /// Hands out everything, also what is still under way.
+    pub fn flush(&mut self, state: &NetworkState, names: &dyn Names) -> Vec<Journey> {
+        self.ready.clear();
+        let mut finished = Vec::with_capacity(self.open.len());
+        while let Some(Reverse((_, id))) = self.deadlines.pop() {
+            finished.extend(self.finish(id, state, names));
+        }
+        in_order(finished)
+    }
+
+    fn finish(&mut self, id: u64, state: &NetworkState, names: &dyn Names) -> Option<Journey> {
+        let mut open = self.open.remove(&id)?;
+        open.events.sort_by_key(|e| e.seq);
+        open.events.dedup_by_key(|e| e.seq);
+        if open.parent.is_none() {
+            open.parent = self.late_parent(&open.events);
+        }
+        self.recent.end(id);
+        let journey = build(&open, state, names);
+        if self.spare.len() < 256 {
+            open.events.clear();
+            self.spare.push(open.events);
+        }
+        journey
+    }
+
+    /// Looks for the parent once more: its own events may have come late.
+    fn late_parent(&self, events: &[Event]) -> Option<Parent> {
+        let (event, headers) = events.iter().find_map(|e| Some((e, e.followed()?)))?;
+        lineage::parent(&self.recent, event, headers)
+    }
+}
+
+fn in_order(mut journeys: Vec<Journey>) -> Vec<Journey> {
+    journeys.sort_by_key(|j| (j.start_ns, j.id));
+    journeys
+}
+
+impl Open {
+    fn add(&mut self, event: Event, max_events: usize) {
+        if self.events.len() < max_events {
+            self.events.push(event);
+        } else {
+            self.surplus += 1;
+            // The end must not be among what is left out.
+            if event.is_end()
+                && let Some(last) = self.events.last_mut()
+            {
+                *last = event;
+            }
+        }
+    }
+
+    /// The end was seen and so was everything before it.
+    fn is_whole(&self) -> bool {
+        self.end
+            .is_some_and(|end| self.events.len() + self.surplus as usize == usize::from(end) + 1)
+    }
+
+    /// When to look again; `None` when it is over.
+    fn due(&self, options: &Options, now_ns: u64, state: &NetworkState) -> Option<u64> {
+        let quiet_ns = if self.end.is_some() {
+            options.reorder_ns
+        } else if self.is_settled(state) {
+            options.settle_ns
+        } else {
+            options.idle_ns
+        };
+        let due_ns = self.last_ns + quiet_ns;
+        (due_ns > now_ns).then_some(due_ns)
+    }
+
+    /// What was seen last is as good as an end: a socket has the packet, a local protocol, or
+    /// hardware.
+    fn is_settled(&self, state: &NetworkState) -> bool {
+        let Some(last) = self.events.iter().max_by_key(|e| e.seq) else { return false };
+        if self.has_socket {
+            return true;
+        }
+        match (last.probe, &last.detail) {
+            (Probe::NfLast, tracer_common::Detail::Nf(NfDetail { hook, .. })) => {
+                Hook::from_wire(*hook) == Some(Hook::Input) && !last.is_encap()
+            }
+            (Probe::Xmit, _) => leaves_node(state, last),
+            _ => false,
+        }
+    }
+}
+
+/// A journey from its events, which are in order.
+fn build(open: &Open, state: &NetworkState, names: &dyn Names) -> Option<Journey> {
+    let (head, tail) = (open.events.first()?, open.events.last()?);
+    let is_reply = open.parent.is_some_and(|p| p.kind == Lineage::Reply);
+    let mut walk = Walk::new(state, names, is_reply);
+    walk.follow(&open.events);
+    let ending = if open.end.is_some() { Ending::Seen } else { Ending::Unseen };
+    let (fate, dropped) = walk.end(ending);
+    let lost_events = walk.close_gaps(tail.lost, open.surplus);
+    let shown = open.events.iter().find_map(|e| Some((e, e.followed()?)));
+    let mut journey = Journey {
+        id: head.journey,
+        start_ns: head.ktime_ns,
+        end_ns: tail.ktime_ns.max(head.ktime_ns),
+        first: shown.map(|(_, headers)| *headers),
+        quoted: shown
+            .and_then(|(e, _)| e.packet.as_ref().and_then(Packet::quoted))
+            .map(|h| h.tuple),
+        last_tuple: walk.tuple,
+        len: shown.map_or(head, |(e, _)| e).len,
+        parent: open.parent,
+        fate,
+        dropped,
+        is_complete: lost_events == 0,
+        lost_events,
+        gaps: walk.gaps,
+        nat: walk.nat,
+        hops: walk.hops,
+        path: String::new(),
+    };
+    journey.path = path::path(&journey, state);
+    Some(journey)
+}

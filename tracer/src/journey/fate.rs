@@ -1,0 +1,209 @@
+//! How a journey ends: which frees are drops, and what became of the packet.
+
+use tracer_common::event::FreeDetail;
+
+use super::{
+    DropPoint, Fate, Freed, Hook, Hop, Stage, Verdict,
+    assemble::{Ending, Place, Walk},
+};
+use crate::event::{Event, L4, Proto};
+
+/// What the kernel writes when it gives no reason.
+const NOT_SPECIFIED: &str = "NOT_SPECIFIED";
+const NETFILTER_DROP: &str = "NETFILTER_DROP";
+
+impl Walk<'_> {
+    pub(super) fn kfree(&mut self, e: &Event, d: &FreeDetail) {
+        let reason = self.reason(d.reason);
+        let function = self.function(d.location);
+        if matches!(reason.as_str(), "CONSUMED" | "NOT_DROPPED_YET") && d.reason != 0 {
+            return self.used_up(e, function);
+        }
+        if let Some((fate, note)) = self.harmless(e, &reason, function.as_deref()) {
+            self.close_traversal();
+            let freed = Some(Freed { reason: Some(reason), function });
+            let note = Some(note.to_owned());
+            self.hops.push(Hop { freed, note, ..self.hop(e, Stage::Free) });
+            self.outcome = Some((fate, None));
+            return;
+        }
+        self.drop_packet(e, reason, function);
+    }
+
+    pub(super) fn consume(&mut self, e: &Event, d: &FreeDetail) {
+        let function = self.function(d.location);
+        self.used_up(e, function);
+    }
+
+    /// The kernel freed the packet after use.
+    fn used_up(&mut self, e: &Event, function: Option<String>) {
+        match self.open_hook() {
+            // The last function is not attached everywhere; what INPUT lets through is used up.
+            Some(Hook::Input) => self.close_traversal(),
+            Some(_) => {
+                self.drop_shadow();
+                self.decide(Verdict::Stolen);
+            }
+            None => {}
+        }
+        let fate = match self.place {
+            Place::Local => Fate::Delivered,
+            Place::Left => Fate::LeftNode,
+            Place::Moving if self.is_at_destination(e) => Fate::Delivered,
+            Place::Moving => Fate::Consumed,
+        };
+        let freed = Some(Freed { reason: None, function });
+        self.hops.push(Hop {
+            dev: self.dev(e.netns, e.ifindex),
+            freed,
+            ..self.hop(e, Stage::Free)
+        });
+        self.outcome = Some((fate, None));
+    }
+
+    /// Without netfilter probes nothing marks local delivery: it was received, and the namespace
+    /// holds its destination. ARP ends below IP and is never delivered.
+    fn is_at_destination(&self, e: &Event) -> bool {
+        let is_received = self.hops.last().is_some_and(|h| matches!(h.stage, Stage::Rx));
+        let Some(tuple) = self.tuple.filter(|t| t.proto != Proto::Arp) else { return false };
+        let Some(netns) = self.state.netns.get(&e.netns) else { return false };
+        is_received
+            && self.port.is_none()
+            && netns.devices.values().any(|d| d.addresses.iter().any(|(a, _)| *a == tuple.dst))
+    }
+
+    fn drop_packet(&mut self, e: &Event, reason: String, function: Option<String>) {
+        let is_by_netfilter = reason == NETFILTER_DROP;
+        let is_maybe_hook = is_by_netfilter
+            || (reason == NOT_SPECIFIED
+                && function.as_deref().is_none_or(|f| f.starts_with("nf") || f.contains("ipt_")));
+        let mut hook = None;
+        if is_maybe_hook && self.open_hook().is_some() {
+            hook = self.decide(Verdict::Drop);
+        } else if is_by_netfilter {
+            hook = self.infer_hook();
+        }
+        // A reason of its own inside a hook says nothing of the verdict.
+        self.traversal = None;
+        if matches!(reason.as_str(), "TC_INGRESS" | "TC_EGRESS")
+            && let Some(hop) = self.open_tc()
+        {
+            hop.note = Some("dropped by a tc program".to_owned());
+        }
+        let dropped = DropPoint {
+            reason: reason.clone(),
+            function: function.clone(),
+            hook,
+            hop: self.hops.len(),
+        };
+        let dev = self.dev(e.netns, e.ifindex);
+        let freed = Some(Freed { reason: Some(reason), function });
+        self.hops.push(Hop { dev, hook, freed, ..self.hop(e, Stage::Drop) });
+        self.outcome = Some((Fate::Dropped, Some(dropped)));
+    }
+
+    /// Frees that the kernel reports as drops although nothing was lost: they occur on healthy
+    /// nodes. Each with the fate that the packet really had.
+    fn harmless(
+        &self,
+        e: &Event,
+        reason: &str,
+        function: Option<&str>,
+    ) -> Option<(Fate, &'static str)> {
+        let function = function.unwrap_or("");
+        let is_unspecified = reason == NOT_SPECIFIED;
+        let is_local = self.place == Place::Local || self.open_hook() == Some(Hook::Input);
+        // A raw socket (ping as root) took a clone of the echo reply; no ping socket wanted it.
+        if reason == "NO_SOCKET" && function == "ping_rcv" && e.is_cloned() {
+            return Some((Fate::Delivered, "a raw socket took its own copy"));
+        }
+        if is_local && (reason == "QUEUE_PURGE" || (is_unspecified && is_purge(function))) {
+            return Some((Fate::Delivered, "its socket was closed before reading it"));
+        }
+        // Late ACK or FIN for a connection that is already gone.
+        if is_local && is_unspecified && matches!(function, "tcp_v4_rcv" | "tcp_v6_rcv") {
+            return Some((Fate::Delivered, "late segment of a closed connection"));
+        }
+        // An ICMP error without a socket that waits for it has still done its work (path MTU,
+        // redirects) in the kernel.
+        if is_local && reason == "NO_SOCKET" && function.starts_with("icmp") {
+            return Some((Fate::Delivered, "no socket waits for this error"));
+        }
+        // Taps take a reference of their own; when theirs is the last one the free says nothing
+        // of the packet.
+        if matches!(
+            function,
+            "packet_rcv" | "tpacket_rcv" | "packet_rcv_spkt" | "packet_rcv_fanout"
+        ) {
+            return Some((Fate::Consumed, "not wanted by a packet socket"));
+        }
+        if is_unspecified && function == "stp_pdu_rcv" {
+            return Some((Fate::Consumed, "spanning tree frame"));
+        }
+        // Drivers that free transmitted packets by `dev_kfree_skb_any` report no reason.
+        if is_unspecified && self.place == Place::Left {
+            return Some((Fate::LeftNode, "freed by the driver after transmission"));
+        }
+        None
+    }
+
+    /// What is known when no more events come.
+    pub(super) fn end(&mut self, ending: Ending) -> (Fate, Option<DropPoint>) {
+        if let Some(outcome) = self.outcome.take() {
+            return outcome;
+        }
+        self.drop_shadow();
+        let fate = match (self.place, ending) {
+            (Place::Local, _) => Fate::Delivered,
+            (Place::Left, _) => Fate::LeftNode,
+            (Place::Moving, Ending::Seen) => Fate::Consumed,
+            (Place::Moving, Ending::Unseen) => Fate::InFlight,
+        };
+        (fate, None)
+    }
+
+    /// Name of a drop reason, in its one spelling.
+    fn reason(&self, number: u32) -> String {
+        match self.names.drop_reason(number) {
+            Some(name) => {
+                let name = name.strip_prefix("SKB_").unwrap_or(&name);
+                name.strip_prefix("DROP_REASON_").unwrap_or(name).to_owned()
+            }
+            None if number == 0 => NOT_SPECIFIED.to_owned(),
+            None => format!("REASON_{number}"),
+        }
+    }
+
+    /// Name of the function, without offset and compiler suffixes (`.isra.0`, `.cold`).
+    fn function(&self, location: u64) -> Option<String> {
+        if location == 0 {
+            return None;
+        }
+        let name = self.names.symbol(location)?;
+        let end = name.find(['+', '.', ' ']).unwrap_or(name.len());
+        (end > 0).then(|| name[..end].to_owned())
+    }
+}
+
+/// Functions that empty a socket's queues when it closes.
+fn is_purge(function: &str) -> bool {
+    matches!(
+        function,
+        "sk_stream_kill_queues"
+            | "inet_sock_destruct"
+            | "skb_queue_purge"
+            | "skb_queue_purge_reason"
+            | "skb_rbtree_purge"
+            | "skb_release_data"
+    )
+}
+
+/// The packet is an answer by its own header (an echo reply, a SYN-ACK, an ARP reply).
+pub(super) fn is_answer(l4: &L4, is_v6: bool) -> bool {
+    match l4 {
+        L4::Icmp(icmp) if is_v6 => matches!(icmp.kind, 129 | 134 | 136),
+        L4::Icmp(icmp) => matches!(icmp.kind, 0 | 14),
+        L4::Arp(arp) => arp.op == 2,
+        L4::Tcp(_) | L4::Udp { .. } | L4::Unknown => false,
+    }
+}

@@ -1,0 +1,32 @@
+//! From events to journeys: what one skb went through, in order, with its fate.
+//!
+//! Pure: no I/O, no clock, no failure. What is missing from the events is part of the result
+//! ([`Journey::gaps`]), and the same events give the same journeys.
+
+mod assemble;
+mod builder;
+mod fate;
+mod flow;
+mod hop;
+mod lineage;
+mod model;
+mod nat;
+mod netfilter;
+mod path;
+mod recent;
+mod route;
+
+pub use builder::{Builder, Options};
+pub use flow::{Flow, group};
+pub use hop::{
+    Dev, Freed, Hook, Hop, Layer, Neigh, Route, RouteKind, Rule, Sources, Stage, Tunnel, Verdict,
+};
+pub use model::{DropPoint, Fate, Gap, Journey, Lineage, Nat, NatKind, Parent};
+
+/// Names that only the running kernel knows (or the recording that came from it).
+pub trait Names {
+    /// `enum skb_drop_reason` by number, without `SKB_DROP_REASON_`.
+    fn drop_reason(&self, reason: u32) -> Option<String>;
+    /// The function that contains this kernel address.
+    fn symbol(&self, address: u64) -> Option<String>;
+}

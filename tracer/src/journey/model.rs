@@ -1,0 +1,187 @@
+//! The types of a finished journey.
+
+use super::{Hook, Hop};
+use crate::event::{Headers, Tuple};
+
+/// What one skb went through.
+#[derive(Clone, Debug)]
+pub struct Journey {
+    /// Identity, unique in a run.
+    pub id: u64,
+    /// First event, CLOCK_MONOTONIC.
+    pub start_ns: u64,
+    /// Last event, CLOCK_MONOTONIC.
+    pub end_ns: u64,
+    /// The followed packet as first seen; `None` when no event carried its headers.
+    pub first: Option<Headers>,
+    /// Tuple of the packet that this one quotes (it is an ICMP error).
+    pub quoted: Option<Tuple>,
+    /// The tuple as last seen, after all translations.
+    pub last_tuple: Option<Tuple>,
+    /// `skb->len` as first seen.
+    pub len: u32,
+    /// The journey that this one comes from.
+    pub parent: Option<Parent>,
+    /// What became of the packet.
+    pub fate: Fate,
+    /// Where and why it was dropped, if it was.
+    pub dropped: Option<DropPoint>,
+    /// No event of it was lost.
+    pub is_complete: bool,
+    /// How many events of it were lost.
+    pub lost_events: u32,
+    /// Where they are missing.
+    pub gaps: Vec<Gap>,
+    /// Address and port translations, in order.
+    pub nat: Vec<Nat>,
+    /// What happened, in order.
+    pub hops: Vec<Hop>,
+    /// The hops in one line.
+    pub path: String,
+}
+
+/// What became of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Fate {
+    /// A socket or a local protocol took it.
+    Delivered,
+    /// It was handed to hardware.
+    LeftNode,
+    /// It was dropped.
+    Dropped,
+    /// It was used up without being delivered: flooded as clones, segmented, answered below IP.
+    Consumed,
+    /// Its end was not seen.
+    InFlight,
+}
+
+impl Fate {
+    /// As reports spell it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::LeftNode => "left-node",
+            Self::Dropped => "dropped",
+            Self::Consumed => "consumed",
+            Self::InFlight => "in-flight",
+        }
+    }
+}
+
+/// Where and why a packet was dropped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DropPoint {
+    /// Drop reason, `NOT_SPECIFIED` when the kernel gives none.
+    pub reason: String,
+    /// Kernel function.
+    pub function: Option<String>,
+    /// Netfilter hook.
+    pub hook: Option<Hook>,
+    /// Index of the `drop` hop.
+    pub hop: usize,
+}
+
+/// Events that are missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// Index of the hop before which they are missing; the number of hops when at the end.
+    pub before_hop: usize,
+    /// How many.
+    pub events: u32,
+}
+
+/// The journey that a journey comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parent {
+    /// Its identity.
+    pub id: u64,
+    /// How they are related.
+    pub kind: Lineage,
+}
+
+/// How a journey is related to its parent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lineage {
+    /// Shares the parent's data: flooding, taps, mirrors.
+    Clone,
+    /// Has its own copy of the parent's data.
+    Copy,
+    /// One segment of a GSO packet.
+    Segment,
+    /// One fragment.
+    Fragment,
+    /// An ICMP error about the parent.
+    IcmpError,
+    /// The same TCP segment sent again.
+    Retransmit,
+    /// The answer.
+    Reply,
+}
+
+impl Lineage {
+    /// As reports spell it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Clone => "clone",
+            Self::Copy => "copy",
+            Self::Segment => "segment",
+            Self::Fragment => "fragment",
+            Self::IcmpError => "icmp-error",
+            Self::Retransmit => "retransmit",
+            Self::Reply => "reply",
+        }
+    }
+}
+
+/// One translation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Nat {
+    /// Index of the hop where it happened.
+    pub hop: usize,
+    /// What kind.
+    pub kind: NatKind,
+    /// Before.
+    pub before: Tuple,
+    /// After.
+    pub after: Tuple,
+}
+
+/// Kind of a translation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NatKind {
+    /// Source, to an address of the device that the packet leaves by.
+    Masquerade,
+    /// Source.
+    Snat,
+    /// Destination.
+    Dnat,
+    /// Destination, to this namespace itself.
+    Redirect,
+    /// A reply's destination, back to the source before the translation.
+    UnSnat,
+    /// A reply's source, back to the destination before the translation.
+    UnDnat,
+}
+
+impl NatKind {
+    /// As reports spell it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Masquerade => "masquerade",
+            Self::Snat => "snat",
+            Self::Dnat => "dnat",
+            Self::Redirect => "redirect",
+            Self::UnSnat => "un-snat",
+            Self::UnDnat => "un-dnat",
+        }
+    }
+
+    /// The destination is what changed.
+    #[must_use]
+    pub fn is_destination(self) -> bool {
+        matches!(self, Self::Dnat | Self::Redirect | Self::UnSnat)
+    }
+}

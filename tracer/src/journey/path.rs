@@ -1,0 +1,167 @@
+//! The hops in one line, as a person would say the way.
+//!
+//! Devices carry `@netns` where the packet enters another namespace; the first node after a pod
+//! is the reader's own and goes without. Hooks of the two ends that changed nothing are left out,
+//! and so are the outer packet's: they stay in the hops.
+
+use super::{Hook, Hop, Journey, RouteKind, Stage, Verdict};
+use crate::net::{DeviceKind, Inum, NetworkState};
+
+const ARROW: &str = " → ";
+
+/// Writes the path of a journey whose other members are complete.
+pub(super) fn path(journey: &Journey, state: &NetworkState) -> String {
+    let mut line =
+        Line { state, text: String::with_capacity(128), last: None, here: None, home: None };
+    for (n, hop) in journey.hops.iter().enumerate() {
+        line.hop(journey, n, hop);
+    }
+    if let Some(dropped) = &journey.dropped {
+        line.word(&format!("✗ {}", dropped.reason), true);
+    } else if journey.fate == super::Fate::InFlight {
+        line.word("…", true);
+    }
+    line.text
+}
+
+struct Line<'a> {
+    state: &'a NetworkState,
+    text: String,
+    /// The device written last, as long as no other one was.
+    last: Option<(Inum, u32)>,
+    /// The namespace written last.
+    here: Option<Inum>,
+    /// The first node after a pod.
+    home: Option<Inum>,
+}
+
+impl Line<'_> {
+    fn hop(&mut self, journey: &Journey, n: usize, hop: &Hop) {
+        match hop.stage {
+            Stage::Rx | Stage::Queue | Stage::Xmit | Stage::TcIngress | Stage::TcEgress => {
+                self.device(hop);
+            }
+            Stage::Bridge => self.bridge(hop),
+            Stage::Netfilter => self.hook(journey, n, hop),
+            Stage::Route => self.route(journey, n, hop),
+            Stage::Neigh if n + 1 == journey.hops.len() => {
+                if let Some(neigh) = hop.neigh {
+                    self.word(&format!("waiting for {}", neigh.key), false);
+                }
+            }
+            Stage::Decap if self.is_entering(hop) => self.device(hop),
+            Stage::Neigh
+            | Stage::Encap
+            | Stage::Decap
+            | Stage::Socket
+            | Stage::IcmpError
+            | Stage::Drop
+            | Stage::Free => {}
+        }
+    }
+
+    fn is_entering(&self, hop: &Hop) -> bool {
+        self.here != Some(hop.netns)
+    }
+
+    fn device(&mut self, hop: &Hop) {
+        let Some(dev) = &hop.dev else { return };
+        if self.last == Some((hop.netns, dev.ifindex)) {
+            return;
+        }
+        self.named(hop, &dev.name);
+        self.last = Some((hop.netns, dev.ifindex));
+    }
+
+    /// Writes a device's name, with its namespace where that is news.
+    fn named(&mut self, hop: &Hop, name: &str) {
+        let is_first = self.here.is_none();
+        let is_home = !is_first && self.home.is_none() && is_node(self.state, hop.netns);
+        if self.here == Some(hop.netns) || is_home {
+            self.word(name, false);
+        } else {
+            self.word(&format!("{name}@{}", hop.netns_name), false);
+        }
+        if is_home || (is_first && is_node(self.state, hop.netns)) {
+            self.home = Some(hop.netns);
+        }
+        self.here = Some(hop.netns);
+    }
+
+    /// The bridge itself, unless it was the last device named.
+    fn bridge(&mut self, hop: &Hop) {
+        let master = self.state.device(hop.netns, hop.out_dev.as_ref().map_or(0, |d| d.ifindex));
+        let Some(master) = master.and_then(|d| d.master) else { return };
+        if self.is_passed(hop.netns, master) {
+            return;
+        }
+        if let Some(name) = &hop.master {
+            self.named(hop, name);
+            self.last = Some((hop.netns, master));
+        }
+    }
+
+    fn is_passed(&self, netns: Inum, ifindex: u32) -> bool {
+        self.last == Some((netns, ifindex))
+    }
+
+    fn hook(&mut self, journey: &Journey, n: usize, hop: &Hop) {
+        let Some(hook) = hop.hook else { return };
+        let is_news = hop.verdict == Some(Verdict::Drop)
+            || hop.verdict == Some(Verdict::Stolen)
+            || journey.nat.iter().any(|nat| nat.hop == n)
+            || hop.rule.is_some();
+        let is_start = self.here.is_none();
+        if !is_news && (hop.is_encap || is_start || !is_node(self.state, hop.netns)) {
+            return;
+        }
+        // br_netfilter runs PREROUTING before the frame is seen on the bridge device.
+        if hop.layer.is_some() && hook == Hook::Prerouting {
+            self.device(hop);
+        }
+        self.word(hook.title(), false);
+        for nat in journey.nat.iter().filter(|nat| nat.hop == n) {
+            self.text.push(' ');
+            self.text.push_str(&nat.kind.name().to_uppercase());
+        }
+    }
+
+    /// Routing decisions of forwarded packets, and those that say no. A pod's choice of its only
+    /// device and delivery to this namespace itself go without saying.
+    fn route(&mut self, journey: &Journey, n: usize, hop: &Hop) {
+        let Some(route) = &hop.route else { return };
+        let is_unsaid = hop.is_encap
+            || route.kind == RouteKind::Local
+            || (n == 0 || !is_node(self.state, hop.netns)) && !after_change(journey, n);
+        match (&route.dev, route.kind.is_success()) {
+            (_, true) if is_unsaid => {}
+            (Some(dev), true) => self.word(&format!("route {}", dev.name), false),
+            (None, true) => {}
+            (_, false) => self.word(&format!("route {}", route.kind.name()), false),
+        }
+    }
+
+    fn word(&mut self, word: &str, is_end: bool) {
+        if !self.text.is_empty() {
+            self.text.push_str(if is_end { " " } else { ARROW });
+        }
+        self.text.push_str(word);
+    }
+}
+
+/// The packet was translated in this namespace before it was routed.
+fn after_change(journey: &Journey, n: usize) -> bool {
+    let netns = journey.hops[n].netns;
+    journey.nat.iter().any(|nat| nat.hop < n && journey.hops[nat.hop].netns == netns)
+}
+
+/// A namespace that connects others: our own, or one with more than one device that carries
+/// traffic. Forwarding sysctls do not tell, pods inherit them from their node.
+pub(super) fn is_node(state: &NetworkState, netns: Inum) -> bool {
+    let Some(netns) = state.netns.get(&netns) else { return false };
+    let carrying = |d: &&crate::net::Device| {
+        d.up && (matches!(d.kind, DeviceKind::Veth | DeviceKind::Bridge | DeviceKind::Vxlan)
+            || d.kind == DeviceKind::Physical)
+    };
+    netns.inum == state.own || netns.devices.values().filter(carrying).count() > 1
+}

@@ -1,0 +1,182 @@
+//! Pieces of text that the formats for people share.
+
+use crate::report::{Flow, Hop, Journey, Packet};
+
+/// Makes a name safe to print: control characters (and what turns text around or hides it) would
+/// let a device or container name write to the terminal.
+pub(super) fn escape(text: &str) -> String {
+    if !text.chars().any(is_unsafe) {
+        return text.to_owned();
+    }
+    let mut safe = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if is_unsafe(c) {
+            safe.extend(c.escape_unicode());
+        } else {
+            safe.push(c);
+        }
+    }
+    safe
+}
+
+fn is_unsafe(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+/// A duration with three or four digits and its unit.
+pub(super) fn duration(ns: u64) -> String {
+    let (value, unit) = match ns {
+        0..1_000_000 => (ns as f64 / 1e3, "µs"),
+        1_000_000..1_000_000_000 => (ns as f64 / 1e6, "ms"),
+        _ => (ns as f64 / 1e9, "s"),
+    };
+    let digits = if value < 100.0 && unit != "µs" { 2 } else { 1 };
+    format!("{value:.digits$} {unit}")
+}
+
+/// `ADDRESS` or `ADDRESS:PORT`.
+pub(super) fn endpoint(address: &str, port: Option<u16>) -> String {
+    match port {
+        Some(port) if address.contains(':') => format!("[{address}]:{port}"),
+        Some(port) => format!("{address}:{port}"),
+        None => address.to_owned(),
+    }
+}
+
+/// Both ends of a flow.
+pub(super) fn ends(flow: &Flow, arrow: &str) -> String {
+    let (src, dst) = (endpoint(&flow.src, flow.sport), endpoint(&flow.dst, flow.dport));
+    format!("{src} {arrow} {dst}")
+}
+
+/// The packet in words: protocol and kind, ends, what tells it from its neighbours.
+pub(super) fn packet(journey: &Journey, arrow: &str) -> String {
+    let Some(flow) = &journey.flow else { return "packet without readable headers".to_owned() };
+    let mut text = flow.proto.to_uppercase();
+    let mut tail = String::new();
+    if let Some(packet) = &journey.packet {
+        let (kind, rest) = details(packet, flow.family == 6);
+        if !kind.is_empty() {
+            text.push(' ');
+            text.push_str(&kind);
+        }
+        tail = rest;
+    }
+    format!("{text} {}{tail}", ends(flow, arrow))
+}
+
+/// Kind of packet, and the rest.
+fn details(packet: &Packet, is_v6: bool) -> (String, String) {
+    let mut rest = String::new();
+    if let Some(fragment) = &packet.fragment {
+        let more = if fragment.more { "+" } else { "" };
+        rest.push_str(&format!("  fragment {}{more}", fragment.offset));
+    }
+    if let Some(icmp) = &packet.icmp {
+        if let (Some(id), Some(seq)) = (icmp.id, icmp.seq) {
+            rest.push_str(&format!("  id {id} seq {seq}"));
+        }
+        if let Some(mtu) = icmp.mtu {
+            rest.push_str(&format!("  mtu {mtu}"));
+        }
+        if let Some(about) = &icmp.about {
+            rest.push_str(&format!("  about {about}"));
+        }
+        return (icmp_name(icmp.kind, icmp.code, is_v6), rest);
+    }
+    if let Some(tcp) = &packet.tcp {
+        rest.push_str(&format!("  seq {}", tcp.seq));
+        if tcp.payload_len > 0 {
+            rest.push_str(&format!(" len {}", tcp.payload_len));
+        }
+        return (format!("[{}]", tcp.flags), rest);
+    }
+    if let Some(arp) = &packet.arp {
+        return (arp.op.clone(), rest);
+    }
+    rest.push_str(&format!("  len {}", packet.len));
+    (String::new(), rest)
+}
+
+/// Type and code of an ICMP packet in words.
+pub(super) fn icmp_name(kind: u8, code: u8, is_v6: bool) -> String {
+    let name = match (is_v6, kind, code) {
+        (false, 0, _) | (true, 129, _) => "echo-reply",
+        (false, 8, _) | (true, 128, _) => "echo-request",
+        (false, 3, 0) => "net-unreachable",
+        (false, 3, 1) | (true, 1, 3) => "host-unreachable",
+        (false, 3, 2) => "protocol-unreachable",
+        (false, 3, 3) | (true, 1, 4) => "port-unreachable",
+        (false, 3, 4) => "fragmentation-needed",
+        (false, 3, 9 | 10 | 13) | (true, 1, 1) => "admin-prohibited",
+        (true, 1, 0) => "no-route",
+        (false, 3, _) | (true, 1, _) => "unreachable",
+        (true, 2, _) => "packet-too-big",
+        (false, 5, _) | (true, 137, _) => "redirect",
+        (false, 11, _) | (true, 3, _) => "time-exceeded",
+        (false, 12, _) | (true, 4, _) => "parameter-problem",
+        (true, 133, _) => "router-solicitation",
+        (true, 134, _) => "router-advertisement",
+        (true, 135, _) => "neighbour-solicitation",
+        (true, 136, _) => "neighbour-advertisement",
+        _ => return format!("type {kind} code {code}"),
+    };
+    name.to_owned()
+}
+
+/// Whose namespace the hop is in.
+pub(super) fn place(hop: &Hop) -> String {
+    match (&hop.owner.pod, &hop.owner.container) {
+        (Some(pod), _) => format!("pod {pod}"),
+        (None, Some(container)) => format!("container {container}"),
+        (None, None) => hop.netns.name.clone(),
+    }
+}
+
+/// Unix time as RFC 3339 with microseconds, UTC.
+pub(super) fn time(unix_ns: u64) -> String {
+    let (seconds, micros) = (unix_ns / 1_000_000_000, unix_ns / 1_000 % 1_000_000);
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    let (year, month, day) = civil(days);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
+}
+
+/// Date of a day since 1970, by Howard Hinnant's `civil_from_days`.
+fn civil(days: u64) -> (u64, u64, u64) {
+    let z = days + 719_468;
+    let (era, doe) = (z / 146_097, z % 146_097);
+    let yoe = (doe - doe / 1_460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let month = if mp < 10 { mp + 3 } else { mp - 9 };
+    (yoe + era * 400 + u64::from(month <= 2), month, doy - (153 * mp + 2) / 5 + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_the_unit_that_reads_best() {
+        assert_eq!(duration(0), "0.0 µs");
+        assert_eq!(duration(41_234), "41.2 µs");
+        assert_eq!(duration(999_900), "999.9 µs");
+        assert_eq!(duration(12_340_000), "12.34 ms");
+        assert_eq!(duration(3_071_000_000), "3.07 s");
+    }
+
+    #[test]
+    fn names_cannot_write_to_the_terminal() {
+        assert_eq!(escape("eth0"), "eth0");
+        assert_eq!(escape("a\x1b[2Jb\n"), "a\\u{1b}[2Jb\\u{a}");
+        assert_eq!(escape("x\u{202e}y"), "x\\u{202e}y");
+    }
+
+    #[test]
+    fn time_is_rfc_3339() {
+        assert_eq!(time(0), "1970-01-01T00:00:00.000000Z");
+        assert_eq!(time(1_709_210_096_000_001_000), "2024-02-29T12:34:56.000001Z");
+    }
+}

@@ -1,0 +1,248 @@
+//! Model into report.
+
+use std::{collections::BTreeMap, fmt::Write as _, net::IpAddr};
+
+use super::{
+    Arp, Dev, Drop, Endpoints, Flow, Fragment, Gap, Hop, Icmp, IcmpError, Journey, Nat, Neigh,
+    Netns, Owner, Packet, Parent, Route, Rule, SCHEMA, Tcp, Tunnel,
+};
+use crate::{
+    event::{self, Headers, L4, Tuple},
+    journey,
+    net::Inum,
+};
+
+/// What a report says beside the journey itself.
+#[derive(Clone, Debug, Default)]
+pub struct Context {
+    /// Host name of the node.
+    pub node: String,
+    /// Unix time minus CLOCK_MONOTONIC.
+    pub clock_offset_ns: i64,
+    /// Whose the namespaces are, as far as is known.
+    pub owners: BTreeMap<Inum, Owner>,
+}
+
+impl Journey {
+    /// The twin of `journey`.
+    #[must_use]
+    pub fn from(journey: &journey::Journey, context: &Context) -> Self {
+        let first = journey.first.as_ref();
+        Self {
+            schema: SCHEMA,
+            kind: "journey".to_owned(),
+            id: id(journey.id),
+            node: context.node.clone(),
+            start_ns: journey.start_ns.saturating_add_signed(context.clock_offset_ns),
+            duration_ns: journey.end_ns.saturating_sub(journey.start_ns),
+            flow: first.map(|h| flow(&h.tuple)),
+            packet: first.map(|h| packet(h, journey)),
+            parent: journey.parent.map(|p| Parent { id: id(p.id), kind: p.kind.name().to_owned() }),
+            fate: journey.fate.name().to_owned(),
+            drop: journey.dropped.as_ref().map(|d| Drop {
+                reason: d.reason.clone(),
+                function: d.function.clone(),
+                hook: d.hook.map(|h| h.name().to_owned()),
+                hop: d.hop,
+            }),
+            complete: journey.is_complete,
+            lost_events: journey.lost_events,
+            gaps: journey
+                .gaps
+                .iter()
+                .map(|g| Gap { before_hop: g.before_hop, events: g.events })
+                .collect(),
+            path: journey.path.clone(),
+            nat: journey.nat.iter().map(nat).collect(),
+            hops: hops(journey, context),
+        }
+    }
+}
+
+/// An identity as text. The kernel side may put the CPU into the upper bits; two short numbers
+/// are then easier to say than one of twenty digits.
+fn id(id: u64) -> String {
+    match (id >> 48, id & 0xffff_ffff_ffff) {
+        (0, low) => low.to_string(),
+        (high, low) => format!("{high}.{low}"),
+    }
+}
+
+fn flow(tuple: &Tuple) -> Flow {
+    let ports = tuple.ports();
+    Flow {
+        family: if tuple.src.is_ipv6() { 6 } else { 4 },
+        proto: tuple.proto.to_string(),
+        src: tuple.src.to_string(),
+        dst: tuple.dst.to_string(),
+        sport: ports.map(|p| p.0),
+        dport: ports.map(|p| p.1),
+    }
+}
+
+fn endpoints(tuple: &Tuple) -> Endpoints {
+    let Flow { src, dst, sport, dport, .. } = flow(tuple);
+    Endpoints { src, sport, dst, dport }
+}
+
+fn nat(nat: &journey::Nat) -> Nat {
+    Nat {
+        hop: nat.hop,
+        kind: nat.kind.name().to_owned(),
+        before: endpoints(&nat.before),
+        after: endpoints(&nat.after),
+    }
+}
+
+fn packet(headers: &Headers, journey: &journey::Journey) -> Packet {
+    let payload = headers.payload.as_slice();
+    let mut packet = Packet {
+        len: journey.len,
+        ip_id: headers.ip_id,
+        ttl: headers.ttl,
+        fragment: headers.fragment.map(|f| Fragment { offset: f.offset, more: f.more }),
+        icmp: None,
+        tcp: None,
+        arp: None,
+        payload_head: (!payload.is_empty()).then(|| hex(payload)),
+    };
+    match &headers.l4 {
+        L4::Icmp(icmp) => {
+            let quoted = journey.quoted.map(|t| t.to_string());
+            packet.icmp = Some(Icmp {
+                kind: icmp.kind,
+                code: icmp.code,
+                id: icmp.id,
+                seq: icmp.seq,
+                mtu: icmp.mtu,
+                about: quoted.or(icmp.target.map(|t| t.to_string())),
+            });
+        }
+        L4::Tcp(tcp) => {
+            packet.tcp = Some(Tcp {
+                flags: tcp_flags(tcp.flags),
+                seq: tcp.seq,
+                ack: tcp.ack,
+                payload_len: tcp.payload_len,
+            });
+        }
+        L4::Arp(arp) => {
+            packet.arp = Some(Arp {
+                op: match arp.op {
+                    1 => "request".to_owned(),
+                    2 => "reply".to_owned(),
+                    n => n.to_string(),
+                },
+                sender: mac(&arp.sender),
+            });
+        }
+        L4::Udp { .. } | L4::Unknown => {}
+    }
+    packet
+}
+
+/// As tcpdump writes them.
+fn tcp_flags(flags: u8) -> String {
+    use event::Tcp as T;
+    let letters =
+        [(T::SYN, 'S'), (T::FIN, 'F'), (T::RST, 'R'), (T::PSH, 'P'), (32, 'U'), (T::ACK, '.')];
+    letters.iter().filter(|(bit, _)| flags & bit != 0).map(|(_, letter)| letter).collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, b| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{b:02x}");
+        text
+    })
+}
+
+fn mac(bytes: &[u8; 6]) -> String {
+    let [a, b, c, d, e, f] = bytes;
+    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+}
+
+/// Hops, each with its flow only where that differs from the hop before.
+fn hops(journey: &journey::Journey, context: &Context) -> Vec<Hop> {
+    let mut now = journey.first.map(|h| h.tuple);
+    let mut hops = Vec::with_capacity(journey.hops.len());
+    for (n, hop) in journey.hops.iter().enumerate() {
+        let changed = hop.tuple.filter(|t| Some(*t) != now);
+        now = changed.or(now);
+        hops.push(self::hop(n, hop, changed.as_ref(), journey.start_ns, context));
+    }
+    hops
+}
+
+fn hop(
+    n: usize,
+    hop: &journey::Hop,
+    tuple: Option<&Tuple>,
+    start_ns: u64,
+    context: &Context,
+) -> Hop {
+    let rule = hop.rule.as_ref();
+    let freed = hop.freed.as_ref();
+    Hop {
+        n,
+        t_ns: hop.ktime_ns.saturating_sub(start_ns),
+        stage: hop.stage.name().to_owned(),
+        netns: Netns { inum: hop.netns, name: hop.netns_name.clone() },
+        owner: context.owners.get(&hop.netns).cloned().unwrap_or_default(),
+        dev: hop.dev.as_ref().map(dev),
+        out_dev: hop.out_dev.as_ref().map(dev),
+        master: hop.master.clone(),
+        layer: hop.layer.map(|l| l.name().to_owned()),
+        hook: hop.hook.map(|h| h.name().to_owned()),
+        table: rule.map(|r| r.table.clone()),
+        chain: rule.map(|r| r.chain.clone()),
+        rule: rule.map(|r| Rule {
+            handle: r.handle,
+            text: r.text.clone(),
+            comment: r.comment.clone(),
+        }),
+        verdict: hop.verdict.map(|v| v.name().to_owned()),
+        route: hop.route.as_ref().map(route),
+        neigh: hop.neigh.map(|n| Neigh {
+            address: n.key.to_string(),
+            state: n.state_name().to_owned(),
+            waiting: n.is_waiting,
+        }),
+        tunnel: hop.tunnel.as_ref().map(|t| Tunnel {
+            kind: t.kind.clone(),
+            vni: t.vni,
+            src: t.src.map(|a| a.to_string()),
+            dst: t.dst.map(|a| a.to_string()),
+        }),
+        icmp_error: hop.icmp.map(|(kind, code)| IcmpError { kind, code }),
+        ct: hop.ct.map(|ct| ct.name().to_owned()),
+        flow: tuple.map(flow),
+        encap: hop.is_encap,
+        len: hop.len,
+        mark: hop.mark,
+        reason: freed.and_then(|f| f.reason.clone()),
+        function: freed.and_then(|f| f.function.clone()),
+        note: hop.note.clone(),
+        source: hop.sources.names().map(str::to_owned).collect(),
+    }
+}
+
+fn dev(dev: &journey::Dev) -> Dev {
+    Dev { index: dev.ifindex, name: dev.name.clone() }
+}
+
+fn route(route: &journey::Route) -> Route {
+    let prefix = |(addr, len): (IpAddr, u8)| format!("{addr}/{len}");
+    Route {
+        dst: route.dst.map(prefix),
+        via: route.via.map(|a| a.to_string()),
+        dev: route.dev.as_ref().map(|d| d.name.clone()),
+        table: route.table.map(|table| match table {
+            253 => "default".to_owned(),
+            254 => "main".to_owned(),
+            255 => "local".to_owned(),
+            n => n.to_string(),
+        }),
+        kind: route.kind.name().to_owned(),
+    }
+}

@@ -1,0 +1,406 @@
+//! Serializable twins of the model: schema version 1, one object per line of `-o json`.
+//!
+//! The only types that know serde, and the only thing that renderers see. Names and spellings are
+//! a promise to scripts: add freely, rename or remove nothing. Absent is `null`.
+
+mod convert;
+mod schema;
+
+pub use convert::Context;
+pub use schema::SCHEMA_TEXT;
+
+use serde::{Deserialize, Serialize};
+
+/// Version of the schema.
+pub const SCHEMA: u32 = 1;
+
+/// A finished journey.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Journey {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// `journey`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Unique in a run.
+    pub id: String,
+    /// Host name of the node.
+    pub node: String,
+    /// Unix time of the first event.
+    pub start_ns: u64,
+    /// From the first event to the last.
+    pub duration_ns: u64,
+    /// The followed packet's tuple as first seen.
+    pub flow: Option<Flow>,
+    /// Its headers as first seen.
+    pub packet: Option<Packet>,
+    /// The journey that it comes from.
+    pub parent: Option<Parent>,
+    /// What became of it.
+    pub fate: String,
+    /// Where and why it was dropped.
+    pub drop: Option<Drop>,
+    /// No event was lost.
+    pub complete: bool,
+    /// How many were.
+    pub lost_events: u32,
+    /// Where they are missing.
+    pub gaps: Vec<Gap>,
+    /// The hops in one line.
+    pub path: String,
+    /// Translations in order.
+    pub nat: Vec<Nat>,
+    /// Steps in order.
+    pub hops: Vec<Hop>,
+}
+
+/// One direction of a connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flow {
+    /// 4 or 6.
+    pub family: u8,
+    /// `icmp`, `icmp6`, `tcp`, `udp`, `sctp`, `arp` or a number.
+    pub proto: String,
+    /// Source address.
+    pub src: String,
+    /// Destination address.
+    pub dst: String,
+    /// Source port.
+    pub sport: Option<u16>,
+    /// Destination port.
+    pub dport: Option<u16>,
+}
+
+/// Headers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Packet {
+    /// `skb->len`.
+    pub len: u32,
+    /// IP identification.
+    pub ip_id: Option<u32>,
+    /// Time to live or hop limit.
+    pub ttl: Option<u8>,
+    /// Place in a fragmented packet.
+    pub fragment: Option<Fragment>,
+    /// ICMP header.
+    pub icmp: Option<Icmp>,
+    /// TCP header.
+    pub tcp: Option<Tcp>,
+    /// ARP.
+    pub arp: Option<Arp>,
+    /// First eight bytes of the payload, hexadecimal.
+    pub payload_head: Option<String>,
+}
+
+/// Place in a fragmented packet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fragment {
+    /// Bytes before it.
+    pub offset: u16,
+    /// More follow.
+    pub more: bool,
+}
+
+/// ICMP header.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Icmp {
+    /// Type.
+    #[serde(rename = "type")]
+    pub kind: u8,
+    /// Code.
+    pub code: u8,
+    /// Identifier of an echo.
+    pub id: Option<u16>,
+    /// Sequence number of an echo.
+    pub seq: Option<u16>,
+    /// Next-hop MTU that the error tells.
+    pub mtu: Option<u32>,
+    /// Tuple of the packet that the error is about, or address of neighbour discovery.
+    pub about: Option<String>,
+}
+
+/// TCP header.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tcp {
+    /// Letters as tcpdump writes them, `S.` for SYN and ACK.
+    pub flags: String,
+    /// Sequence number.
+    pub seq: u32,
+    /// Acknowledgement number.
+    pub ack: u32,
+    /// Bytes of payload.
+    pub payload_len: u32,
+}
+
+/// ARP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Arp {
+    /// `request`, `reply` or a number.
+    pub op: String,
+    /// Sender's link-layer address.
+    pub sender: String,
+}
+
+/// Relation to another journey.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parent {
+    /// The other journey's id.
+    pub id: String,
+    /// `clone`, `copy`, `segment`, `fragment`, `encap`, `icmp-error`, `retransmit`, `reply`.
+    pub kind: String,
+}
+
+/// A drop.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drop {
+    /// Drop reason, without `SKB_DROP_REASON_`.
+    pub reason: String,
+    /// Kernel function.
+    pub function: Option<String>,
+    /// Netfilter hook.
+    pub hook: Option<String>,
+    /// Number of the drop's hop.
+    pub hop: usize,
+}
+
+/// Lost events.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gap {
+    /// Missing before this hop; after the last one when it is the number of hops.
+    pub before_hop: usize,
+    /// How many.
+    pub events: u32,
+}
+
+/// A translation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nat {
+    /// Number of its hop.
+    pub hop: usize,
+    /// `masquerade`, `snat`, `dnat`, `redirect`, `un-snat`, `un-dnat`.
+    pub kind: String,
+    /// Before.
+    pub before: Endpoints,
+    /// After.
+    pub after: Endpoints,
+}
+
+/// The two ends of a packet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoints {
+    /// Source address.
+    pub src: String,
+    /// Source port.
+    pub sport: Option<u16>,
+    /// Destination address.
+    pub dst: String,
+    /// Destination port.
+    pub dport: Option<u16>,
+}
+
+/// A step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hop {
+    /// Number, from 0.
+    pub n: usize,
+    /// Since the journey's first event.
+    pub t_ns: u64,
+    /// Kind of step.
+    pub stage: String,
+    /// Network namespace.
+    pub netns: Netns,
+    /// Whose namespace it is.
+    pub owner: Owner,
+    /// Device that it came in by or is handed to.
+    pub dev: Option<Dev>,
+    /// Device that it is about to leave by.
+    pub out_dev: Option<Dev>,
+    /// Bridge, bond or VRF of `dev`.
+    pub master: Option<String>,
+    /// `bridge` when a hook runs for a bridged frame.
+    pub layer: Option<String>,
+    /// Netfilter hook.
+    pub hook: Option<String>,
+    /// Firewall table.
+    pub table: Option<String>,
+    /// Firewall chain.
+    pub chain: Option<String>,
+    /// Firewall rule.
+    pub rule: Option<Rule>,
+    /// What the hook decided.
+    pub verdict: Option<String>,
+    /// Routing decision.
+    pub route: Option<Route>,
+    /// Neighbour that is not resolved.
+    pub neigh: Option<Neigh>,
+    /// Tunnel that is entered or left.
+    pub tunnel: Option<Tunnel>,
+    /// ICMP error that is sent because of the packet.
+    pub icmp_error: Option<IcmpError>,
+    /// Conntrack's view.
+    pub ct: Option<String>,
+    /// The tuple, when it differs from the hop before.
+    pub flow: Option<Flow>,
+    /// Inside a tunnel.
+    pub encap: bool,
+    /// `skb->len`.
+    pub len: u32,
+    /// `skb->mark`.
+    pub mark: u32,
+    /// Drop reason at a `drop` (or at a `free` that the kernel calls a drop).
+    pub reason: Option<String>,
+    /// Function that freed it.
+    pub function: Option<String>,
+    /// A remark.
+    pub note: Option<String>,
+    /// Probe families: `tp`, `nf`, `tc`, `cg`, `fn`.
+    pub source: Vec<String>,
+}
+
+/// A network namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Netns {
+    /// Inode number.
+    pub inum: u32,
+    /// Name.
+    pub name: String,
+}
+
+/// Whose a namespace is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// `NAMESPACE/NAME`.
+    pub pod: Option<String>,
+    /// Container name or id.
+    pub container: Option<String>,
+}
+
+/// A device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dev {
+    /// Interface index.
+    pub index: u32,
+    /// Interface name.
+    pub name: String,
+}
+
+/// A firewall rule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rule {
+    /// nftables handle.
+    pub handle: Option<u64>,
+    /// As its own tool prints it.
+    pub text: String,
+    /// Its comment.
+    pub comment: Option<String>,
+}
+
+/// A routing decision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// Prefix.
+    pub dst: Option<String>,
+    /// Gateway.
+    pub via: Option<String>,
+    /// Device name.
+    pub dev: Option<String>,
+    /// Table name or number.
+    pub table: Option<String>,
+    /// `unicast`, `local`, `blackhole`, `unreachable`, `prohibit`, `none`.
+    #[serde(rename = "type")]
+    pub kind: String,
+}
+
+/// A neighbour.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Neigh {
+    /// Address asked for.
+    pub address: String,
+    /// As `ip neigh` spells it.
+    pub state: String,
+    /// The packet waits for the answer.
+    pub waiting: bool,
+}
+
+/// A tunnel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tunnel {
+    /// `vxlan`, …
+    pub kind: String,
+    /// Network identifier.
+    pub vni: Option<u32>,
+    /// Outer source.
+    pub src: Option<String>,
+    /// Outer destination.
+    pub dst: Option<String>,
+}
+
+/// An ICMP error about to be sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IcmpError {
+    /// Type.
+    #[serde(rename = "type")]
+    pub kind: u8,
+    /// Code.
+    pub code: u8,
+}
+
+/// The last line of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// `summary`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Finished journeys.
+    pub journeys: u64,
+    /// Events read.
+    pub events: u64,
+    /// Events lost.
+    pub lost_events: u64,
+    /// Journeys that were refused for want of room.
+    pub refused_journeys: u64,
+    /// Probe points.
+    pub probes: Probes,
+}
+
+impl Summary {
+    /// A summary of nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            schema: SCHEMA,
+            kind: "summary".to_owned(),
+            journeys: 0,
+            events: 0,
+            lost_events: 0,
+            refused_journeys: 0,
+            probes: Probes::default(),
+        }
+    }
+}
+
+impl Default for Summary {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Probe points of a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probes {
+    /// How many are attached.
+    pub attached: u32,
+    /// Those that are not.
+    pub unavailable: Vec<Unavailable>,
+}
+
+/// A probe point that is not attached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unavailable {
+    /// Which.
+    pub probe: String,
+    /// Why.
+    pub why: String,
+}
