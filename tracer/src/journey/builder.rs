@@ -121,7 +121,8 @@ impl Builder {
         let headers = if matches!(event.probe, Probe::Reused) { None } else { event.followed() };
         if let (None, Some(headers)) = (self.recent.trace(id), headers) {
             open.parent = lineage::parent(&self.recent, &event, headers);
-            self.recent.begin(&event, headers);
+            let is_clone = open.parent.is_some_and(|p| p.kind == Lineage::Clone);
+            self.recent.begin(&event, headers, is_clone);
         } else {
             self.recent.update(&event, headers);
         }

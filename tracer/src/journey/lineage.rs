@@ -124,17 +124,30 @@ fn retransmit(recent: &Recent, e: &Event, first: &Headers) -> Option<u64> {
 fn reply(recent: &Recent, e: &Event, first: &Headers) -> Option<u64> {
     let key = first.key().reversed();
     let is_earlier = |t: &&Trace| t.id != e.journey && t.start_ns < e.ktime_ns && t.key == key;
-    let mut candidates = recent.with_key(&key).filter(is_earlier).take(MAX_CANDIDATES);
+    let candidates = recent.with_key(&key).filter(is_earlier).take(MAX_CANDIDATES);
     match &first.l4 {
         L4::Tcp(tcp) => tcp_reply(candidates, tcp),
-        L4::Udp { .. } => candidates.next().map(|t| t.id),
+        L4::Udp { .. } => nearest(candidates, e),
         L4::Icmp(_) | L4::Arp(_) if !is_answer(&first.l4, first.tuple.src.is_ipv6()) => None,
-        L4::Icmp(icmp) => candidates.find(|t| is_question(t, icmp.seq)).map(|t| t.id),
+        L4::Icmp(icmp) => nearest(candidates.filter(|t| is_question(t, icmp.seq)), e),
         L4::Arp(_) => {
-            candidates.find(|t| matches!(t.first.l4, L4::Arp(a) if a.op == 1)).map(|t| t.id)
+            nearest(candidates.filter(|t| matches!(t.first.l4, L4::Arp(arp) if arp.op == 1)), e)
         }
         L4::Unknown => None,
     }
+}
+
+/// The newest that ended where the answer begins (of the clones of a flooded question only one
+/// did), else the newest.
+fn nearest<'a>(candidates: impl Iterator<Item = &'a Trace>, e: &Event) -> Option<u64> {
+    let mut newest = None;
+    for candidate in candidates {
+        if candidate.netns_now == e.netns {
+            return Some(candidate.id);
+        }
+        newest = newest.or(Some(candidate.id));
+    }
+    newest
 }
 
 fn is_question(t: &Trace, seq: Option<u16>) -> bool {

@@ -135,7 +135,11 @@ impl Line<'_> {
             || (n == 0 || !is_node(self.state, hop.netns)) && !after_change(journey, n);
         match (&route.dev, route.kind.is_success()) {
             (_, true) if is_unsaid => {}
-            (Some(dev), true) => self.word(&format!("route {}", dev.name), false),
+            (Some(dev), true) => {
+                self.word(&format!("route {}", dev.name), false);
+                // It may leave by the device that it came in by: that is a second visit.
+                self.last = None;
+            }
             (None, true) => {}
             (_, false) => self.word(&format!("route {}", route.kind.name()), false),
         }

@@ -15,9 +15,14 @@ pub(crate) mod network;
 pub(crate) mod packet;
 pub(crate) mod script;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fs, path::Path};
 
-use pkttrace::journey::Names;
+use pkttrace::{
+    event::Event,
+    journey::{Builder, Names, Options},
+    report::{Context, Journey},
+};
+use script::Script;
 
 /// Drop reasons and functions of a scenario, numbered as they come.
 #[derive(Default)]
@@ -63,4 +68,45 @@ pub(crate) fn number<T: std::str::FromStr + Default>(words: &[&str], key: &str) 
     value(words, key).map_or_else(T::default, |text| {
         text.parse().unwrap_or_else(|_| panic!("{key}={text} is no number"))
     })
+}
+
+/// Text of a scenario file.
+pub(crate) fn scenario(file: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios").join(file);
+    fs::read_to_string(path).expect("the scenario is readable")
+}
+
+/// The journeys of a scenario, in the order in which they are handed out.
+pub(crate) fn play(text: &str) -> Vec<Journey> {
+    let state = network::cluster();
+    let context = Context {
+        node: "lab".to_owned(),
+        clock_offset_ns: 1_700_000_000_000_000_000,
+        ..Context::default()
+    };
+    let mut script = Script::default();
+    let mut builder = Builder::new(Options::default());
+    let mut finished = Vec::new();
+    for line in text.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            ["packet", name, "=", ref description @ ..] => {
+                let packet = packet::build(description, &script.packets);
+                script.packets.insert(name.to_owned(), packet);
+            }
+            ["at", ref event @ ..] => {
+                for record in script.events(&state, event) {
+                    builder.push(Event::decode(&record).expect("a record"));
+                }
+            }
+            ["now", micros] => {
+                let now = micros.parse::<u64>().expect("microseconds") * 1000;
+                finished.extend(builder.take_finished(now, &state, &script.kernel));
+            }
+            _ => {}
+        }
+    }
+    finished.extend(builder.flush(&state, &script.kernel));
+    assert_eq!(builder.open_count(), 0);
+    finished.iter().map(|j| Journey::from(j, &context)).collect()
 }
