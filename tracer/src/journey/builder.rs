@@ -118,12 +118,12 @@ impl Builder {
         if event.is_end() {
             open.end = Some(event.seq);
         }
-        let headers = if matches!(event.probe, Probe::Reused) { None } else { event.followed() };
+        let headers = event.followed();
         if let (None, Some(headers)) = (self.recent.trace(id), headers) {
             open.parent = lineage::parent(&self.recent, &event, headers);
             let is_clone = open.parent.is_some_and(|p| p.kind == Lineage::Clone);
             self.recent.begin(&event, headers, is_clone);
-        } else {
+        } else if event.probe != Probe::Reused {
             self.recent.update(&event, headers);
         }
         open.add(event, self.options.max_events);
@@ -258,11 +258,13 @@ fn build(open: &Open, state: &NetworkState, names: &dyn Names) -> Option<Journey
     let ending = if open.end.is_some() { Ending::Seen } else { Ending::Unseen };
     let (fate, dropped) = walk.end(ending);
     let lost_events = walk.close_gaps(tail.lost, open.surplus);
+    // `Reused` comes whenever the address is met again: the packet was gone by then.
+    let last = open.events.iter().rfind(|e| e.probe != Probe::Reused).unwrap_or(head);
     let shown = open.events.iter().find_map(|e| Some((e, e.followed()?)));
     let mut journey = Journey {
         id: head.journey,
         start_ns: head.ktime_ns,
-        end_ns: tail.ktime_ns.max(head.ktime_ns),
+        end_ns: last.ktime_ns.max(head.ktime_ns),
         first: shown.map(|(_, headers)| *headers),
         quoted: shown
             .and_then(|(e, _)| e.packet.as_ref().and_then(Packet::quoted))
