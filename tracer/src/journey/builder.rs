@@ -102,7 +102,8 @@ impl Builder {
             return;
         }
         let open = self.open.entry(id).or_insert_with(|| {
-            self.deadlines.push(Reverse((event.ktime_ns + self.options.settle_ns, id)));
+            self.deadlines
+                .push(Reverse((event.ktime_ns.saturating_add(self.options.settle_ns), id)));
             Open {
                 events: self.spare.pop().unwrap_or_else(|| Vec::with_capacity(24)),
                 last_ns: event.ktime_ns,
@@ -228,7 +229,7 @@ impl Open {
         } else {
             options.idle_ns
         };
-        let due_ns = self.last_ns + quiet_ns;
+        let due_ns = self.last_ns.saturating_add(quiet_ns);
         (due_ns > now_ns).then_some(due_ns)
     }
 

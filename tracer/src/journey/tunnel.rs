@@ -22,6 +22,7 @@ impl Walk<'_> {
             return;
         }
         self.close_traversal();
+        let lookup = self.take_outer_lookup(e);
         self.is_encap = e.is_encap();
         let outer = if e.is_encap() { e.packet.map(|p| p.headers.tuple) } else { self.outer };
         let (stage, dev, tuple) = if e.is_encap() {
@@ -31,10 +32,23 @@ impl Walk<'_> {
             (Stage::Decap, self.dev(e.netns, e.ifindex), e.packet.map(|p| p.headers.tuple))
         };
         let tunnel = Some(self.tunnel(e, dev.as_ref(), outer));
-        self.hops.push(Hop { dev, tunnel, tuple, ..self.hop(e, stage) });
+        let ktime_ns = lookup.as_ref().map_or(e.ktime_ns, |hop| hop.ktime_ns);
+        self.hops.push(Hop { ktime_ns, dev, tunnel, tuple, ..self.hop(e, stage) });
         self.outer = if e.is_encap() { outer } else { None };
         self.routed = None;
         self.place = Place::Moving;
+        if let Some(lookup) = lookup {
+            self.routed = Some(self.hops.len());
+            self.hops.push(Hop { is_encap: true, ..lookup });
+        }
+    }
+
+    /// The tunnel device looks up the outer packet's route before there is an outer packet: the
+    /// lookup then comes right behind the device's `xmit`, and belongs into the tunnel.
+    fn take_outer_lookup(&mut self, e: &Event) -> Option<Hop> {
+        let [.., before, last] = &self.hops[..] else { return None };
+        let is_outer = e.is_encap() && before.stage == Stage::Xmit && last.stage == Stage::Route;
+        if is_outer { self.hops.pop() } else { None }
     }
 
     fn tunnel(&self, e: &Event, dev: Option<&Dev>, outer: Option<Tuple>) -> Tunnel {

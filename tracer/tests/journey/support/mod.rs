@@ -110,3 +110,22 @@ pub(crate) fn play(text: &str) -> Vec<Journey> {
     assert_eq!(builder.open_count(), 0);
     finished.iter().map(|j| Journey::from(j, &context)).collect()
 }
+
+/// The records of a scenario in the order of their time, and the kernel they come from.
+pub(crate) fn records(text: &str) -> (Vec<Vec<u8>>, Kernel) {
+    let state = network::cluster();
+    let mut script = Script::default();
+    let mut records = Vec::new();
+    for line in text.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            ["packet", name, "=", ref description @ ..] => {
+                let packet = packet::build(description, &script.packets);
+                script.packets.insert(name.to_owned(), packet);
+            }
+            ["at", ref event @ ..] => records.extend(script.events(&state, event)),
+            _ => {}
+        }
+    }
+    (records, script.kernel)
+}
