@@ -12,11 +12,12 @@ use tracer_common::{Probe, event::NfDetail};
 use super::{
     Hook, Journey, Lineage, Names, Parent,
     assemble::{Ending, Walk, leaves_node},
+    fate::holds,
     lineage, path,
     recent::Recent,
 };
 use crate::{
-    event::{Event, Packet},
+    event::{Event, Packet, Proto},
     net::NetworkState,
 };
 
@@ -245,6 +246,12 @@ impl Open {
                 Hook::from_wire(*hook) == Some(Hook::Input) && !last.is_encap()
             }
             (Probe::Xmit, _) => leaves_node(state, last),
+            // Without the hooks of INPUT: TCP that has arrived where its destination is.
+            (Probe::Rx, _) => last.followed().filter(|_| !last.is_encap()).is_some_and(|h| {
+                h.tuple.proto == Proto::Tcp
+                    && holds(state, last.netns, h.tuple.dst)
+                    && state.device(last.netns, last.ifindex).is_some_and(|d| d.master.is_none())
+            }),
             _ => false,
         }
     }

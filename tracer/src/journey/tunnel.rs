@@ -11,10 +11,9 @@ use crate::{
 
 impl Walk<'_> {
     /// Notices that the packet has entered or left a tunnel since the last event. Events without
-    /// packet bytes do not say that it has left, and freed packets may have lost their headers.
+    /// packet bytes do not tell, and freed packets may have lost their headers.
     pub(super) fn cross_tunnel(&mut self, e: &Event) {
-        let is_telling = e.packet.is_some() || e.is_encap();
-        if !is_telling || is_blind(e.probe) || e.is_encap() == self.is_encap {
+        if e.packet.is_none() || is_blind(e.probe) || e.is_encap() == self.is_encap {
             return;
         }
         if self.hops.is_empty() {

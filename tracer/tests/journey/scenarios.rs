@@ -61,5 +61,6 @@ scenarios! {
     same_node_ping_with_br_netfilter,
     tc_programs,
     tcp_settles_and_is_retransmitted,
+    tracepoints_alone,
     what_is_under_way_is_in_flight,
 }
