@@ -221,6 +221,10 @@ impl Trace {
         if counters.lost_events > 0 {
             text.push_str(&format!("; {} events lost (marked where)", counters.lost_events));
         }
+        if counters.missed_runs > 0 {
+            let missed = counters.missed_runs;
+            text.push_str(&format!("; {missed} frees or route look-ups missed by the kernel"));
+        }
         say(&text);
     }
 }

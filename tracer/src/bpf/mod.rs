@@ -6,6 +6,7 @@
 mod age;
 mod attach;
 mod load;
+mod log;
 mod netfilter;
 mod ring;
 mod stats;
