@@ -9,7 +9,9 @@ use core::ptr::null_mut;
 
 use aya_ebpf::helpers::generated::bpf_ringbuf_query;
 use aya_log_ebpf::debug;
-use tracer_common::event::{DETAIL_LEN, DetailBytes, JOURNEY_EVENTS, LONG_LEN, Tracked, flags, state};
+use tracer_common::event::{
+    DETAIL_LEN, DetailBytes, JOURNEY_EVENTS, LONG_LEN, Tracked, flags, state,
+};
 use tracer_common::filter::terms;
 use tracer_common::{Probe, Stat};
 
@@ -17,7 +19,8 @@ use crate::config::{filter, option};
 use crate::emit::{Site, emit, emit_note};
 use crate::filter::{self, Match};
 use crate::maps::{
-    CURRENT, Current, EVENTS, NESTING, RATE, SCRATCH, TRACKED, any_live, count, learn, live, live_add, live_sub,
+    CURRENT, Current, EVENTS, NESTING, RATE, SCRATCH, TRACKED, any_live, count, learn, live,
+    live_add, live_sub,
 };
 use crate::packet::{self, Packet};
 use crate::skb::{Skb, probe_read};

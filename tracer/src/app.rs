@@ -232,18 +232,15 @@ impl Trace {
 /// Whether a journey counts for `-c`: copies and pieces come with the packet they belong to.
 fn counts(journey: &Journey) -> bool {
     !journey.parent.is_some_and(|p| {
-        matches!(
-            p.kind,
-            Lineage::Clone | Lineage::Copy | Lineage::Segment | Lineage::Fragment
-        )
+        matches!(p.kind, Lineage::Clone | Lineage::Copy | Lineage::Segment | Lineage::Fragment)
     })
 }
 
 fn open(path: Option<&Path>) -> Result<Box<dyn Write>> {
     Ok(match path {
         Some(path) => {
-            let file = File::create(path)
-                .with_context(|| format!("cannot create {}", path.display()))?;
+            let file =
+                File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
             Box::new(BufWriter::new(file))
         }
         None => Box::new(BufWriter::new(io::stdout())),

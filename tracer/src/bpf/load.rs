@@ -92,8 +92,8 @@ impl KernelSide {
         } else {
             None
         };
-        let ring = RingBuf::try_from(events)
-            .map_err(|source| Error::Map { name: "EVENTS", source })?;
+        let ring =
+            RingBuf::try_from(events).map_err(|source| Error::Map { name: "EVENTS", source })?;
         let log = if options.debug { Some(KernelLog::open(&mut ebpf)?) } else { None };
         let mut side = Self {
             ebpf,

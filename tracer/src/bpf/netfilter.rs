@@ -77,10 +77,7 @@ impl NetfilterPrograms {
             .relocate_maps(maps.iter().map(|(n, fd, m)| (n.as_str(), *fd, m)), &sections)
             .map_err(|e| prepare(&e))?;
         parsed.relocate_calls(&sections).map_err(|e| prepare(&e))?;
-        Ok(Self {
-            output: load(&parsed, "nf_output")?,
-            last: load(&parsed, "nf_last")?,
-        })
+        Ok(Self { output: load(&parsed, "nf_output")?, last: load(&parsed, "nf_last")? })
     }
 
     /// Attaches them in the namespace at `netns` for the protocol families `families`.
