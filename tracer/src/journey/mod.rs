@@ -12,6 +12,7 @@ mod lineage;
 mod model;
 mod nat;
 mod netfilter;
+mod order;
 mod path;
 mod recent;
 mod route;
@@ -22,6 +23,7 @@ pub use flow::{Flow, group};
 pub use hop::{
     Dev, Freed, Hook, Hop, Layer, Neigh, Route, RouteKind, Rule, Sources, Stage, Tunnel, Verdict,
 };
+pub use order::Sequencer;
 pub use model::{DropPoint, Fate, Gap, Journey, Lineage, Nat, NatKind, Parent};
 
 /// Names that only the running kernel knows (or the recording that came from it).
