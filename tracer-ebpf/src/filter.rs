@@ -2,8 +2,8 @@
 
 use core::ptr::addr_of;
 
-use tracer_common::{FlowKey, Prefix};
 use tracer_common::filter::terms;
+use tracer_common::{FlowKey, Prefix};
 
 use crate::config::{FILTER, filter, prefix_word};
 use crate::maps::{FLOWS, SCOPE_DEV, SCOPE_NETNS, any_learned};

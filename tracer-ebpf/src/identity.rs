@@ -19,8 +19,8 @@ use crate::config::{filter, option};
 use crate::emit::{Site, emit, emit_note};
 use crate::filter::{self, Match};
 use crate::maps::{
-    CURRENT, Current, EVENTS, NESTING, RATE, SCRATCH, TRACKED, any_live, control, count, learn, live,
-    live_add, live_sub,
+    CURRENT, Current, EVENTS, NESTING, RATE, SCRATCH, TRACKED, any_live, control, count, learn,
+    live, live_add, live_sub,
 };
 use crate::packet::{self, Packet};
 use crate::skb::{Skb, probe_read};

@@ -6,6 +6,7 @@
 mod assemble;
 mod builder;
 mod fate;
+mod flood;
 mod flow;
 mod hop;
 mod lineage;
@@ -23,8 +24,8 @@ pub use flow::{Flow, group};
 pub use hop::{
     Dev, Freed, Hook, Hop, Layer, Neigh, Route, RouteKind, Rule, Sources, Stage, Tunnel, Verdict,
 };
-pub use order::Sequencer;
 pub use model::{DropPoint, Fate, Gap, Journey, Lineage, Nat, NatKind, Parent};
+pub use order::Sequencer;
 
 /// Names that only the running kernel knows (or the recording that came from it).
 pub trait Names {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Journey;
+use super::{Journey, flood};
 
 /// How long a journey is held back for earlier ones, from its beginning. Longer than the silence
 /// that ends a journey whose end is not visible ([`super::Options::settle_ns`]).
@@ -23,21 +23,35 @@ impl<T> Default for Sequencer<T> {
     }
 }
 
+impl Sequencer {
+    /// Takes finished journeys in and gives out those that began long enough before `now_ns`.
+    pub fn pass(&mut self, finished: Vec<Journey>, now_ns: u64) -> Vec<Journey> {
+        for journey in finished {
+            self.hold(journey.start_ns, journey.id, journey);
+        }
+        let due = (now_ns.saturating_sub(HOLD_NS), 0);
+        if self.held.range(..due).any(|(_, j)| flood::is_other_hosts(j)) {
+            flood::settle(self.held.values_mut());
+        }
+        self.release(now_ns)
+    }
+
+    /// Takes the last finished journeys in and gives out all.
+    pub fn finish(&mut self, finished: Vec<Journey>) -> Vec<Journey> {
+        self.pass(finished, u64::MAX)
+    }
+}
+
 impl<T> Sequencer<T> {
     /// Takes in a journey that began at `start_ns`.
-    pub fn hold(&mut self, start_ns: u64, id: u64, journey: T) {
+    fn hold(&mut self, start_ns: u64, id: u64, journey: T) {
         self.held.insert((start_ns, id), journey);
     }
 
     /// Gives out those that began long enough before `now_ns`.
-    pub fn release(&mut self, now_ns: u64) -> Vec<T> {
+    fn release(&mut self, now_ns: u64) -> Vec<T> {
         let later = self.held.split_off(&(now_ns.saturating_sub(HOLD_NS), 0));
         std::mem::replace(&mut self.held, later).into_values().collect()
-    }
-
-    /// Gives out the rest.
-    pub fn drain(&mut self) -> Vec<T> {
-        std::mem::take(&mut self.held).into_values().collect()
     }
 }
 
@@ -54,7 +68,7 @@ mod tests {
         assert!(order.release(HOLD_NS).is_empty());
         assert_eq!(order.release(HOLD_NS + 21), ["first", "second"]);
         order.hold(5, 1, "late");
-        assert_eq!(order.drain(), ["late", "third"]);
-        assert!(order.drain().is_empty());
+        assert_eq!(order.release(u64::MAX), ["late", "third"]);
+        assert!(order.release(u64::MAX).is_empty());
     }
 }
