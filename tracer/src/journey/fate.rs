@@ -1,12 +1,17 @@
 //! How a journey ends: which frees are drops, and what became of the packet.
 
+use std::net::IpAddr;
+
 use tracer_common::event::FreeDetail;
 
 use super::{
     DropPoint, Fate, Freed, Hook, Hop, Stage, Verdict,
     assemble::{Ending, Place, Walk},
 };
-use crate::event::{Event, L4, Proto};
+use crate::{
+    event::{Event, L4, Proto, Tuple},
+    net::{Inum, NetworkState},
+};
 
 /// What the kernel writes when it gives no reason.
 const NOT_SPECIFIED: &str = "NOT_SPECIFIED";
@@ -49,7 +54,7 @@ impl Walk<'_> {
         let fate = match self.place {
             Place::Local => Fate::Delivered,
             Place::Left => Fate::LeftNode,
-            Place::Moving if self.is_at_destination(e) => Fate::Delivered,
+            Place::Moving if self.is_at_destination() => Fate::Delivered,
             Place::Moving => Fate::Consumed,
         };
         let freed = Some(Freed { reason: None, function });
@@ -63,13 +68,12 @@ impl Walk<'_> {
 
     /// Without netfilter probes nothing marks local delivery: it was received, and the namespace
     /// holds its destination. ARP ends below IP and is never delivered.
-    fn is_at_destination(&self, e: &Event) -> bool {
-        let is_received = self.hops.last().is_some_and(|h| matches!(h.stage, Stage::Rx));
-        let Some(tuple) = self.tuple.filter(|t| t.proto != Proto::Arp) else { return false };
-        let Some(netns) = self.state.netns.get(&e.netns) else { return false };
-        is_received
-            && self.port.is_none()
-            && netns.devices.values().any(|d| d.addresses.iter().any(|(a, _)| *a == tuple.dst))
+    fn is_at_destination(&self) -> bool {
+        let Some(last) = self.hops.last().filter(|h| h.stage == Stage::Rx) else { return false };
+        let is_ip = |t: &Tuple| t.proto != Proto::Arp;
+        self.port.is_none()
+            && !self.is_encap
+            && self.tuple.filter(is_ip).is_some_and(|t| holds(self.state, last.netns, t.dst))
     }
 
     fn drop_packet(&mut self, e: &Event, reason: String, function: Option<String>) {
@@ -112,7 +116,9 @@ impl Walk<'_> {
     ) -> Option<(Fate, &'static str)> {
         let function = function.unwrap_or("");
         let is_unspecified = reason == NOT_SPECIFIED;
-        let is_local = self.place == Place::Local || self.open_hook() == Some(Hook::Input);
+        let is_local = self.place == Place::Local
+            || self.open_hook() == Some(Hook::Input)
+            || self.is_at_destination();
         // A raw socket (ping as root) took a clone of the echo reply; no ping socket wanted it.
         if reason == "NO_SOCKET" && function == "ping_rcv" && e.is_cloned() {
             return Some((Fate::Delivered, "a raw socket took its own copy"));
@@ -156,7 +162,15 @@ impl Walk<'_> {
         let fate = match (self.place, ending) {
             (Place::Local, _) => Fate::Delivered,
             (Place::Left, _) => Fate::LeftNode,
+            (Place::Moving, Ending::Seen) if self.is_at_destination() => Fate::Delivered,
             (Place::Moving, Ending::Seen) => Fate::Consumed,
+            // Only TCP takes packets without a trace; anything else would have been seen.
+            (Place::Moving, Ending::Unseen)
+                if self.is_at_destination()
+                    && self.tuple.is_some_and(|t| t.proto == Proto::Tcp) =>
+            {
+                Fate::Delivered
+            }
             (Place::Moving, Ending::Unseen) => Fate::InFlight,
         };
         (fate, None)
@@ -183,6 +197,12 @@ impl Walk<'_> {
         let end = name.find(['+', '.', ' ']).unwrap_or(name.len());
         (end > 0).then(|| name[..end].to_owned())
     }
+}
+
+/// The namespace has this address.
+pub(super) fn holds(state: &NetworkState, netns: Inum, addr: IpAddr) -> bool {
+    let Some(netns) = state.netns.get(&netns) else { return false };
+    netns.devices.values().any(|d| d.addresses.iter().any(|(a, _)| *a == addr))
 }
 
 /// Functions that empty a socket's queues when it closes.

@@ -25,10 +25,15 @@ pub(super) fn parent(recent: &Recent, e: &Event, first: &Headers) -> Option<Pare
         .or_else(|| reply(recent, e, first).map(of(Lineage::Reply)))
 }
 
+/// The other journey was there first.
+fn is_elder(t: &Trace, e: &Event) -> bool {
+    t.id != e.journey && (t.start_ns, t.id) < (e.ktime_ns, e.journey)
+}
+
 /// Shares the data of another journey's skb and is the same packet. `skb->head` alone does not
 /// tell: a freed head is soon in use by a stranger.
 fn clone(recent: &Recent, e: &Event, first: &Headers) -> Option<u64> {
-    let other = recent.with_head(e.head).filter(|t| t.id != e.journey)?;
+    let other = recent.with_head(e.head).filter(|t| is_elder(t, e))?;
     (e.is_cloned() && is_same_packet(other, first)).then_some(other.id)
 }
 
@@ -38,7 +43,7 @@ fn copy(recent: &Recent, e: &Event, first: &Headers) -> Option<u64> {
         return None;
     }
     let is_copied = |t: &&Trace| {
-        t.id != e.journey
+        is_elder(t, e)
             && t.head != e.head
             && t.netns_now == e.netns
             && e.ktime_ns.saturating_sub(t.last_ns) < COPY_NS
@@ -64,7 +69,7 @@ fn is_same_packet(t: &Trace, now: &Headers) -> bool {
 fn fragment(recent: &Recent, e: &Event, first: &Headers) -> Option<u64> {
     first.fragment?;
     let is_whole = |t: &&Trace| {
-        t.id != e.journey && t.first.fragment.is_none() && t.first.len.max(t.len) > first.len
+        is_elder(t, e) && t.first.fragment.is_none() && t.first.len.max(t.len) > first.len
     };
     // IPv6 packets have no identification before they are fragmented; their tuple must do, and
     // serves the first fragment only.
@@ -79,7 +84,7 @@ fn fragment(recent: &Recent, e: &Event, first: &Headers) -> Option<u64> {
 fn segment(recent: &Recent, e: &Event, first: &Headers) -> Option<u64> {
     let tcp = first.tcp().filter(|tcp| tcp.payload_len > 0)?;
     let is_whole = |t: &&Trace| {
-        t.id != e.journey
+        is_elder(t, e)
             && t.gso_size > 0
             && t.len > e.len
             && t.first.tcp().is_some_and(|whole| {
@@ -93,13 +98,12 @@ fn segment(recent: &Recent, e: &Event, first: &Headers) -> Option<u64> {
 /// The packet that an ICMP error quotes, as it looked when the error was made.
 fn icmp_error(recent: &Recent, e: &Event) -> Option<u64> {
     let quoted = e.packet.as_ref().and_then(Packet::quoted)?;
-    let is_earlier = |t: &&Trace| t.id != e.journey && t.start_ns <= e.ktime_ns;
-    let is_it = |t: &&Trace| is_earlier(t) && t.first.ip_id == quoted.ip_id;
+    let is_it = |t: &&Trace| is_elder(t, e) && t.first.ip_id == quoted.ip_id;
     recent
         .with_key(&quoted.key())
         .take(MAX_CANDIDATES)
         .find(is_it)
-        .or_else(|| recent.with_ident(quoted).filter(is_earlier))
+        .or_else(|| recent.with_ident(quoted).filter(|t| is_elder(t, e)))
         .map(|t| t.id)
 }
 
@@ -107,8 +111,7 @@ fn icmp_error(recent: &Recent, e: &Event) -> Option<u64> {
 fn retransmit(recent: &Recent, e: &Event, first: &Headers) -> Option<u64> {
     let tcp = first.tcp().filter(|tcp| tcp.span() > 0)?;
     let is_same = |t: &&Trace| {
-        t.id != e.journey
-            && t.start_ns < e.ktime_ns
+        is_elder(t, e)
             && t.netns == e.netns
             && t.first.tuple == first.tuple
             && t.first.tcp().is_some_and(|other| {
@@ -123,18 +126,31 @@ fn retransmit(recent: &Recent, e: &Event, first: &Headers) -> Option<u64> {
 /// of this one's as first seen.
 fn reply(recent: &Recent, e: &Event, first: &Headers) -> Option<u64> {
     let key = first.key().reversed();
-    let is_earlier = |t: &&Trace| t.id != e.journey && t.start_ns < e.ktime_ns && t.key == key;
-    let mut candidates = recent.with_key(&key).filter(is_earlier).take(MAX_CANDIDATES);
+    let is_asked = |t: &&Trace| is_elder(t, e) && t.key == key;
+    let candidates = recent.with_key(&key).filter(is_asked).take(MAX_CANDIDATES);
     match &first.l4 {
         L4::Tcp(tcp) => tcp_reply(candidates, tcp),
-        L4::Udp { .. } => candidates.next().map(|t| t.id),
+        L4::Udp { .. } => nearest(candidates, e),
         L4::Icmp(_) | L4::Arp(_) if !is_answer(&first.l4, first.tuple.src.is_ipv6()) => None,
-        L4::Icmp(icmp) => candidates.find(|t| is_question(t, icmp.seq)).map(|t| t.id),
+        L4::Icmp(icmp) => nearest(candidates.filter(|t| is_question(t, icmp.seq)), e),
         L4::Arp(_) => {
-            candidates.find(|t| matches!(t.first.l4, L4::Arp(a) if a.op == 1)).map(|t| t.id)
+            nearest(candidates.filter(|t| matches!(t.first.l4, L4::Arp(arp) if arp.op == 1)), e)
         }
         L4::Unknown => None,
     }
+}
+
+/// The newest that ended where the answer begins (of the clones of a flooded question only one
+/// did), else the newest.
+fn nearest<'a>(candidates: impl Iterator<Item = &'a Trace>, e: &Event) -> Option<u64> {
+    let mut newest = None;
+    for candidate in candidates {
+        if candidate.netns_now == e.netns {
+            return Some(candidate.id);
+        }
+        newest = newest.or(Some(candidate.id));
+    }
+    newest
 }
 
 fn is_question(t: &Trace, seq: Option<u16>) -> bool {

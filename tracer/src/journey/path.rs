@@ -44,14 +44,14 @@ impl Line<'_> {
             Stage::Bridge => self.bridge(hop),
             Stage::Netfilter => self.hook(journey, n, hop),
             Stage::Route => self.route(journey, n, hop),
-            Stage::Neigh if n + 1 == journey.hops.len() => {
-                if let Some(neigh) = hop.neigh {
-                    self.word(&format!("waiting for {}", neigh.key), false);
+            Stage::Neigh => {
+                self.device(hop);
+                if let Some(neigh) = hop.neigh.filter(|_| n + 1 == journey.hops.len()) {
+                    self.word(&format!("waiting for {}", neigh.key), true);
                 }
             }
             Stage::Decap if self.is_entering(hop) => self.device(hop),
-            Stage::Neigh
-            | Stage::Encap
+            Stage::Encap
             | Stage::Decap
             | Stage::Socket
             | Stage::IcmpError
@@ -135,7 +135,11 @@ impl Line<'_> {
             || (n == 0 || !is_node(self.state, hop.netns)) && !after_change(journey, n);
         match (&route.dev, route.kind.is_success()) {
             (_, true) if is_unsaid => {}
-            (Some(dev), true) => self.word(&format!("route {}", dev.name), false),
+            (Some(dev), true) => {
+                self.word(&format!("route {}", dev.name), false);
+                // It may leave by the device that it came in by: that is a second visit.
+                self.last = None;
+            }
             (None, true) => {}
             (_, false) => self.word(&format!("route {}", route.kind.name()), false),
         }

@@ -49,6 +49,9 @@ impl Walk<'_> {
             }
             if !decided.kind.is_success() && d.err != EAGAIN {
                 *decided = route;
+            } else if decided.kind == RouteKind::None && decided.table != route.table {
+                // No single table is to blame.
+                decided.table = None;
             }
             return;
         }
