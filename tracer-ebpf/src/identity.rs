@@ -55,7 +55,7 @@ pub(crate) fn observe<const DIRECT: bool, D: Copy>(
         return null_mut();
     }
     let protocol = skb.protocol();
-    if known.is_none() && !filter::wants_protocol(protocol) {
+    if known.is_none() && (!filter::wants_protocol(protocol) || filter::rejects(l3, protocol)) {
         return null_mut();
     }
     let Some(current) = current() else { return null_mut() };
