@@ -115,8 +115,9 @@ fn retransmit(recent: &Recent, e: &Event, first: &Headers) -> Option<u64> {
             && t.netns == e.netns
             && t.first.tuple == first.tuple
             && t.first.tcp().is_some_and(|other| {
-                (other.seq, other.payload_len, other.flags & Tcp::SYN)
-                    == (tcp.seq, tcp.payload_len, tcp.flags & Tcp::SYN)
+                // A pure acknowledgement has the number of the FIN that follows it.
+                (other.seq, other.payload_len, other.span())
+                    == (tcp.seq, tcp.payload_len, tcp.span())
             })
     };
     recent.with_key(&first.key()).take(MAX_CANDIDATES).find(is_same).map(|t| t.id)
