@@ -2,8 +2,8 @@
 
 use core::ptr::addr_of;
 
-use tracer_common::filter::terms;
 use tracer_common::Prefix;
+use tracer_common::filter::terms;
 
 use crate::config::{FILTER, filter, prefix_word};
 use crate::maps::{FLOWS, SCOPE_DEV, SCOPE_NETNS, any_learned};
@@ -135,18 +135,28 @@ fn numbers_match(sport: u16, dport: u16) -> bool {
 pub(crate) fn matches(p: &Packet, protocol: u16) -> Option<Match> {
     let is_v6 = protocol == packet::ETH_P_IPV6;
     let key = &p.key;
-    if terms_match(p, Ends { src: &key.saddr, dst: &key.daddr, sport: key.sport, dport: key.dport }, is_v6)
-    {
+    if terms_match(
+        p,
+        Ends { src: &key.saddr, dst: &key.daddr, sport: key.sport, dport: key.dport },
+        is_v6,
+    ) {
         return Some(if p.is_error != 0 { Match::Reverse } else { Match::Forward });
     }
     if !wanted(terms::REPLIES) {
         return None;
     }
-    if terms_match(p, Ends { src: &key.daddr, dst: &key.saddr, sport: key.dport, dport: key.sport }, is_v6)
-    {
+    if terms_match(
+        p,
+        Ends { src: &key.daddr, dst: &key.saddr, sport: key.dport, dport: key.sport },
+        is_v6,
+    ) {
         return Some(Match::Reverse);
     }
     if any_learned() && p.is_later_fragment == 0 {
+        #[expect(
+            clippy::needless_borrows_for_generic_args,
+            reason = "a copy of the key would go on the BPF stack"
+        )]
         // SAFETY: the value is not looked at.
         return unsafe { FLOWS.get(&p.key) }.map(|_| Match::Learned);
     }

@@ -227,8 +227,7 @@ fn neigh(ctx: &BtfTracePointContext) -> i32 {
     // The key is a flexible array: beyond the type that the verifier knows.
     let mut key = [0; 16];
     // SAFETY: bytes; the helper may fail and then zeroes.
-    let [lo, hi]: [u64; 2] =
-        unsafe { crate::skb::probe_read(neigh.at(offset!(neigh_key))) };
+    let [lo, hi]: [u64; 2] = unsafe { crate::skb::probe_read(neigh.at(offset!(neigh_key))) };
     key[..8].copy_from_slice(&lo.to_ne_bytes());
     key[8..].copy_from_slice(&hi.to_ne_bytes());
     let detail = NeighDetail {

@@ -86,6 +86,7 @@ impl Walk<'_> {
             hook = self.decide(Verdict::Drop);
         } else if is_by_netfilter {
             hook = self.infer_hook();
+            self.blame(e, hook);
         }
         // A reason of its own inside a hook says nothing of the verdict.
         self.traversal = None;
@@ -104,6 +105,18 @@ impl Walk<'_> {
         let freed = Some(Freed { reason: Some(reason), function });
         self.hops.push(Hop { dev, hook, freed, ..self.hop(e, Stage::Drop) });
         self.outcome = Some((Fate::Dropped, Some(dropped)));
+    }
+
+    /// Gives the hook that dropped the packet, seen or not, its hop and verdict.
+    fn blame(&mut self, e: &Event, hook: Option<Hook>) {
+        let verdict = Some(Verdict::Drop);
+        match self.hops.last_mut() {
+            Some(hop) if hop.stage == Stage::Netfilter && hop.hook == hook => hop.verdict = verdict,
+            _ => {
+                let dev = self.dev(e.netns, e.ifindex);
+                self.hops.push(Hop { dev, hook, verdict, ..self.hop(e, Stage::Netfilter) });
+            }
+        }
     }
 
     /// Frees that the kernel reports as drops although nothing was lost: they occur on healthy
