@@ -41,7 +41,7 @@ pub enum Probe {
     TcpSocket = 10,
     /// `skb:skb_copy_datagram_iovec`: the application reads the datagram.
     CopyToUser = 11,
-    /// BPF netfilter link, before every other hook function.
+    /// BPF netfilter link, before every other hook function (of `LOCAL_OUT`).
     NfFirst = 12,
     /// BPF netfilter link, after every other hook function (conntrack confirm excepted).
     NfLast = 13,

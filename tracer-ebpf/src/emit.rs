@@ -3,7 +3,9 @@
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
-use tracer_common::event::{DETAIL_LEN, DetailBytes, EventHeader, RawEvent, SNAP_LEN, Tracked, flags};
+use tracer_common::event::{
+    DETAIL_LEN, DetailBytes, EventHeader, RawEvent, SNAP_LEN, Tracked, flags,
+};
 use tracer_common::{Probe, Stat};
 
 use crate::maps::{EVENTS, count};

@@ -2,12 +2,13 @@
 
 use core::ptr::addr_of;
 
-use tracer_common::filter::terms;
 use tracer_common::Prefix;
+use tracer_common::filter::terms;
 
 use crate::config::{FILTER, filter, prefix_word};
 use crate::maps::{FLOWS, SCOPE_DEV, SCOPE_NETNS, any_learned};
 use crate::packet::{self, ICMPV6, Packet};
+use crate::skb::probe_read;
 
 /// How a packet came to match.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -49,23 +50,113 @@ pub(crate) fn in_scope(netns: u32, ifindex: u32) -> bool {
     true
 }
 
+/// Whether the packet at `l3` certainly does not match, from the fewest bytes that can tell.
+///
+/// This is what every packet of the node pays, so it reads once, keeps everything in registers
+/// and leaves whatever is not plain (options, fragments of IPv6, ICMP errors, tunnels, learned
+/// tuples) to [`matches`].
+#[inline(always)]
+pub(crate) fn rejects(l3: *const u8, protocol: u16) -> bool {
+    if any_learned() {
+        return false;
+    }
+    if protocol == packet::ETH_P_IP {
+        // SAFETY: integers; zeroes when it cannot be read, which is no plain header.
+        let w: [u32; 6] = unsafe { probe_read(l3) };
+        let proto = (w[2] >> 8) as u8;
+        let is_later_fragment = (w[1] >> 16) as u16 & 0x1fff_u16.to_be() != 0;
+        if w[0] & 0xff != 0x45 || (!is_later_fragment && needs_more(proto, packet::ICMP, w[5])) {
+            return false;
+        }
+        return fails(&[w[3]], &[w[4]], proto, w[5], is_later_fragment);
+    }
+    if protocol == packet::ETH_P_IPV6 {
+        // SAFETY: as above.
+        let w: [u32; 11] = unsafe { probe_read(l3) };
+        let proto = (w[1] >> 16) as u8;
+        let is_plain = proto == packet::TCP || proto == packet::UDP;
+        if w[0] & 0xf0 != 0x60 || !is_plain || needs_more(proto, ICMPV6, w[10]) {
+            return false;
+        }
+        return fails(&[w[2], w[3], w[4], w[5]], &[w[6], w[7], w[8], w[9]], proto, w[10], false);
+    }
+    false
+}
+
+/// Whether the first transport word says that there is another packet inside.
+#[inline(always)]
+fn needs_more(proto: u8, icmp: u8, l4: u32) -> bool {
+    if proto == packet::UDP {
+        return is_vxlan_port((l4 >> 16) as u16);
+    }
+    // Of ICMP, only echo is about itself alone.
+    proto == icmp && !(l4 as u8 == 8 || l4 as u8 == 0)
+}
+
+/// Whether the terms fail in every direction that counts.
+#[inline(always)]
+fn fails<const N: usize>(
+    src: &[u32; N],
+    dst: &[u32; N],
+    proto: u8,
+    l4: u32,
+    is_later_fragment: bool,
+) -> bool {
+    if wanted(terms::PROTO) && u32::from(proto) != filter!(proto) {
+        return true;
+    }
+    let (sport, dport) = (l4 as u16, (l4 >> 16) as u16);
+    let has_ports = !is_later_fragment;
+    let forward = addresses_match(src, dst) && (!has_ports || numbers_match(sport, dport));
+    let reverse = wanted(terms::REPLIES)
+        && addresses_match(dst, src)
+        && (!has_ports || numbers_match(dport, sport));
+    !forward && !reverse
+}
+
+#[inline(always)]
+fn addresses_match<const N: usize>(src: &[u32; N], dst: &[u32; N]) -> bool {
+    (!wanted(terms::SRC) || in_prefix(addr_of!(FILTER.src), src))
+        && (!wanted(terms::DST) || in_prefix(addr_of!(FILTER.dst), dst))
+        && (!wanted(terms::HOST)
+            || in_prefix(addr_of!(FILTER.host), src)
+            || in_prefix(addr_of!(FILTER.host), dst))
+}
+
+#[inline(always)]
+fn numbers_match(sport: u16, dport: u16) -> bool {
+    (!wanted(terms::SPORT) || sport == filter!(sport))
+        && (!wanted(terms::DPORT) || dport == filter!(dport))
+        && (!wanted(terms::PORT) || sport == filter!(port) || dport == filter!(port))
+}
+
 /// Whether, and how, the packet matches.
 #[inline(always)]
 pub(crate) fn matches(p: &Packet, protocol: u16) -> Option<Match> {
     let is_v6 = protocol == packet::ETH_P_IPV6;
     let key = &p.key;
-    if terms_match(p, Ends { src: &key.saddr, dst: &key.daddr, sport: key.sport, dport: key.dport }, is_v6)
-    {
+    if terms_match(
+        p,
+        Ends { src: &key.saddr, dst: &key.daddr, sport: key.sport, dport: key.dport },
+        is_v6,
+    ) {
         return Some(if p.is_error != 0 { Match::Reverse } else { Match::Forward });
     }
     if !wanted(terms::REPLIES) {
         return None;
     }
-    if terms_match(p, Ends { src: &key.daddr, dst: &key.saddr, sport: key.dport, dport: key.sport }, is_v6)
-    {
+    if terms_match(
+        p,
+        Ends { src: &key.daddr, dst: &key.saddr, sport: key.dport, dport: key.sport },
+        is_v6,
+    ) {
         return Some(Match::Reverse);
     }
     if any_learned() && p.is_later_fragment == 0 {
+        #[expect(
+            clippy::needless_borrows_for_generic_args,
+            reason = "a copy of the key would go on the BPF stack"
+        )]
         // SAFETY: the value is not looked at.
         return unsafe { FLOWS.get(&p.key) }.map(|_| Match::Learned);
     }
@@ -82,26 +173,14 @@ struct Ends<'a> {
 
 #[inline(always)]
 fn terms_match(p: &Packet, ends: Ends<'_>, is_v6: bool) -> bool {
-    if wanted(terms::SRC) && !in_prefix(addr_of!(FILTER.src), ends.src, is_v6) {
+    let addresses = if is_v6 {
+        addresses_match(ends.src, ends.dst)
+    } else {
+        addresses_match(&[ends.src[0]], &[ends.dst[0]])
+    };
+    if !addresses || (wanted(terms::PROTO) && u32::from(p.key.proto) != filter!(proto)) {
         return false;
     }
-    if wanted(terms::DST) && !in_prefix(addr_of!(FILTER.dst), ends.dst, is_v6) {
-        return false;
-    }
-    if wanted(terms::HOST)
-        && !in_prefix(addr_of!(FILTER.host), ends.src, is_v6)
-        && !in_prefix(addr_of!(FILTER.host), ends.dst, is_v6)
-    {
-        return false;
-    }
-    if wanted(terms::PROTO) && u32::from(p.key.proto) != filter!(proto) {
-        return false;
-    }
-    ports_match(p, &ends)
-}
-
-#[inline(always)]
-fn ports_match(p: &Packet, ends: &Ends<'_>) -> bool {
     if !wanted(terms::SPORT | terms::DPORT | terms::PORT) {
         return true;
     }
@@ -109,22 +188,21 @@ fn ports_match(p: &Packet, ends: &Ends<'_>) -> bool {
     if p.is_later_fragment != 0 {
         return true;
     }
-    let is_echo = p.key.proto == packet::ICMP || p.key.proto == ICMPV6;
-    if is_echo {
-        return false;
-    }
-    (!wanted(terms::SPORT) || ends.sport == filter!(sport))
-        && (!wanted(terms::DPORT) || ends.dport == filter!(dport))
-        && (!wanted(terms::PORT) || ends.sport == filter!(port) || ends.dport == filter!(port))
+    // What stands in the place of ports for ICMP is the identifier.
+    p.key.proto != packet::ICMP && p.key.proto != ICMPV6 && numbers_match(ends.sport, ends.dport)
 }
 
 #[inline(always)]
-fn in_prefix(prefix: *const Prefix, addr: &[u32; 4], is_v6: bool) -> bool {
-    let word = |i: usize| {
-        let (want, mask) = prefix_word(prefix, i);
-        addr[i] & mask == want
-    };
-    word(0) && (!is_v6 || (word(1) && word(2) && word(3)))
+fn in_prefix<const N: usize>(prefix: *const Prefix, addr: &[u32; N]) -> bool {
+    let mut word = 0;
+    while word < N {
+        let (want, mask) = prefix_word(prefix, word);
+        if addr[word] & mask != want {
+            return false;
+        }
+        word += 1;
+    }
+    true
 }
 
 /// Whether `port` (as it lies in memory) carries VXLAN on this node.

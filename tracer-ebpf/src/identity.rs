@@ -8,7 +8,10 @@ use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
 use core::ptr::null_mut;
 
 use aya_ebpf::helpers::generated::bpf_ringbuf_query;
-use tracer_common::event::{DETAIL_LEN, DetailBytes, JOURNEY_EVENTS, LONG_LEN, Tracked, flags, state};
+use aya_log_ebpf::debug;
+use tracer_common::event::{
+    DETAIL_LEN, DetailBytes, JOURNEY_EVENTS, LONG_LEN, Tracked, flags, state,
+};
 use tracer_common::filter::terms;
 use tracer_common::{Probe, Stat};
 
@@ -16,7 +19,8 @@ use crate::config::{filter, option};
 use crate::emit::{Site, emit, emit_note};
 use crate::filter::{self, Match};
 use crate::maps::{
-    CURRENT, Current, EVENTS, NESTING, RATE, SCRATCH, TRACKED, any_live, count, learn, live, live_add, live_sub,
+    CURRENT, Current, EVENTS, NESTING, RATE, SCRATCH, TRACKED, any_live, count, learn, live,
+    live_add, live_sub,
 };
 use crate::packet::{self, Packet};
 use crate::skb::{Skb, probe_read};
@@ -55,7 +59,7 @@ pub(crate) fn observe<const DIRECT: bool, D: Copy>(
         return null_mut();
     }
     let protocol = skb.protocol();
-    if known.is_none() && !filter::wants_protocol(protocol) {
+    if known.is_none() && (!filter::wants_protocol(protocol) || filter::rejects(l3, protocol)) {
         return null_mut();
     }
     let Some(current) = current() else { return null_mut() };
@@ -266,6 +270,9 @@ fn begin<const DIRECT: bool, D: Copy>(
         emit(&mut entry, skb, Site { probe, netns, ifindex, flags: flag }, detail(), Some(l3));
         set_current(skb, packet, rule.routes);
         count(Stat::Admitted);
+        if option!(debug) != 0 {
+            debug!((), "journey {:x} begins at probe {}", entry.journey, probe as u8);
+        }
     }
     if rule.ends {
         return null_mut();
@@ -344,6 +351,9 @@ fn set_current<const DIRECT: bool>(skb: Skb<DIRECT>, packet: &Packet, routes: bo
 #[inline(always)]
 fn end_unseen<const DIRECT: bool>(skb: Skb<DIRECT>, entry: &mut Tracked) {
     count(Stat::Reused);
+    if option!(debug) != 0 {
+        debug!((), "journey {:x} ended unseen", entry.journey);
+    }
     if entry.journey != 0 {
         let site = Site {
             probe: Probe::Reused,

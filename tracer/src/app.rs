@@ -254,6 +254,10 @@ impl Trace {
         if counters.lost_events > 0 {
             text.push_str(&format!("; {} events lost (marked where)", counters.lost_events));
         }
+        if counters.missed_runs > 0 {
+            let missed = counters.missed_runs;
+            text.push_str(&format!("; {missed} frees or route look-ups missed by the kernel"));
+        }
         say(&text);
     }
 }
@@ -271,18 +275,15 @@ struct Turn {
 /// Whether a journey counts for `-c`: copies and pieces come with the packet they belong to.
 fn counts(journey: &Journey) -> bool {
     !journey.parent.is_some_and(|p| {
-        matches!(
-            p.kind,
-            Lineage::Clone | Lineage::Copy | Lineage::Segment | Lineage::Fragment
-        )
+        matches!(p.kind, Lineage::Clone | Lineage::Copy | Lineage::Segment | Lineage::Fragment)
     })
 }
 
 fn open(path: Option<&Path>) -> Result<Box<dyn Write>> {
     Ok(match path {
         Some(path) => {
-            let file = File::create(path)
-                .with_context(|| format!("cannot create {}", path.display()))?;
+            let file =
+                File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
             Box::new(BufWriter::new(file))
         }
         None => Box::new(BufWriter::new(io::stdout())),

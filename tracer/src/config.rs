@@ -64,8 +64,7 @@ impl Config {
     pub fn resolve(args: &TraceArgs) -> Result<Self> {
         let common = &args.common;
         let to_terminal = common.write.is_none() && std::io::stdout().is_terminal();
-        let format =
-            common.output.unwrap_or(if to_terminal { Format::Tree } else { Format::Line });
+        let format = common.output.unwrap_or(if to_terminal { Format::Tree } else { Format::Line });
         let color = match common.color {
             Color::Always => true,
             Color::Never => false,

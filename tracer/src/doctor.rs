@@ -51,7 +51,11 @@ pub fn run(json: bool) -> Result<ExitCode> {
     let probes = match probe_points() {
         Ok(probes) => probes,
         Err(e) => {
-            facts.push(Fact { what: "kernel side", value: "does not load".to_owned(), hint: Some(format!("{e:#}")) });
+            facts.push(Fact {
+                what: "kernel side",
+                value: "does not load".to_owned(),
+                hint: Some(format!("{e:#}")),
+            });
             Vec::new()
         }
     };
@@ -119,8 +123,9 @@ fn facts() -> Vec<Fact> {
         Fact {
             what: "type information",
             value: if has_btf { btf::VMLINUX.to_owned() } else { "none".to_owned() },
-            hint: (!has_btf)
-                .then(|| "needs CONFIG_DEBUG_INFO_BTF=y; without it pkttrace cannot run".to_owned()),
+            hint: (!has_btf).then(|| {
+                "needs CONFIG_DEBUG_INFO_BTF=y; without it pkttrace cannot run".to_owned()
+            }),
         },
         mount("cgroup2", mounted("cgroup2"), "without it the socket hop rests on fewer probes"),
         mount("tracefs", mounted("tracefs"), "not needed: tracepoints are attached by type"),
@@ -132,7 +137,8 @@ fn facts() -> Vec<Fact> {
         },
         Fact {
             what: "BPF JIT",
-            value: read("/proc/sys/net/core/bpf_jit_enable").unwrap_or_else(|| "unknown".to_owned()),
+            value: read("/proc/sys/net/core/bpf_jit_enable")
+                .unwrap_or_else(|| "unknown".to_owned()),
             hint: None,
         },
     ]

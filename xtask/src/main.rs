@@ -61,6 +61,9 @@ enum Task {
         /// One JSON object instead of tables
         #[arg(long)]
         json: bool,
+        /// Further arguments for the tracer, as in `-- --probes tp`
+        #[arg(last = true)]
+        tracer: Vec<String>,
     },
     /// Build, and put the program, man page and completions into place
     Install {
@@ -88,9 +91,10 @@ fn run(task: &Task) -> Result<ExitCode> {
         Task::Lint => lint::run(&layout)?,
         Task::Test { fast } => return Ok(test::run(&layout, test::Options { fast: *fast })),
         Task::Demo => demo::run(&layout)?,
-        Task::Bench { rounds, seconds, json } => {
+        Task::Bench { rounds, seconds, json, tracer } => {
             let (rounds, seconds, json) = (*rounds, *seconds, *json);
-            bench::run(&layout, bench::Options { rounds, seconds, json })?;
+            let tracer = tracer.clone();
+            bench::run(&layout, bench::Options { rounds, seconds, json, tracer })?;
         }
         Task::Install { root } => install::run(&layout, root)?,
     }

@@ -29,9 +29,7 @@ pub fn cg_socket(ctx: SkBuffContext) -> i32 {
     // SAFETY: bytes of the packet; zeroes when they cannot be read.
     let protocol: [u8; 10] = unsafe { probe_read(l3) };
     let is_tcp = if protocol[0] >> 4 == 4 { protocol[9] } else { protocol[6] } == TCP;
-    if !entry.is_null()
-        && is_tcp
-    {
+    if !entry.is_null() && is_tcp {
         // SAFETY: a map value; this CPU works on the packet.
         settle(unsafe { &mut *entry });
     }

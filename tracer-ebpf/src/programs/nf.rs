@@ -1,4 +1,5 @@
-//! The `nf` backend: BPF netfilter programs (since 6.4), the first and the last of each hook.
+//! The `nf` backend: BPF netfilter programs (since 6.4), the last of each hook, and the first of
+//! `LOCAL_OUT`.
 //!
 //! aya knows no such program type, so they lie in sections of a type that it does know; the user
 //! side loads them by `bpf(2)`. They always accept.
@@ -28,14 +29,6 @@ const AF_INET6: u8 = 10;
 fn context(ctx: *mut c_void) -> (Kptr<true>, Skb<true>) {
     let ctx = Kptr::<true>::new(ctx.cast());
     (ctx.follow(0), Skb::new(ctx.load::<*const u8>(8)))
-}
-
-/// Runs before every other function of its hook.
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "socket/nf_first")]
-pub extern "C" fn nf_first(ctx: *mut c_void) -> i32 {
-    hook(ctx, Probe::NfFirst, false);
-    NF_ACCEPT
 }
 
 /// Runs before every other function of `LOCAL_OUT`, where packets of this node are met first.
@@ -80,6 +73,7 @@ fn hook(ctx: *mut c_void, probe: Probe, may_begin: bool) {
     {
         current.resolving = skb.address();
         current.resolving_netns = u64::from(inum(state_ptr.follow(offset!(state_net))));
+        current.resolving_ifindex = u64::from(ifindex(state_ptr.follow(offset!(state_out))));
     }
 }
 

@@ -3,9 +3,9 @@
 //! The context of such a program is the skb itself at run time, so its address is the identity
 //! that the tracepoints know; its members are read by helper, and only for followed packets.
 
+use aya_ebpf::EbpfContext as _;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use aya_ebpf::EbpfContext as _;
 use tracer_common::Probe;
 use tracer_common::event::DeviceDetail;
 
@@ -47,7 +47,8 @@ fn see(ctx: &TcContext, probe: Probe) -> i32 {
         return NEXT;
     }
     let skb = Skb::<false>::new(ctx.as_ptr().cast::<u8>().cast_const());
-    let rule = Rule { may_begin: false, ends: false, routes: probe as u8 <= Probe::TcIngressLast as u8 };
+    let rule =
+        Rule { may_begin: false, ends: false, routes: probe as u8 <= Probe::TcIngressLast as u8 };
     observe(skb, skb.network(), rule, probe, || place(skb.dev()), || name(skb.dev()));
     NEXT
 }

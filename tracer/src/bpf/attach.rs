@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use aya::Btf;
 use aya::programs::cgroup_skb::CgroupSkb;
 use aya::programs::tc::{SchedClassifier, SchedClassifierLink, TcAttachOptions};
-use aya::programs::{BtfTracePoint, CgroupAttachMode, CgroupSkbAttachType, LinkOrder, TcAttachType};
+use aya::programs::{
+    BtfTracePoint, CgroupAttachMode, CgroupSkbAttachType, LinkOrder, TcAttachType,
+};
 use tracer_common::filter::terms;
 
 use super::load::KernelSide;
@@ -103,11 +105,7 @@ impl Attached {
 }
 
 /// Attaches the probe points that see every namespace.
-pub(super) fn global(
-    side: &mut KernelSide,
-    aya_btf: &Btf,
-    btf: &KernelBtf,
-) -> Result<(), Error> {
+pub(super) fn global(side: &mut KernelSide, aya_btf: &Btf, btf: &KernelBtf) -> Result<(), Error> {
     if side.options.backends.tp {
         for (program, tracepoint, needed) in TRACEPOINTS {
             let why = if btf.tracepoint_arguments(tracepoint).is_none() {
@@ -202,7 +200,9 @@ impl KernelSide {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
             Err(e) => {
                 let why = match e.raw_os_error() {
-                    Some(libc::EINVAL) => "this kernel has no BPF netfilter links (since 6.4)".to_owned(),
+                    Some(libc::EINVAL) => {
+                        "this kernel has no BPF netfilter links (since 6.4)".to_owned()
+                    }
                     _ => e.to_string(),
                 };
                 self.attached.netfilter_failures.insert(netns.inum, why);

@@ -1,14 +1,17 @@
 //! Loading: constants into `.rodata`, programs and maps into the kernel.
 
+use std::os::fd::AsFd as _;
+
 use aya::maps::{HashMap, Map, RingBuf};
 use aya::{Btf, Ebpf, EbpfLoader, Endianness};
 use tracer_common::offsets::{KernelOffsets, Options};
 use tracer_common::{Filter, flow::FlowKey};
 
 use super::attach::{Attached, Backends, ProbeStatus};
+use super::log::KernelLog;
 use super::netfilter::NetfilterPrograms;
 use super::ring::Ring;
-use super::stats::Counters;
+use super::stats::{Counters, missed_runs};
 use super::{Error, attach};
 use crate::kernel::btf::KernelBtf;
 
@@ -41,6 +44,7 @@ pub struct KernelSide {
     pub(super) options: LoadOptions,
     /// Entries aged out so far.
     pub(super) aged: u64,
+    log: Option<KernelLog>,
     ring: Ring,
 }
 
@@ -88,14 +92,16 @@ impl KernelSide {
         } else {
             None
         };
-        let ring = RingBuf::try_from(events)
-            .map_err(|source| Error::Map { name: "EVENTS", source })?;
+        let ring =
+            RingBuf::try_from(events).map_err(|source| Error::Map { name: "EVENTS", source })?;
+        let log = if options.debug { Some(KernelLog::open(&mut ebpf)?) } else { None };
         let mut side = Self {
             ebpf,
             netfilter,
             attached: Attached::default(),
             options,
             aged: 0,
+            log,
             ring: Ring::new(ring),
         };
         attach::global(&mut side, &aya_btf, btf)?;
@@ -105,6 +111,13 @@ impl KernelSide {
     /// The events that wait in the ring.
     pub fn ring(&mut self) -> &mut Ring {
         &mut self.ring
+    }
+
+    /// Prints what the kernel side has logged.
+    pub fn print_log(&mut self) {
+        if let Some(log) = &mut self.log {
+            log.print();
+        }
     }
 
     /// How each probe point is attached, or why not.
@@ -119,7 +132,13 @@ impl KernelSide {
     ///
     /// [`Error::Map`] when the kernel refuses.
     pub fn counters(&self) -> Result<Counters, Error> {
-        Counters::read(self.map("STATS")?)
+        let mut counters = Counters::read(self.map("STATS")?)?;
+        for (_, program) in self.ebpf.programs() {
+            if let Ok(fd) = program.fd() {
+                counters.missed_runs += missed_runs(fd.as_fd());
+            }
+        }
+        Ok(counters)
     }
 
     /// Tells in which namespaces a packet may be met first (`--netns`).

@@ -6,6 +6,7 @@
 mod age;
 mod attach;
 mod load;
+mod log;
 mod netfilter;
 mod ring;
 mod stats;
@@ -52,6 +53,8 @@ pub enum Error {
         source: io::Error,
     },
     /// Not enough privilege.
-    #[error("loading eBPF programs is not permitted; run pkttrace as root (it needs CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_SYS_ADMIN)")]
+    #[error(
+        "loading eBPF programs is not permitted; run pkttrace as root (it needs CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_SYS_ADMIN)"
+    )]
     NotPermitted,
 }

@@ -32,28 +32,29 @@ pub(super) const IPV6: u32 = 10;
 /// Which of the programs.
 #[derive(Clone, Copy, Debug)]
 enum Position {
-    First,
+    /// Before everything in `LOCAL_OUT`, where packets of this node are met first.
     Output,
+    /// After everything.
     Last,
 }
 
-/// Hook number, program. `FORWARD` needs no last: what leaves it is seen by `POSTROUTING`.
-const POSITIONS: [(u32, Position); 9] = [
-    (0, Position::First),
+/// Hook number, program.
+///
+/// Every position costs every packet of the namespace. The last function of each hook is enough:
+/// it proves the verdict, shows what the hook translated (the packet was seen before it), and a
+/// packet that is dropped was dropped in the hook after the last one that it passed.
+const POSITIONS: [(u32, Position); 6] = [
     (0, Position::Last),
-    (1, Position::First),
     (1, Position::Last),
-    (2, Position::First),
+    (2, Position::Last),
     (3, Position::Output),
     (3, Position::Last),
-    (4, Position::First),
     (4, Position::Last),
 ];
 
 /// The loaded programs.
 #[derive(Debug)]
 pub(super) struct NetfilterPrograms {
-    first: OwnedFd,
     output: OwnedFd,
     last: OwnedFd,
 }
@@ -76,11 +77,7 @@ impl NetfilterPrograms {
             .relocate_maps(maps.iter().map(|(n, fd, m)| (n.as_str(), *fd, m)), &sections)
             .map_err(|e| prepare(&e))?;
         parsed.relocate_calls(&sections).map_err(|e| prepare(&e))?;
-        Ok(Self {
-            first: load(&parsed, "nf_first")?,
-            output: load(&parsed, "nf_output")?,
-            last: load(&parsed, "nf_last")?,
-        })
+        Ok(Self { output: load(&parsed, "nf_output")?, last: load(&parsed, "nf_last")? })
     }
 
     /// Attaches them in the namespace at `netns` for the protocol families `families`.
@@ -101,7 +98,6 @@ impl NetfilterPrograms {
     fn link(&self, family: u32, hook: u32, position: Position) -> io::Result<OwnedFd> {
         let (program, edge, step) = match position {
             // The very first and last priorities are the kernel's own.
-            Position::First => (&self.first, i32::MIN + 1, 1),
             Position::Output => (&self.output, i32::MIN + 1, 1),
             Position::Last => (&self.last, i32::MAX - 1, -1),
         };

@@ -1,5 +1,7 @@
 //! The kernel side's counters.
 
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+
 use aya::maps::{Map, PerCpuArray};
 use tracer_common::Stat;
 
@@ -24,6 +26,9 @@ pub struct Counters {
     pub failed_reads: u64,
     /// skb addresses met again with another packet.
     pub reused: u64,
+    /// Runs that the kernel left out because an interrupt came upon the same program on the same
+    /// CPU (`recursion_misses`, since 5.12). Only frees and route look-ups can be hit.
+    pub missed_runs: u64,
 }
 
 impl Counters {
@@ -48,6 +53,15 @@ impl Counters {
             events: sum(Stat::Events)?,
             failed_reads: sum(Stat::FailedReads)?,
             reused: sum(Stat::Reused)?,
+            missed_runs: 0,
         })
     }
+}
+
+/// The runs of the program behind a descriptor that the kernel left out.
+pub(super) fn missed_runs(program: BorrowedFd<'_>) -> u64 {
+    let path = format!("/proc/self/fdinfo/{}", program.as_raw_fd());
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let value = text.lines().find_map(|l| l.strip_prefix("recursion_misses:"));
+    value.and_then(|v| v.trim().parse().ok()).unwrap_or(0)
 }

@@ -160,7 +160,9 @@ impl FromStr for Probes {
                 "tp" => tp = true,
                 "nf" => nf = true,
                 "tc" => tc = true,
-                _ => return Err(format!("unknown backend {name:?}: use auto, or some of tp,nf,tc")),
+                _ => {
+                    return Err(format!("unknown backend {name:?}: use auto, or some of tp,nf,tc"));
+                }
             }
         }
         // Without tracepoints no packet would ever be seen to begin or to end.

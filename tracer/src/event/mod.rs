@@ -85,9 +85,13 @@ impl Event {
     }
 
     /// The headers of the packet that is followed: inside the tunnel where there is one. `None`
-    /// when the event has no packet bytes or they do not reach into the tunnel.
+    /// when the event has no packet bytes or they do not reach into the tunnel, or when they are
+    /// another packet's.
     #[must_use]
     pub fn followed(&self) -> Option<&Headers> {
+        if self.probe == Probe::Reused {
+            return None;
+        }
         let packet = self.packet.as_ref()?;
         if self.is_encap() { packet.tunnelled() } else { Some(&packet.headers) }
     }

@@ -10,7 +10,7 @@ use tracer_common::{
 };
 
 use super::{
-    Dev, DropPoint, Fate, Gap, Hop, Names, Nat, Neigh, Sources, Stage, Tunnel, netfilter::Traversal,
+    Dev, DropPoint, Fate, Gap, Hop, Names, Nat, Neigh, Sources, Stage, netfilter::Traversal,
 };
 use crate::{
     event::{Event, Tuple},
@@ -319,6 +319,11 @@ impl<'a> Walk<'a> {
     }
 
     fn neigh(&mut self, e: &Event, d: &NeighDetail) {
+        // The report on a question that is answered at once comes after all that the answer set
+        // off, the packet's transmission among it.
+        if self.has_left(e.netns, d.ifindex) {
+            return;
+        }
         self.close_traversal();
         let neigh = Neigh {
             key: address(&d.key, e.protocol == 0x86dd),
@@ -339,48 +344,17 @@ impl<'a> Walk<'a> {
         self.hops.push(hop);
     }
 
-    /// Notices that the packet has entered or left a tunnel since the last event. Events without
-    /// packet bytes do not say that it has left, and freed packets may have lost their headers.
-    fn cross_tunnel(&mut self, e: &Event) {
-        let is_telling = e.packet.is_some() || e.is_encap();
-        if !is_telling || is_blind(e.probe) || e.is_encap() == self.is_encap {
-            return;
-        }
-        if self.hops.is_empty() {
-            self.is_encap = e.is_encap();
-            return;
-        }
-        self.close_traversal();
-        self.is_encap = e.is_encap();
-        let outer = if e.is_encap() { e.packet.map(|p| p.headers.tuple) } else { self.outer };
-        let (stage, dev, tuple) = if e.is_encap() {
-            let dev = self.hops.last().and_then(|h| h.dev.clone());
-            (Stage::Encap, dev, outer)
-        } else {
-            (Stage::Decap, self.dev(e.netns, e.ifindex), e.packet.map(|p| p.headers.tuple))
-        };
-        let tunnel = Some(self.tunnel(e, dev.as_ref(), outer));
-        self.hops.push(Hop { dev, tunnel, tuple, ..self.hop(e, stage) });
-        self.outer = if e.is_encap() { outer } else { None };
-        self.routed = None;
-        self.place = Place::Moving;
-    }
-
-    fn tunnel(&self, e: &Event, dev: Option<&Dev>, outer: Option<Tuple>) -> Tunnel {
-        let device = dev.and_then(|d| self.state.device(e.netns, d.ifindex));
-        let vni = e.packet.filter(|_| e.is_encap()).and_then(|p| p.vni());
-        let vxlan = device.and_then(|d| d.vxlan);
-        let kind = match device.map(|d| &d.kind) {
-            Some(DeviceKind::Other(kind)) => kind.as_str(),
-            _ if vni.is_some() || vxlan.is_some() => "vxlan",
-            _ => "tunnel",
-        };
-        Tunnel {
-            kind: kind.to_owned(),
-            vni: vni.or(vxlan.map(|v| v.vni)),
-            src: outer.map(|t| t.src),
-            dst: outer.map(|t| t.dst),
-        }
+    /// The packet was sent by this device, and has not been routed in this namespace since.
+    fn has_left(&self, netns: Inum, ifindex: u32) -> bool {
+        let here = self.hops.iter().rev().filter(|h| h.netns == netns);
+        let mut ends = here.filter_map(|h| match h.stage {
+            Stage::Queue | Stage::Xmit => {
+                h.dev.as_ref().filter(|dev| dev.ifindex == ifindex).map(|_| true)
+            }
+            Stage::Route | Stage::Netfilter => Some(false),
+            _ => None,
+        });
+        ends.next().unwrap_or(false)
     }
 }
 

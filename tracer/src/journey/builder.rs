@@ -12,11 +12,12 @@ use tracer_common::{Probe, event::NfDetail};
 use super::{
     Hook, Journey, Lineage, Names, Parent,
     assemble::{Ending, Walk, leaves_node},
+    fate::holds,
     lineage, path,
     recent::Recent,
 };
 use crate::{
-    event::{Event, Packet},
+    event::{Event, Packet, Proto},
     net::NetworkState,
 };
 
@@ -102,7 +103,8 @@ impl Builder {
             return;
         }
         let open = self.open.entry(id).or_insert_with(|| {
-            self.deadlines.push(Reverse((event.ktime_ns + self.options.settle_ns, id)));
+            self.deadlines
+                .push(Reverse((event.ktime_ns.saturating_add(self.options.settle_ns), id)));
             Open {
                 events: self.spare.pop().unwrap_or_else(|| Vec::with_capacity(24)),
                 last_ns: event.ktime_ns,
@@ -118,11 +120,12 @@ impl Builder {
         if event.is_end() {
             open.end = Some(event.seq);
         }
-        let headers = if matches!(event.probe, Probe::Reused) { None } else { event.followed() };
+        let headers = event.followed();
         if let (None, Some(headers)) = (self.recent.trace(id), headers) {
             open.parent = lineage::parent(&self.recent, &event, headers);
-            self.recent.begin(&event, headers);
-        } else {
+            let is_clone = open.parent.is_some_and(|p| p.kind == Lineage::Clone);
+            self.recent.begin(&event, headers, is_clone);
+        } else if event.probe != Probe::Reused {
             self.recent.update(&event, headers);
         }
         open.add(event, self.options.max_events);
@@ -227,7 +230,7 @@ impl Open {
         } else {
             options.idle_ns
         };
-        let due_ns = self.last_ns + quiet_ns;
+        let due_ns = self.last_ns.saturating_add(quiet_ns);
         (due_ns > now_ns).then_some(due_ns)
     }
 
@@ -243,6 +246,12 @@ impl Open {
                 Hook::from_wire(*hook) == Some(Hook::Input) && !last.is_encap()
             }
             (Probe::Xmit, _) => leaves_node(state, last),
+            // Without the hooks of INPUT: TCP that has arrived where its destination is.
+            (Probe::Rx, _) => last.followed().filter(|_| !last.is_encap()).is_some_and(|h| {
+                h.tuple.proto == Proto::Tcp
+                    && holds(state, last.netns, h.tuple.dst)
+                    && state.device(last.netns, last.ifindex).is_some_and(|d| d.master.is_none())
+            }),
             _ => false,
         }
     }
@@ -257,11 +266,13 @@ fn build(open: &Open, state: &NetworkState, names: &dyn Names) -> Option<Journey
     let ending = if open.end.is_some() { Ending::Seen } else { Ending::Unseen };
     let (fate, dropped) = walk.end(ending);
     let lost_events = walk.close_gaps(tail.lost, open.surplus);
+    // `Reused` comes whenever the address is met again: the packet was gone by then.
+    let last = open.events.iter().rfind(|e| e.probe != Probe::Reused).unwrap_or(head);
     let shown = open.events.iter().find_map(|e| Some((e, e.followed()?)));
     let mut journey = Journey {
         id: head.journey,
         start_ns: head.ktime_ns,
-        end_ns: tail.ktime_ns.max(head.ktime_ns),
+        end_ns: last.ktime_ns.max(head.ktime_ns),
         first: shown.map(|(_, headers)| *headers),
         quoted: shown
             .and_then(|(e, _)| e.packet.as_ref().and_then(Packet::quoted))

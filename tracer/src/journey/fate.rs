@@ -1,12 +1,17 @@
 //! How a journey ends: which frees are drops, and what became of the packet.
 
+use std::net::IpAddr;
+
 use tracer_common::event::FreeDetail;
 
 use super::{
     DropPoint, Fate, Freed, Hook, Hop, Stage, Verdict,
     assemble::{Ending, Place, Walk},
 };
-use crate::event::{Event, L4, Proto};
+use crate::{
+    event::{Event, L4, Proto, Tuple},
+    net::{Inum, NetworkState},
+};
 
 /// What the kernel writes when it gives no reason.
 const NOT_SPECIFIED: &str = "NOT_SPECIFIED";
@@ -49,7 +54,7 @@ impl Walk<'_> {
         let fate = match self.place {
             Place::Local => Fate::Delivered,
             Place::Left => Fate::LeftNode,
-            Place::Moving if self.is_at_destination(e) => Fate::Delivered,
+            Place::Moving if self.is_at_destination() => Fate::Delivered,
             Place::Moving => Fate::Consumed,
         };
         let freed = Some(Freed { reason: None, function });
@@ -63,13 +68,12 @@ impl Walk<'_> {
 
     /// Without netfilter probes nothing marks local delivery: it was received, and the namespace
     /// holds its destination. ARP ends below IP and is never delivered.
-    fn is_at_destination(&self, e: &Event) -> bool {
-        let is_received = self.hops.last().is_some_and(|h| matches!(h.stage, Stage::Rx));
-        let Some(tuple) = self.tuple.filter(|t| t.proto != Proto::Arp) else { return false };
-        let Some(netns) = self.state.netns.get(&e.netns) else { return false };
-        is_received
-            && self.port.is_none()
-            && netns.devices.values().any(|d| d.addresses.iter().any(|(a, _)| *a == tuple.dst))
+    fn is_at_destination(&self) -> bool {
+        let Some(last) = self.hops.last().filter(|h| h.stage == Stage::Rx) else { return false };
+        let is_ip = |t: &Tuple| t.proto != Proto::Arp;
+        self.port.is_none()
+            && !self.is_encap
+            && self.tuple.filter(is_ip).is_some_and(|t| holds(self.state, last.netns, t.dst))
     }
 
     fn drop_packet(&mut self, e: &Event, reason: String, function: Option<String>) {
@@ -82,6 +86,7 @@ impl Walk<'_> {
             hook = self.decide(Verdict::Drop);
         } else if is_by_netfilter {
             hook = self.infer_hook();
+            self.blame(e, hook);
         }
         // A reason of its own inside a hook says nothing of the verdict.
         self.traversal = None;
@@ -102,6 +107,18 @@ impl Walk<'_> {
         self.outcome = Some((Fate::Dropped, Some(dropped)));
     }
 
+    /// Gives the hook that dropped the packet, seen or not, its hop and verdict.
+    fn blame(&mut self, e: &Event, hook: Option<Hook>) {
+        let verdict = Some(Verdict::Drop);
+        match self.hops.last_mut() {
+            Some(hop) if hop.stage == Stage::Netfilter && hop.hook == hook => hop.verdict = verdict,
+            _ => {
+                let dev = self.dev(e.netns, e.ifindex);
+                self.hops.push(Hop { dev, hook, verdict, ..self.hop(e, Stage::Netfilter) });
+            }
+        }
+    }
+
     /// Frees that the kernel reports as drops although nothing was lost: they occur on healthy
     /// nodes. Each with the fate that the packet really had.
     fn harmless(
@@ -112,10 +129,17 @@ impl Walk<'_> {
     ) -> Option<(Fate, &'static str)> {
         let function = function.unwrap_or("");
         let is_unspecified = reason == NOT_SPECIFIED;
-        let is_local = self.place == Place::Local || self.open_hook() == Some(Hook::Input);
+        let is_local = self.place == Place::Local
+            || self.open_hook() == Some(Hook::Input)
+            || self.is_at_destination();
         // A raw socket (ping as root) took a clone of the echo reply; no ping socket wanted it.
         if reason == "NO_SOCKET" && function == "ping_rcv" && e.is_cloned() {
             return Some((Fate::Delivered, "a raw socket took its own copy"));
+        }
+        // Fragments and segments hang on the packet that they were joined to, and go with it.
+        if is_unspecified && function == "skb_release_data" {
+            let fate = if self.place == Place::Local { Fate::Delivered } else { Fate::Consumed };
+            return Some((fate, "freed with the packet that it was joined to"));
         }
         if is_local && (reason == "QUEUE_PURGE" || (is_unspecified && is_purge(function))) {
             return Some((Fate::Delivered, "its socket was closed before reading it"));
@@ -156,7 +180,15 @@ impl Walk<'_> {
         let fate = match (self.place, ending) {
             (Place::Local, _) => Fate::Delivered,
             (Place::Left, _) => Fate::LeftNode,
+            (Place::Moving, Ending::Seen) if self.is_at_destination() => Fate::Delivered,
             (Place::Moving, Ending::Seen) => Fate::Consumed,
+            // Only TCP takes packets without a trace; anything else would have been seen.
+            (Place::Moving, Ending::Unseen)
+                if self.is_at_destination()
+                    && self.tuple.is_some_and(|t| t.proto == Proto::Tcp) =>
+            {
+                Fate::Delivered
+            }
             (Place::Moving, Ending::Unseen) => Fate::InFlight,
         };
         (fate, None)
@@ -185,6 +217,12 @@ impl Walk<'_> {
     }
 }
 
+/// The namespace has this address.
+pub(super) fn holds(state: &NetworkState, netns: Inum, addr: IpAddr) -> bool {
+    let Some(netns) = state.netns.get(&netns) else { return false };
+    netns.devices.values().any(|d| d.addresses.iter().any(|(a, _)| *a == addr))
+}
+
 /// Functions that empty a socket's queues when it closes.
 fn is_purge(function: &str) -> bool {
     matches!(
@@ -194,7 +232,6 @@ fn is_purge(function: &str) -> bool {
             | "skb_queue_purge"
             | "skb_queue_purge_reason"
             | "skb_rbtree_purge"
-            | "skb_release_data"
     )
 }
 

@@ -20,15 +20,21 @@ pub(super) fn parent(recent: &Recent, e: &Event, first: &Headers) -> Option<Pare
         .or_else(|| fragment(recent, e, first).map(of(Lineage::Fragment)))
         .or_else(|| segment(recent, e, first).map(of(Lineage::Segment)))
         .or_else(|| copy(recent, e, first).map(of(Lineage::Copy)))
+        .or_else(|| rejoined(recent, e, first).map(of(Lineage::Copy)))
         .or_else(|| icmp_error(recent, e).map(of(Lineage::IcmpError)))
         .or_else(|| retransmit(recent, e, first).map(of(Lineage::Retransmit)))
         .or_else(|| reply(recent, e, first).map(of(Lineage::Reply)))
 }
 
+/// The other journey was there first.
+fn is_elder(t: &Trace, e: &Event) -> bool {
+    t.id != e.journey && (t.start_ns, t.id) < (e.ktime_ns, e.journey)
+}
+
 /// Shares the data of another journey's skb and is the same packet. `skb->head` alone does not
 /// tell: a freed head is soon in use by a stranger.
 fn clone(recent: &Recent, e: &Event, first: &Headers) -> Option<u64> {
-    let other = recent.with_head(e.head).filter(|t| t.id != e.journey)?;
+    let other = recent.with_head(e.head).filter(|t| is_elder(t, e))?;
     (e.is_cloned() && is_same_packet(other, first)).then_some(other.id)
 }
 
@@ -38,13 +44,31 @@ fn copy(recent: &Recent, e: &Event, first: &Headers) -> Option<u64> {
         return None;
     }
     let is_copied = |t: &&Trace| {
-        t.id != e.journey
+        is_elder(t, e)
             && t.head != e.head
             && t.netns_now == e.netns
             && e.ktime_ns.saturating_sub(t.last_ns) < COPY_NS
             && is_same_packet(t, first)
     };
     recent.with_key(&first.key()).take(MAX_CANDIDATES).find(is_copied).map(|t| t.id)
+}
+
+/// A packet put together again from its fragments, in another namespace than it was sent from.
+fn rejoined(recent: &Recent, e: &Event, first: &Headers) -> Option<u64> {
+    if first.fragment.is_some() || first.ip_id.is_none_or(|id| id == 0) {
+        return None;
+    }
+    let key = first.key();
+    let is_fragment_here = |t: &Trace| {
+        is_elder(t, e)
+            && t.netns_now == e.netns
+            && t.first.fragment.is_some()
+            && t.first.ip_id == first.ip_id
+    };
+    let mut fragments = recent.with_key(&key).take(MAX_CANDIDATES);
+    fragments.find(|t| is_fragment_here(t))?;
+    let is_whole = |t: &&Trace| is_elder(t, e) && is_same_packet(t, first);
+    recent.with_key(&key).take(MAX_CANDIDATES).filter(is_whole).last().map(|t| t.id)
 }
 
 fn is_same_packet(t: &Trace, now: &Headers) -> bool {
@@ -64,7 +88,7 @@ fn is_same_packet(t: &Trace, now: &Headers) -> bool {
 fn fragment(recent: &Recent, e: &Event, first: &Headers) -> Option<u64> {
     first.fragment?;
     let is_whole = |t: &&Trace| {
-        t.id != e.journey && t.first.fragment.is_none() && t.first.len.max(t.len) > first.len
+        is_elder(t, e) && t.first.fragment.is_none() && t.first.len.max(t.len) > first.len
     };
     // IPv6 packets have no identification before they are fragmented; their tuple must do, and
     // serves the first fragment only.
@@ -79,7 +103,7 @@ fn fragment(recent: &Recent, e: &Event, first: &Headers) -> Option<u64> {
 fn segment(recent: &Recent, e: &Event, first: &Headers) -> Option<u64> {
     let tcp = first.tcp().filter(|tcp| tcp.payload_len > 0)?;
     let is_whole = |t: &&Trace| {
-        t.id != e.journey
+        is_elder(t, e)
             && t.gso_size > 0
             && t.len > e.len
             && t.first.tcp().is_some_and(|whole| {
@@ -93,13 +117,12 @@ fn segment(recent: &Recent, e: &Event, first: &Headers) -> Option<u64> {
 /// The packet that an ICMP error quotes, as it looked when the error was made.
 fn icmp_error(recent: &Recent, e: &Event) -> Option<u64> {
     let quoted = e.packet.as_ref().and_then(Packet::quoted)?;
-    let is_earlier = |t: &&Trace| t.id != e.journey && t.start_ns <= e.ktime_ns;
-    let is_it = |t: &&Trace| is_earlier(t) && t.first.ip_id == quoted.ip_id;
+    let is_it = |t: &&Trace| is_elder(t, e) && t.first.ip_id == quoted.ip_id;
     recent
         .with_key(&quoted.key())
         .take(MAX_CANDIDATES)
         .find(is_it)
-        .or_else(|| recent.with_ident(quoted).filter(is_earlier))
+        .or_else(|| recent.with_ident(quoted).filter(|t| is_elder(t, e)))
         .map(|t| t.id)
 }
 
@@ -107,13 +130,13 @@ fn icmp_error(recent: &Recent, e: &Event) -> Option<u64> {
 fn retransmit(recent: &Recent, e: &Event, first: &Headers) -> Option<u64> {
     let tcp = first.tcp().filter(|tcp| tcp.span() > 0)?;
     let is_same = |t: &&Trace| {
-        t.id != e.journey
-            && t.start_ns < e.ktime_ns
+        is_elder(t, e)
             && t.netns == e.netns
             && t.first.tuple == first.tuple
             && t.first.tcp().is_some_and(|other| {
-                (other.seq, other.payload_len, other.flags & Tcp::SYN)
-                    == (tcp.seq, tcp.payload_len, tcp.flags & Tcp::SYN)
+                // A pure acknowledgement has the number of the FIN that follows it.
+                (other.seq, other.payload_len, other.span())
+                    == (tcp.seq, tcp.payload_len, tcp.span())
             })
     };
     recent.with_key(&first.key()).take(MAX_CANDIDATES).find(is_same).map(|t| t.id)
@@ -123,18 +146,31 @@ fn retransmit(recent: &Recent, e: &Event, first: &Headers) -> Option<u64> {
 /// of this one's as first seen.
 fn reply(recent: &Recent, e: &Event, first: &Headers) -> Option<u64> {
     let key = first.key().reversed();
-    let is_earlier = |t: &&Trace| t.id != e.journey && t.start_ns < e.ktime_ns && t.key == key;
-    let mut candidates = recent.with_key(&key).filter(is_earlier).take(MAX_CANDIDATES);
+    let is_asked = |t: &&Trace| is_elder(t, e) && t.key == key;
+    let candidates = recent.with_key(&key).filter(is_asked).take(MAX_CANDIDATES);
     match &first.l4 {
         L4::Tcp(tcp) => tcp_reply(candidates, tcp),
-        L4::Udp { .. } => candidates.next().map(|t| t.id),
+        L4::Udp { .. } => nearest(candidates, e),
         L4::Icmp(_) | L4::Arp(_) if !is_answer(&first.l4, first.tuple.src.is_ipv6()) => None,
-        L4::Icmp(icmp) => candidates.find(|t| is_question(t, icmp.seq)).map(|t| t.id),
+        L4::Icmp(icmp) => nearest(candidates.filter(|t| is_question(t, icmp.seq)), e),
         L4::Arp(_) => {
-            candidates.find(|t| matches!(t.first.l4, L4::Arp(a) if a.op == 1)).map(|t| t.id)
+            nearest(candidates.filter(|t| matches!(t.first.l4, L4::Arp(arp) if arp.op == 1)), e)
         }
         L4::Unknown => None,
     }
+}
+
+/// The newest that ended where the answer begins (of the clones of a flooded question only one
+/// did), else the newest.
+fn nearest<'a>(candidates: impl Iterator<Item = &'a Trace>, e: &Event) -> Option<u64> {
+    let mut newest = None;
+    for candidate in candidates {
+        if candidate.netns_now == e.netns {
+            return Some(candidate.id);
+        }
+        newest = newest.or(Some(candidate.id));
+    }
+    newest
 }
 
 fn is_question(t: &Trace, seq: Option<u16>) -> bool {

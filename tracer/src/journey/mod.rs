@@ -15,6 +15,7 @@ mod netfilter;
 mod path;
 mod recent;
 mod route;
+mod tunnel;
 
 pub use builder::{Builder, Options};
 pub use flow::{Flow, group};

@@ -121,26 +121,43 @@ impl Walk<'_> {
         Some(open.hook)
     }
 
-    /// The hook that dropped a packet between hooks that were seen: `FORWARD` or `INPUT` after
-    /// routing, the first one of the way otherwise. A hook that was seen to its end is named when
-    /// nothing came after it, as conntrack's confirmation runs behind our last function.
+    /// The hook that dropped a packet between hooks that were seen: the one that comes after the
+    /// last of them. `INPUT` and `POSTROUTING` have none after them; there, conntrack's
+    /// confirmation runs behind our last function.
     pub(super) fn infer_hook(&self) -> Option<Hook> {
         let last = self.hops.iter().rev().find(|h| {
             matches!(h.stage, Stage::Netfilter | Stage::Route | Stage::Rx | Stage::Decap)
         });
-        match last {
-            None => Some(Hook::Output),
-            Some(hop) => match (hop.stage, &hop.route) {
-                (Stage::Route, Some(route)) => Some(match route.kind {
-                    super::RouteKind::Local => Hook::Input,
-                    _ if self.has_entered(hop.netns) => Hook::Forward,
-                    _ => Hook::Output,
-                }),
-                (Stage::Rx, _) => Some(Hook::Prerouting),
-                (Stage::Netfilter, _) => hop.hook,
-                _ => None,
-            },
+        let Some(hop) = last else { return Some(Hook::Output) };
+        match (hop.stage, &hop.route) {
+            (Stage::Route, Some(route)) => Some(match route.kind {
+                super::RouteKind::Local => Hook::Input,
+                _ if self.has_entered(hop.netns) => Hook::Forward,
+                _ => Hook::Output,
+            }),
+            (Stage::Rx, _) if self.port.is_none() && self.has_bridge_prerouting => {
+                Some(self.after_prerouting(hop))
+            }
+            (Stage::Rx, _) => Some(Hook::Prerouting),
+            (Stage::Netfilter, _) => hop.hook.map(|hook| match hook {
+                Hook::Prerouting => self.after_prerouting(hop),
+                Hook::Forward | Hook::Output => Hook::Postrouting,
+                Hook::Input | Hook::Postrouting => hook,
+            }),
+            _ => None,
         }
+    }
+
+    /// `INPUT` when the destination is the namespace's own, else `FORWARD`.
+    fn after_prerouting(&self, hop: &Hop) -> Hook {
+        let is_own = || {
+            let dst = self.outer.or(self.tuple).map(|t| t.dst);
+            let netns = self.state.netns.get(&hop.netns);
+            dst.zip(netns).is_some_and(|(dst, netns)| {
+                netns.devices.values().any(|d| d.addresses.iter().any(|(a, _)| *a == dst))
+            })
+        };
+        if hop.layer.is_none() && is_own() { Hook::Input } else { Hook::Forward }
     }
 
     /// The packet came into this namespace from a device.

@@ -77,8 +77,9 @@ impl Recent {
         ident(headers).and_then(|i| self.by_ident.get(&i)).and_then(|id| self.traces.get(id))
     }
 
-    /// Begins to remember the journey of `e`, whose followed headers are `first`.
-    pub(super) fn begin(&mut self, e: &Event, first: &Headers) {
+    /// Begins to remember the journey of `e`, whose followed headers are `first`. A clone leaves
+    /// the head to its original, so that all clones of a flood have the same parent.
+    pub(super) fn begin(&mut self, e: &Event, first: &Headers, is_clone: bool) {
         let key = first.key();
         self.traces.insert(
             e.journey,
@@ -98,7 +99,9 @@ impl Recent {
             },
         );
         self.ages.push_back((e.ktime_ns, e.journey));
-        self.by_head.insert(e.head, e.journey);
+        if !is_clone {
+            self.by_head.insert(e.head, e.journey);
+        }
         self.index(e.journey, first);
         if self.traces.len() > MAX_TRACES
             && let Some((_, oldest)) = self.ages.pop_front()
@@ -131,7 +134,7 @@ impl Recent {
     fn index(&mut self, id: u64, headers: &Headers) {
         let Some(trace) = self.traces.get_mut(&id) else { return };
         if let Some(ident) = ident(headers)
-            && headers.fragment.is_none_or(|f| f.offset == 0)
+            && headers.fragment.is_none()
         {
             self.by_ident.insert(ident, id);
         }

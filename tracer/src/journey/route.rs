@@ -49,6 +49,9 @@ impl Walk<'_> {
             }
             if !decided.kind.is_success() && d.err != EAGAIN {
                 *decided = route;
+            } else if decided.kind == RouteKind::None && decided.table != route.table {
+                // No single table is to blame.
+                decided.table = None;
             }
             return;
         }
@@ -98,7 +101,8 @@ impl Walk<'_> {
     fn imply_route(&mut self, e: &Event, d: &NfDetail, kind: RouteKind) {
         let route = Route {
             dst: None,
-            via: gateway(d.gw_family, &d.gw),
+            // The kernel writes the address itself there when it is one of this namespace's.
+            via: gateway(d.gw_family, &d.gw).filter(|_| kind != RouteKind::Local),
             dev: self.dev(e.netns, d.out_ifindex),
             table: None,
             kind,

@@ -31,7 +31,6 @@ impl KernelNames {
     pub fn new(reasons: BTreeMap<u32, String>, symbols: Symbols) -> Self {
         Self { reasons, symbols }
     }
-
 }
 
 impl Names for KernelNames {

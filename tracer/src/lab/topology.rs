@@ -1,5 +1,5 @@
 //! A lab as a value: hosts, devices, addresses, routes, rules, servers. Nothing here touches the
-//! kernel; [`super::build`] realises it.
+//! kernel; `super::build` realises it.
 
 use super::Error;
 use super::addr::{Cidr, Mac};

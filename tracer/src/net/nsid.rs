@@ -193,10 +193,10 @@ mod tests {
     #[test]
     fn answers_are_entered_once() {
         let mut netns = netns(1, 2, 9);
-        assert_eq!(fill_in(&mut netns, &[(1, 5)].into()), []);
+        assert_eq!(fill_in(&mut netns, &[(1, 5)].into()).len(), 0);
         assert_eq!(fill_in(&mut netns, &[(0, 4)].into()), [2]);
         assert_eq!(netns.devices[&2].link, Some(Peer { netns: Some(4), ifindex: 9 }));
-        assert_eq!(fill_in(&mut netns, &[(0, 6)].into()), []);
+        assert_eq!(fill_in(&mut netns, &[(0, 6)].into()).len(), 0);
         assert!(open_ids(&netns).is_empty());
     }
 }

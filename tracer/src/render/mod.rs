@@ -5,6 +5,7 @@
 mod json;
 mod line;
 mod meaning;
+mod rows;
 mod style;
 mod table;
 mod text;

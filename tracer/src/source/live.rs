@@ -164,6 +164,7 @@ impl Live {
 
     /// Ages out what outlived its packet.
     pub fn age(&mut self) {
+        self.side.print_log();
         // A failure leaves entries for the next turn.
         let _ = self.side.age();
     }

@@ -24,11 +24,13 @@ use programs::Program;
 use report::{Costs, Report, Sample};
 
 /// How much is measured.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Options {
     pub(crate) rounds: u32,
     pub(crate) seconds: f64,
     pub(crate) json: bool,
+    /// Further arguments for the tracer.
+    pub(crate) tracer: Vec<String>,
 }
 
 /// What runs beside the traffic.
@@ -81,7 +83,7 @@ pub(crate) fn run(layout: &Layout, options: Options) -> Result<()> {
     let bench = Bench { binary: layout.binary(), options, path };
     let rounds = bench.throughput()?;
     let costs = bench.program_costs()?;
-    Report { rounds, costs }.print(options.json);
+    Report { rounds, costs }.print(bench.options.json);
     Ok(())
 }
 
@@ -120,6 +122,7 @@ impl Bench {
         let Some(filter) = load.filter() else { return Ok(None) };
         let mut command = Command::new(&self.binary);
         command.args(filter).args(["-q", "-o", "json", "-w", "/dev/null"]);
+        command.args(&self.options.tracer);
         let ready = format!("pkttrace-bench-{}.ready", std::process::id());
         Tracer::start(command, &std::env::temp_dir().join(ready)).map(Some)
     }

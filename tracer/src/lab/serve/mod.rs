@@ -24,7 +24,7 @@ const MAX_DATAGRAM: usize = 65536;
 /// After an error that is not the peer's (no descriptors left, say), before the next attempt.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves the lab until a signal ends it. Says [`READY`] on stdout when every socket listens, or
+/// Serves the lab until a signal ends it. Says its readiness on stdout when every socket listens, or
 /// else what went wrong.
 ///
 /// # Errors

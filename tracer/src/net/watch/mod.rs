@@ -1,4 +1,4 @@
-//! Keeps a [`NetworkState`](super::NetworkState) current.
+//! Keeps a `NetworkState` current.
 //!
 //! A namespace is alive while a file is mounted on it or a process lives in it. Our own sockets
 //! keep it in existence too, so they never count: `triggers` says when to look, `supervisor`

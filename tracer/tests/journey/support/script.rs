@@ -22,6 +22,7 @@ pub(crate) struct Script {
 struct Progress {
     seq: u16,
     lost: u16,
+    head: u64,
 }
 
 /// Where and on which skb an event is.
@@ -88,7 +89,10 @@ impl Script {
         ] {
             bits |= if is_set { bit } else { 0 };
         }
-        let head: u64 = value(words, "head").map_or(journey * 4096, |h| h.parse().expect("head"));
+        if let Some(head) = value(words, "head") {
+            progress.head = head.parse().expect("head");
+        }
+        let head = if progress.head == 0 { journey << 12 } else { progress.head };
         let len = value(words, "len").map(|l| l.parse().expect("len"));
         let len: u32 = len.or(packet.map(|p| p.len)).unwrap_or(0);
         let mut bytes = Vec::with_capacity(192);

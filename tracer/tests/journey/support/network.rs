@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use pkttrace::net::{Device, DeviceKind, Netns, NetworkState, state::Vxlan};
 
-const TEXT: &str = include_str!("../scenarios/cluster.net");
+const TEXT: &str = include_str!("../../scenarios/cluster.net");
 
 /// Reads `scenarios/cluster.net`: `netns NAME INUM`, then its devices
 /// `dev NAME INDEX KIND [master=NAME] [addr=A/LEN,…]`.
