@@ -1,1 +1,39 @@
-//! stub
+//! Harness of the integration tests: labs that vanish with the test, tracers that are known to
+//! be attached, and words for what a packet's journey must look like.
+//!
+//! Every tracer sees the whole kernel, and tests run side by side in labs with the same
+//! addresses: a [`Run`] therefore shows only the journeys that touch its lab's namespaces.
+//! Nothing here sleeps to become ready or asserts on time.
+
+mod bpf;
+mod journey;
+mod lab;
+mod pick;
+mod run;
+mod tracer;
+
+pub use bpf::{PinnedProgram, Verdict};
+pub use journey::Journey;
+pub use lab::{Lab, Ran};
+pub use pick::{Pick, arp, icmp, icmp6, packets, tcp, udp};
+pub use run::Run;
+pub use tracer::Tracer;
+
+use std::path::PathBuf;
+
+/// The program under test: `PKTTRACE_BIN`, an absolute path.
+///
+/// # Panics
+///
+/// If it is not set.
+#[must_use]
+pub fn binary() -> PathBuf {
+    let path = std::env::var_os("PKTTRACE_BIN");
+    path.expect("PKTTRACE_BIN must be the absolute path of the pkttrace binary").into()
+}
+
+/// `PKTTRACE_TEST_FAST` asks to leave out long runs.
+#[must_use]
+pub fn is_fast() -> bool {
+    std::env::var_os("PKTTRACE_TEST_FAST").is_some()
+}

@@ -74,6 +74,8 @@ pub(crate) struct Current {
     pub(crate) resolving: u64,
     /// Namespace in which it did.
     pub(crate) resolving_netns: u64,
+    /// Device that it is about to leave by.
+    pub(crate) resolving_ifindex: u64,
     /// How many programs are running on this CPU: an interrupt may start one inside another.
     pub(crate) nesting: u64,
     /// Number of the next journey born on this CPU.

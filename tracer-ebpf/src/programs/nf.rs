@@ -73,6 +73,7 @@ fn hook(ctx: *mut c_void, probe: Probe, may_begin: bool) {
     {
         current.resolving = skb.address();
         current.resolving_netns = u64::from(inum(state_ptr.follow(offset!(state_net))));
+        current.resolving_ifindex = u64::from(ifindex(state_ptr.follow(offset!(state_out))));
     }
 }
 

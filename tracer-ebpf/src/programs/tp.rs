@@ -214,9 +214,16 @@ fn neigh(ctx: &BtfTracePointContext) -> i32 {
     if address == 0 {
         return 0;
     }
+    let neigh = Kptr::<true>::new(ctx.arg::<Ptr>(0));
+    let dev: Kptr<true> = neigh.follow(offset!(neigh_dev));
+    // The answer to this packet's question, or the packet's own reply, may have been routed
+    // since: then the report is about neither of them.
+    let place = (current.resolving_netns as u32, current.resolving_ifindex as u32);
+    if place_of(dev) != place {
+        return 0;
+    }
     current.resolving = 0;
     let Some(entry) = current_entry(address) else { return 0 };
-    let neigh = Kptr::<true>::new(ctx.arg::<Ptr>(0));
     // The key is a flexible array: beyond the type that the verifier knows.
     let mut key = [0; 16];
     // SAFETY: bytes; the helper may fail and then zeroes.
@@ -224,15 +231,14 @@ fn neigh(ctx: &BtfTracePointContext) -> i32 {
     key[..8].copy_from_slice(&lo.to_ne_bytes());
     key[8..].copy_from_slice(&hi.to_ne_bytes());
     let detail = NeighDetail {
-        ifindex: ifindex(neigh.follow(offset!(neigh_dev))),
+        ifindex: place.1,
         nud_state: neigh.load(offset!(neigh_state)),
         waiting: u8::from(ctx.arg::<u64>(1) as i32 != 0),
         reserved: [0; 10],
         key,
     };
     let mut site = entry_site(entry, Probe::Neigh);
-    site.netns = current.resolving_netns as u32;
-    site.ifindex = detail.ifindex;
+    (site.netns, site.ifindex) = place;
     emit_note(entry, address, site, detail);
     0
 }

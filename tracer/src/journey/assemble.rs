@@ -319,6 +319,11 @@ impl<'a> Walk<'a> {
     }
 
     fn neigh(&mut self, e: &Event, d: &NeighDetail) {
+        // The report on a question that is answered at once comes after all that the answer set
+        // off, the packet's transmission among it.
+        if self.has_left(e.netns, d.ifindex) {
+            return;
+        }
         self.close_traversal();
         let neigh = Neigh {
             key: address(&d.key, e.protocol == 0x86dd),
@@ -337,6 +342,19 @@ impl<'a> Walk<'a> {
             ..self.hop(e, Stage::Neigh)
         };
         self.hops.push(hop);
+    }
+
+    /// The packet was sent by this device, and has not been routed in this namespace since.
+    fn has_left(&self, netns: Inum, ifindex: u32) -> bool {
+        let here = self.hops.iter().rev().filter(|h| h.netns == netns);
+        let mut ends = here.filter_map(|h| match h.stage {
+            Stage::Queue | Stage::Xmit => {
+                h.dev.as_ref().filter(|dev| dev.ifindex == ifindex).map(|_| true)
+            }
+            Stage::Route | Stage::Netfilter => Some(false),
+            _ => None,
+        });
+        ends.next().unwrap_or(false)
     }
 }
 

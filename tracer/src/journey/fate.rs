@@ -136,6 +136,11 @@ impl Walk<'_> {
         if reason == "NO_SOCKET" && function == "ping_rcv" && e.is_cloned() {
             return Some((Fate::Delivered, "a raw socket took its own copy"));
         }
+        // Fragments and segments hang on the packet that they were joined to, and go with it.
+        if is_unspecified && function == "skb_release_data" {
+            let fate = if self.place == Place::Local { Fate::Delivered } else { Fate::Consumed };
+            return Some((fate, "freed with the packet that it was joined to"));
+        }
         if is_local && (reason == "QUEUE_PURGE" || (is_unspecified && is_purge(function))) {
             return Some((Fate::Delivered, "its socket was closed before reading it"));
         }
@@ -227,7 +232,6 @@ fn is_purge(function: &str) -> bool {
             | "skb_queue_purge"
             | "skb_queue_purge_reason"
             | "skb_rbtree_purge"
-            | "skb_release_data"
     )
 }
 

@@ -20,6 +20,7 @@ pub(super) fn parent(recent: &Recent, e: &Event, first: &Headers) -> Option<Pare
         .or_else(|| fragment(recent, e, first).map(of(Lineage::Fragment)))
         .or_else(|| segment(recent, e, first).map(of(Lineage::Segment)))
         .or_else(|| copy(recent, e, first).map(of(Lineage::Copy)))
+        .or_else(|| rejoined(recent, e, first).map(of(Lineage::Copy)))
         .or_else(|| icmp_error(recent, e).map(of(Lineage::IcmpError)))
         .or_else(|| retransmit(recent, e, first).map(of(Lineage::Retransmit)))
         .or_else(|| reply(recent, e, first).map(of(Lineage::Reply)))
@@ -50,6 +51,24 @@ fn copy(recent: &Recent, e: &Event, first: &Headers) -> Option<u64> {
             && is_same_packet(t, first)
     };
     recent.with_key(&first.key()).take(MAX_CANDIDATES).find(is_copied).map(|t| t.id)
+}
+
+/// A packet put together again from its fragments, in another namespace than it was sent from.
+fn rejoined(recent: &Recent, e: &Event, first: &Headers) -> Option<u64> {
+    if first.fragment.is_some() || first.ip_id.is_none_or(|id| id == 0) {
+        return None;
+    }
+    let key = first.key();
+    let is_fragment_here = |t: &Trace| {
+        is_elder(t, e)
+            && t.netns_now == e.netns
+            && t.first.fragment.is_some()
+            && t.first.ip_id == first.ip_id
+    };
+    let mut fragments = recent.with_key(&key).take(MAX_CANDIDATES);
+    fragments.find(|t| is_fragment_here(t))?;
+    let is_whole = |t: &&Trace| is_elder(t, e) && is_same_packet(t, first);
+    recent.with_key(&key).take(MAX_CANDIDATES).filter(is_whole).last().map(|t| t.id)
 }
 
 fn is_same_packet(t: &Trace, now: &Headers) -> bool {
@@ -115,8 +134,9 @@ fn retransmit(recent: &Recent, e: &Event, first: &Headers) -> Option<u64> {
             && t.netns == e.netns
             && t.first.tuple == first.tuple
             && t.first.tcp().is_some_and(|other| {
-                (other.seq, other.payload_len, other.flags & Tcp::SYN)
-                    == (tcp.seq, tcp.payload_len, tcp.flags & Tcp::SYN)
+                // A pure acknowledgement has the number of the FIN that follows it.
+                (other.seq, other.payload_len, other.span())
+                    == (tcp.seq, tcp.payload_len, tcp.span())
             })
     };
     recent.with_key(&first.key()).take(MAX_CANDIDATES).find(is_same).map(|t| t.id)

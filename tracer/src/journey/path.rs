@@ -4,17 +4,27 @@
 //! is the reader's own and goes without. Hooks of the two ends that changed nothing are left out,
 //! and so are the outer packet's: they stay in the hops.
 
-use super::{Hook, Hop, Journey, RouteKind, Stage, Verdict};
+use super::{Dev, Hook, Hop, Journey, RouteKind, Stage, Verdict};
+use crate::event::Proto;
 use crate::net::{DeviceKind, Inum, NetworkState};
 
 const ARROW: &str = " → ";
 
 /// Writes the path of a journey whose other members are complete.
 pub(super) fn path(journey: &Journey, state: &NetworkState) -> String {
-    let mut line =
-        Line { state, text: String::with_capacity(128), last: None, here: None, home: None };
+    let mut line = Line {
+        state,
+        text: String::with_capacity(128),
+        last: None,
+        routed: None,
+        here: None,
+        home: None,
+    };
     for (n, hop) in journey.hops.iter().enumerate() {
         line.hop(journey, n, hop);
+    }
+    if line.text.is_empty() {
+        line.place(&journey.hops);
     }
     if let Some(dropped) = &journey.dropped {
         line.word(&format!("✗ {}", dropped.reason), true);
@@ -29,10 +39,21 @@ struct Line<'a> {
     text: String,
     /// The device written last, as long as no other one was.
     last: Option<(Inum, u32)>,
+    /// The routing decision written last, until a hook follows.
+    routed: Option<Routed>,
     /// The namespace written last.
     here: Option<Inum>,
     /// The first node after a pod.
     home: Option<Inum>,
+}
+
+/// A routing decision.
+#[derive(PartialEq, Eq)]
+struct Routed {
+    netns: Inum,
+    dev: u32,
+    /// The device written before it.
+    from: Option<(Inum, u32)>,
 }
 
 impl Line<'_> {
@@ -46,7 +67,8 @@ impl Line<'_> {
             Stage::Route => self.route(journey, n, hop),
             Stage::Neigh => {
                 self.device(hop);
-                if let Some(neigh) = hop.neigh.filter(|_| n + 1 == journey.hops.len()) {
+                let is_last = n + 1 == journey.hops.len();
+                if let Some(neigh) = hop.neigh.filter(|neigh| is_last && neigh.is_waiting) {
                     self.word(&format!("waiting for {}", neigh.key), true);
                 }
             }
@@ -60,17 +82,30 @@ impl Line<'_> {
         }
     }
 
+    /// A packet that met nothing worth a word, such as one put together from fragments at its
+    /// destination: where it was.
+    fn place(&mut self, hops: &[Hop]) {
+        let dev = |hop: &Hop| hop.dev.clone().or_else(|| hop.out_dev.clone());
+        if let Some((hop, dev)) = hops.iter().find_map(|hop| Some((hop, dev(hop)?))) {
+            self.named(hop, &dev.name);
+        }
+    }
+
     fn is_entering(&self, hop: &Hop) -> bool {
         self.here != Some(hop.netns)
     }
 
     fn device(&mut self, hop: &Hop) {
         let Some(dev) = &hop.dev else { return };
-        if self.last == Some((hop.netns, dev.ifindex)) {
+        let place = Some((hop.netns, dev.ifindex));
+        // br_netfilter routes a translated frame before it is seen on the bridge device.
+        let is_late =
+            hop.stage == Stage::Rx && self.routed.as_ref().is_some_and(|r| r.from == place);
+        if self.last == place || is_late {
             return;
         }
         self.named(hop, &dev.name);
-        self.last = Some((hop.netns, dev.ifindex));
+        self.last = place;
     }
 
     /// Writes a device's name, with its namespace where that is news.
@@ -112,14 +147,17 @@ impl Line<'_> {
             || journey.nat.iter().any(|nat| nat.hop == n)
             || hop.rule.is_some();
         let is_start = self.here.is_none();
-        if !is_news && (hop.is_encap || is_start || !is_node(self.state, hop.netns)) {
+        let is_sending = is_start && hook != Hook::Prerouting;
+        if !is_news && (hop.is_encap || is_sending || !is_node(self.state, hop.netns)) {
             return;
         }
-        // br_netfilter runs PREROUTING before the frame is seen on the bridge device.
-        if hop.layer.is_some() && hook == Hook::Prerouting {
+        // br_netfilter runs PREROUTING before the frame is seen on the bridge device, and a packet
+        // put together from fragments is first seen there.
+        if (hop.layer.is_some() || is_start) && hook == Hook::Prerouting {
             self.device(hop);
         }
         self.word(hook.title(), false);
+        self.routed = None;
         for nat in journey.nat.iter().filter(|nat| nat.hop == n) {
             self.text.push(' ');
             self.text.push_str(&nat.kind.name().to_uppercase());
@@ -130,19 +168,29 @@ impl Line<'_> {
     /// device and delivery to this namespace itself go without saying.
     fn route(&mut self, journey: &Journey, n: usize, hop: &Hop) {
         let Some(route) = &hop.route else { return };
+        // ARP looks at the routes to learn whom it should answer for; nothing is routed.
+        let is_arp = journey.first.is_some_and(|first| first.tuple.proto == Proto::Arp);
         let is_unsaid = hop.is_encap
+            || is_arp
             || route.kind == RouteKind::Local
             || (n == 0 || !is_node(self.state, hop.netns)) && !after_change(journey, n);
         match (&route.dev, route.kind.is_success()) {
             (_, true) if is_unsaid => {}
-            (Some(dev), true) => {
-                self.word(&format!("route {}", dev.name), false);
-                // It may leave by the device that it came in by: that is a second visit.
-                self.last = None;
-            }
+            (Some(dev), true) => self.routed(hop.netns, dev),
             (None, true) => {}
             (_, false) => self.word(&format!("route {}", route.kind.name()), false),
         }
+    }
+
+    /// A decision that may have been asked for twice, for the bridge and for the node.
+    fn routed(&mut self, netns: Inum, dev: &Dev) {
+        if self.routed.as_ref().is_some_and(|r| (r.netns, r.dev) == (netns, dev.ifindex)) {
+            return;
+        }
+        self.word(&format!("route {}", dev.name), false);
+        // It may leave by the device that it came in by: that is a second visit.
+        let from = self.last.take();
+        self.routed = Some(Routed { netns, dev: dev.ifindex, from });
     }
 
     fn word(&mut self, word: &str, is_end: bool) {

@@ -101,7 +101,8 @@ impl Walk<'_> {
     fn imply_route(&mut self, e: &Event, d: &NfDetail, kind: RouteKind) {
         let route = Route {
             dst: None,
-            via: gateway(d.gw_family, &d.gw),
+            // The kernel writes the address itself there when it is one of this namespace's.
+            via: gateway(d.gw_family, &d.gw).filter(|_| kind != RouteKind::Local),
             dev: self.dev(e.netns, d.out_ifindex),
             table: None,
             kind,

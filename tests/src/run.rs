@@ -1,0 +1,98 @@
+//! All that one run of the tracer said about one lab.
+
+use serde_json::Value;
+
+use crate::{Journey, Pick};
+
+/// A run's output.
+#[derive(Debug)]
+pub struct Run {
+    /// Journeys that touch the lab, in the order in which they were printed.
+    pub journeys: Vec<Journey>,
+    /// How many journeys were printed in all.
+    pub printed: usize,
+    /// The summary line; null before the end.
+    pub summary: Value,
+    /// Standard error.
+    pub stderr: String,
+    /// Exit code.
+    pub code: Option<i32>,
+}
+
+impl Run {
+    pub(crate) fn new(prefix: &str, lines: &[String], stderr: String, code: Option<i32>) -> Self {
+        let objects = lines.iter().map(|line| {
+            let value: Value = serde_json::from_str(line).expect("each line is one JSON object");
+            assert_eq!(value["schema"], 1, "{line}");
+            value
+        });
+        let (journeys, rest): (Vec<_>, Vec<_>) = objects.partition(|o| o["type"] == "journey");
+        assert!(rest.len() <= 1, "more than one line that is no journey: {rest:?}");
+        let printed = journeys.len();
+        let journeys = journeys.into_iter().map(|o| Journey::new(prefix, o));
+        Self {
+            journeys: journeys.filter(Journey::is_of_lab).collect(),
+            printed,
+            summary: rest.into_iter().next().unwrap_or(Value::Null),
+            stderr,
+            code,
+        }
+    }
+
+    /// The journeys that are as described.
+    #[must_use]
+    pub fn all(&self, pick: &Pick) -> Vec<&Journey> {
+        self.journeys.iter().filter(|j| pick.matches(j)).collect()
+    }
+
+    /// The only journey that is as described.
+    ///
+    /// # Panics
+    ///
+    /// If there is none, or more than one.
+    #[must_use]
+    pub fn one(&self, pick: &Pick) -> &Journey {
+        let all = self.all(pick);
+        assert_eq!(all.len(), 1, "number of {pick}; of this lab there are:\n{}", self.listing());
+        all[0]
+    }
+
+    /// The first journey that is as described.
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
+    #[must_use]
+    pub fn first(&self, pick: &Pick) -> &Journey {
+        let all = self.all(pick);
+        assert!(!all.is_empty(), "there is no {pick}; of this lab there are:\n{}", self.listing());
+        all[0]
+    }
+
+    /// Asserts that no journey is as described.
+    ///
+    /// # Panics
+    ///
+    /// If there is one.
+    pub fn none(&self, pick: &Pick) {
+        if let Some(journey) = self.all(pick).first() {
+            panic!("unexpected {pick}:\n{journey}\n{}", self.listing());
+        }
+    }
+
+    /// Asserts that no journey ended in a drop.
+    ///
+    /// # Panics
+    ///
+    /// If one did.
+    pub fn assert_no_drops(&self) {
+        self.none(&crate::packets().fate("dropped"));
+    }
+
+    /// Every journey in a line.
+    #[must_use]
+    pub fn listing(&self) -> String {
+        let lines = self.journeys.iter().map(|j| format!("  {}\n", j.line()));
+        lines.chain([self.stderr.clone()]).collect()
+    }
+}

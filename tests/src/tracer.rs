@@ -1,0 +1,166 @@
+//! A running `pkttrace`, its probes attached.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::{Lab, Pick, Run, binary};
+
+/// How long a loaded machine may take for what takes milliseconds.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A tracer that is attached; ended when dropped.
+#[derive(Debug)]
+pub struct Tracer {
+    prefix: String,
+    child: Child,
+    ready: PathBuf,
+    lines: Arc<Lines>,
+    stdout: Option<JoinHandle<()>>,
+    stderr: Option<JoinHandle<String>>,
+}
+
+/// What stdout has shown so far.
+#[derive(Debug, Default)]
+struct Lines {
+    lines: Mutex<Vec<String>>,
+    more: Condvar,
+}
+
+impl Tracer {
+    /// Starts it for traffic of `lab` with these options, `-o json` added, and waits until every
+    /// probe is attached.
+    #[must_use]
+    pub fn start(lab: &Lab, options: &[&str]) -> Self {
+        let mut tracer = Self::spawn(lab, options);
+        tracer.await_ready();
+        tracer
+    }
+
+    /// Starts it for the packets that `host` of the lab sends first, and their replies.
+    #[must_use]
+    pub fn at(lab: &Lab, host: &str, options: &[&str]) -> Self {
+        let netns = lab.netns(host);
+        Self::start(lab, &[&["--netns", &netns], options].concat())
+    }
+
+    fn spawn(lab: &Lab, options: &[&str]) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let ready = lab.scratch().join(format!("ready{n}"));
+        let mut child = Command::new(binary())
+            .args(options)
+            .args(["-o", "json", "--ready-file"])
+            .arg(&ready)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("pkttrace starts");
+        let lines = Arc::new(Lines::default());
+        let stdout = child.stdout.take().expect("piped");
+        let mut stderr = child.stderr.take().expect("piped");
+        let stdout = std::thread::spawn({
+            let lines = Arc::clone(&lines);
+            move || lines.collect(stdout)
+        });
+        let stderr = std::thread::spawn(move || {
+            let mut text = String::new();
+            let _ = stderr.read_to_string(&mut text);
+            text
+        });
+        let prefix = lab.prefix().to_owned();
+        Self { prefix, child, ready, lines, stdout: Some(stdout), stderr: Some(stderr) }
+    }
+
+    fn await_ready(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.ready.exists() {
+            if let Some(status) = self.child.try_wait().expect("a child of ours") {
+                let stderr = self.stderr.take().and_then(|t| t.join().ok()).unwrap_or_default();
+                panic!("pkttrace ended before it was ready ({status}): {stderr}");
+            }
+            assert!(Instant::now() < deadline, "pkttrace is not ready after {PATIENCE:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Waits until at least `n` finished journeys of the lab are as described.
+    ///
+    /// # Panics
+    ///
+    /// If they do not come.
+    pub fn await_journeys(&self, n: usize, pick: &Pick) {
+        let deadline = Instant::now() + PATIENCE;
+        let mut lines = self.lines.lines.lock().expect("no thread panics");
+        loop {
+            let run = Run::new(&self.prefix, &lines, String::new(), None);
+            if run.all(pick).len() >= n {
+                return;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "fewer than {n} {pick} came\n{}", run.listing());
+            let waited = self.lines.more.wait_timeout(lines, left).expect("no thread panics");
+            lines = waited.0;
+        }
+    }
+
+    /// Ends it as Ctrl-C does, and returns all that it had to say.
+    ///
+    /// # Panics
+    ///
+    /// If it does not end.
+    #[must_use]
+    pub fn finish(self) -> Run {
+        let pid = libc::pid_t::try_from(self.child.id()).expect("a process id");
+        // SAFETY: sends a signal to a child that has not been waited for, so the id is its own.
+        unsafe { libc::kill(pid, libc::SIGINT) };
+        self.join()
+    }
+
+    /// Waits until it ends by itself (`-c`, `--duration`).
+    ///
+    /// # Panics
+    ///
+    /// If it does not.
+    #[must_use]
+    pub fn join(mut self) -> Run {
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("a child of ours") {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "pkttrace does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        let stdout = self.stdout.take().expect("joined once");
+        stdout.join().expect("reading does not panic");
+        let stderr = self.stderr.take().expect("joined once");
+        let stderr = stderr.join().expect("reading does not panic");
+        let lines = self.lines.lines.lock().expect("no thread panics");
+        Run::new(&self.prefix, &lines, stderr, status.code())
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        // After a failure it still runs; after `join` both calls do nothing.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_file(&self.ready);
+    }
+}
+
+impl Lines {
+    fn collect(&self, stdout: ChildStdout) {
+        for line in BufReader::new(stdout).lines() {
+            let Ok(line) = line else { return };
+            self.lines.lock().expect("no thread panics").push(line);
+            self.more.notify_all();
+        }
+    }
+}
