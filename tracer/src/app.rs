@@ -157,8 +157,16 @@ impl Trace {
         let enough = self.config.count.is_some_and(|n| self.counted >= n);
         let mut result = result;
         if result.is_ok() && !enough {
+            // What came before the end; under load there is always more.
             let builder = &mut self.builder;
-            while self.live.drain(|event| builder.push(event)) > 0 {}
+            let end = bpf::monotonic_ns();
+            let mut newest = 0;
+            while newest < end
+                && self.live.drain(|event| {
+                    newest = newest.max(event.ktime_ns);
+                    builder.push(event);
+                }) > 0
+            {}
             let open = self.builder.flush(self.live.state(), &self.names);
             result = self.print(open).map(|_| ());
         }
