@@ -45,6 +45,7 @@ struct Trace {
     live: Live,
     names: KernelNames,
     builder: journey::Builder,
+    order: journey::Sequencer,
     context: report::Context,
     renderer: Box<dyn Renderer>,
     out: Box<dyn Write>,
@@ -70,6 +71,7 @@ impl Trace {
             live,
             names,
             builder: journey::Builder::new(journey::Options::default()),
+            order: journey::Sequencer::default(),
             context: report::Context {
                 node: node_name(),
                 clock_offset_ns: bpf::clock_offset_ns(),
@@ -143,7 +145,8 @@ impl Trace {
         });
         let now = bpf::monotonic_ns();
         let done = self.builder.take_finished(now, self.live.state(), &self.names);
-        Ok(Turn { events, newest_ns, is_enough: !self.print(done)? })
+        let due = self.order.pass(done, now);
+        Ok(Turn { events, newest_ns, is_enough: !self.print(due)? })
     }
 
     /// Prints what has been seen by now. Events that come meanwhile do not keep it: a flood may
@@ -160,7 +163,8 @@ impl Trace {
             }
         }
         let open = self.builder.flush(self.live.state(), &self.names);
-        self.print(open).map(|_| ())
+        let rest = self.order.finish(open);
+        self.print(rest).map(|_| ())
     }
 
     /// Prints; false when enough is printed.
