@@ -12,8 +12,9 @@ use tokio::time::{Instant, interval, sleep_until};
 
 use crate::bpf::{self, Counters};
 use crate::config::Config;
-use crate::journey::{self, Fate, Journey, Lineage};
+use crate::journey::{self, Fate, Gap, Journey, Lineage, Stage};
 use crate::kernel::names::KernelNames;
+use crate::net::DeviceKind;
 use crate::render::{self, Renderer, Style};
 use crate::report::{self, Summary};
 use crate::source::{Live, Setup};
@@ -26,6 +27,9 @@ const IDLE_TICK: Duration = Duration::from_millis(20);
 const QUIET: Duration = Duration::from_secs(1);
 /// How often outlived entries are looked for, and whether anybody still reads the output.
 const AGE: Duration = Duration::from_secs(1);
+/// For how long the trace may meet packets that were under way when it began, with ample time to
+/// finish, nanoseconds.
+const MOMENT_NS: u64 = 1_000_000_000;
 /// Far future, for the deadline that was not asked for.
 const NEVER: Duration = Duration::from_secs(86_400 * 365);
 
@@ -46,6 +50,8 @@ struct Trace {
     names: KernelNames,
     builder: journey::Builder,
     order: journey::Sequencer,
+    /// When journeys could begin, CLOCK_MONOTONIC.
+    enabled_ns: u64,
     context: report::Context,
     renderer: Box<dyn Renderer>,
     out: Box<dyn Write>,
@@ -72,6 +78,7 @@ impl Trace {
             names,
             builder: journey::Builder::new(journey::Options::default()),
             order: journey::Sequencer::default(),
+            enabled_ns: bpf::monotonic_ns(),
             context: report::Context {
                 node: node_name(),
                 clock_offset_ns: bpf::clock_offset_ns(),
@@ -144,9 +151,26 @@ impl Trace {
             builder.push(event);
         });
         let now = bpf::monotonic_ns();
-        let done = self.builder.take_finished(now, self.live.state(), &self.names);
+        let mut done = self.builder.take_finished(now, self.live.state(), &self.names);
+        if now < self.enabled_ns + MOMENT_NS {
+            done.iter_mut().for_each(|j| self.doubt(j));
+        }
         let due = self.order.pass(done, now);
         Ok(Turn { events, newest_ns, is_enough: !self.print(due)? })
+    }
+
+    /// A packet that is first met where another device of this node had sent it was under way
+    /// when the trace began: what came before is missing.
+    fn doubt(&self, journey: &mut Journey) {
+        let Some(hop) = journey.hops.first().filter(|h| h.stage == Stage::Rx) else { return };
+        let device = hop.dev.as_ref().and_then(|d| self.live.state().device(hop.netns, d.ifindex));
+        let has_sender = device.is_some_and(|d| {
+            matches!(d.kind, DeviceKind::Veth | DeviceKind::Bridge | DeviceKind::Vxlan)
+        });
+        if has_sender && journey.start_ns < self.enabled_ns + MOMENT_NS / 10 {
+            journey.is_complete = false;
+            journey.gaps.insert(0, Gap { before_hop: 0, events: 0 });
+        }
     }
 
     /// Prints what has been seen by now. Events that come meanwhile do not keep it: a flood may

@@ -55,6 +55,11 @@ pub struct Backends {
     pub cg: bool,
 }
 
+/// Whether a program of this name is one of ours (or another pkttrace's).
+fn is_classifier(name: &str) -> bool {
+    CLASSIFIERS.iter().any(|(ours, ..)| *ours == name)
+}
+
 /// How a probe point is attached, or why it is not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbeStatus {
@@ -223,7 +228,7 @@ impl KernelSide {
         self.attached.classifiers.retain(|(n, _), _| *n != netns);
     }
 
-    /// Whether a tcx program of somebody else is on the device.
+    /// Whether a tcx program that is no tracer's is on the device.
     #[must_use]
     pub fn has_other_classifier(&self, netns: &Netns, device: &Device) -> bool {
         if !self.options.backends.tc {
@@ -231,8 +236,9 @@ impl KernelSide {
         }
         let found = setns::run_in_inum(&netns.path, netns.inum, || {
             Ok([TcAttachType::Ingress, TcAttachType::Egress].into_iter().any(|direction| {
-                SchedClassifier::query_tcx(&device.name, direction)
-                    .is_ok_and(|(_, programs)| !programs.is_empty())
+                SchedClassifier::query_tcx(&device.name, direction).is_ok_and(|(_, programs)| {
+                    programs.iter().any(|p| !p.name_as_str().is_some_and(is_classifier))
+                })
             }))
         });
         found.unwrap_or(false)
