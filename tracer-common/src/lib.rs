@@ -14,7 +14,7 @@ pub use event::{Detail, Probe, RawEvent};
 pub use filter::{Filter, Prefix};
 pub use flow::FlowKey;
 pub use offsets::KernelOffsets;
-pub use stats::Stat;
+pub use stats::{Control, Stat};
 
 /// Marks the types that cross the border so that aya may copy them as bytes.
 #[cfg(feature = "user")]

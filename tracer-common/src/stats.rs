@@ -1,4 +1,5 @@
-//! Counters, one slot each in a per-CPU array.
+//! Counters, one slot each in a per-CPU array, and the words by which the user side controls the
+//! kernel side.
 
 /// Slot of a counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,4 +26,19 @@ pub enum Stat {
 impl Stat {
     /// How many slots there are.
     pub const COUNT: u32 = 8;
+}
+
+/// Slot of a word that only the user side writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Control {
+    /// How many entries it has aged out.
+    Aged = 0,
+    /// 1 once everything is attached: before that, no journey begins, as it would have holes.
+    Enabled = 1,
+}
+
+impl Control {
+    /// How many slots there are.
+    pub const COUNT: u32 = 2;
 }

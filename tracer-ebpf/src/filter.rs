@@ -2,8 +2,8 @@
 
 use core::ptr::addr_of;
 
-use tracer_common::Prefix;
 use tracer_common::filter::terms;
+use tracer_common::{FlowKey, Prefix};
 
 use crate::config::{FILTER, filter, prefix_word};
 use crate::maps::{FLOWS, SCOPE_DEV, SCOPE_NETNS, any_learned};
@@ -53,24 +53,24 @@ pub(crate) fn in_scope(netns: u32, ifindex: u32) -> bool {
 /// Whether the packet at `l3` certainly does not match, from the fewest bytes that can tell.
 ///
 /// This is what every packet of the node pays, so it reads once, keeps everything in registers
-/// and leaves whatever is not plain (options, fragments of IPv6, ICMP errors, tunnels, learned
-/// tuples) to [`matches`].
+/// and leaves whatever is not plain (options, fragments of IPv6, ICMP errors, tunnels) to
+/// [`matches`].
 #[inline(always)]
 pub(crate) fn rejects(l3: *const u8, protocol: u16) -> bool {
-    if any_learned() {
-        return false;
-    }
     if protocol == packet::ETH_P_IP {
         // SAFETY: integers; zeroes when it cannot be read, which is no plain header.
-        let w: [u32; 6] = unsafe { probe_read(l3) };
+        let w: [u32; 7] = unsafe { probe_read(l3) };
         let proto = (w[2] >> 8) as u8;
         let is_later_fragment = (w[1] >> 16) as u16 & 0x1fff_u16.to_be() != 0;
         if w[0] & 0xff != 0x45 || (!is_later_fragment && needs_more(proto, packet::ICMP, w[5])) {
             return false;
         }
-        return fails(&[w[3]], &[w[4]], proto, w[5], is_later_fragment);
+        if !fails(&[w[3]], &[w[4]], proto, w[5], is_later_fragment) {
+            return false;
+        }
+        return is_later_fragment || !any_learned() || !is_learned(w[3], w[4], proto, w[5], w[6]);
     }
-    if protocol == packet::ETH_P_IPV6 {
+    if protocol == packet::ETH_P_IPV6 && !any_learned() {
         // SAFETY: as above.
         let w: [u32; 11] = unsafe { probe_read(l3) };
         let proto = (w[1] >> 16) as u8;
@@ -81,6 +81,29 @@ pub(crate) fn rejects(l3: *const u8, protocol: u16) -> bool {
         return fails(&[w[2], w[3], w[4], w[5]], &[w[6], w[7], w[8], w[9]], proto, w[10], false);
     }
     false
+}
+
+/// Whether an IPv4 packet is of a flow learned from a translation.
+#[inline(always)]
+fn is_learned(saddr: u32, daddr: u32, proto: u8, l4: u32, l4_next: u32) -> bool {
+    let mut key = FlowKey::default();
+    key.saddr[0] = saddr;
+    key.daddr[0] = daddr;
+    key.proto = proto;
+    if proto == packet::TCP || proto == packet::UDP {
+        key.sport = l4 as u16;
+        key.dport = (l4 >> 16) as u16;
+    } else if proto == packet::ICMP {
+        // Only echo comes here, and its identifier stands for both ports.
+        key.sport = l4_next as u16;
+        key.dport = l4_next as u16;
+    }
+    #[expect(
+        clippy::needless_borrows_for_generic_args,
+        reason = "a copy of the key would go on the BPF stack"
+    )]
+    // SAFETY: the value is not looked at.
+    unsafe { FLOWS.get(&key) }.is_some()
 }
 
 /// Whether the first transport word says that there is another packet inside.

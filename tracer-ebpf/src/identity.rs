@@ -13,14 +13,14 @@ use tracer_common::event::{
     DETAIL_LEN, DetailBytes, JOURNEY_EVENTS, LONG_LEN, Tracked, flags, state,
 };
 use tracer_common::filter::terms;
-use tracer_common::{Probe, Stat};
+use tracer_common::{Control, Probe, Stat};
 
 use crate::config::{filter, option};
 use crate::emit::{Site, emit, emit_note};
 use crate::filter::{self, Match};
 use crate::maps::{
-    CURRENT, Current, EVENTS, NESTING, RATE, SCRATCH, TRACKED, any_live, count, learn, live,
-    live_add, live_sub,
+    CURRENT, Current, EVENTS, NESTING, RATE, SCRATCH, TRACKED, any_live, control, count, learn,
+    live, live_add, live_sub,
 };
 use crate::packet::{self, Packet};
 use crate::skb::{Skb, probe_read};
@@ -226,7 +226,7 @@ fn begin<const DIRECT: bool, D: Copy>(
     place: impl Fn() -> (u32, u32),
     detail: impl Fn() -> D,
 ) -> *mut Tracked {
-    if !skb.packet(packet, l3, protocol) {
+    if control(Control::Enabled) == 0 || !skb.packet(packet, l3, protocol) {
         return null_mut();
     }
     let mut how = filter::matches(packet, protocol);

@@ -5,7 +5,7 @@ use core::cell::UnsafeCell;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use tracer_common::event::Tracked;
-use tracer_common::{FlowKey, Stat};
+use tracer_common::{Control, FlowKey, Stat};
 
 use crate::packet::Packet;
 
@@ -34,9 +34,9 @@ pub(crate) static SCOPE_DEV: HashMap<u64, u8> = HashMap::with_max_entries(4_096,
 #[map]
 pub(crate) static STATS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Stat::COUNT, 0);
 
-/// How many entries the user side has aged out of `TRACKED`; only it writes.
+/// What only the user side writes, see [`Control`].
 #[map]
-pub(crate) static AGED: Array<u64> = Array::with_max_entries(1, 0);
+pub(crate) static CONTROL: Array<u64> = Array::with_max_entries(Control::COUNT, 0);
 
 /// The packet that this CPU works on, for probes that are not handed the skb.
 #[map]
@@ -126,6 +126,12 @@ pub(crate) fn any_live() -> bool {
     live() != 0
 }
 
+/// A word of [`CONTROL`].
+#[inline(always)]
+pub(crate) fn control(word: Control) -> u64 {
+    CONTROL.get(word as u32).copied().unwrap_or(0)
+}
+
 /// How many skbs are being followed.
 #[inline(always)]
 pub(crate) fn live() -> u64 {
@@ -133,7 +139,7 @@ pub(crate) fn live() -> u64 {
     if live == 0 {
         return 0;
     }
-    live.wrapping_sub(AGED.get(0).copied().unwrap_or(0))
+    live.wrapping_sub(control(Control::Aged))
 }
 
 /// One skb more is under way.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, interval, sleep_until};
 
 use crate::bpf::{self, Counters};
 use crate::config::Config;
@@ -20,7 +20,11 @@ use crate::source::{Live, Setup};
 
 /// How often the ring is looked at: no packet wakes the reader, so that a hop stays cheap.
 const TICK: Duration = Duration::from_millis(2);
-/// How often outlived entries are looked for.
+/// How often when nothing has come for [`QUIET`]: waiting should cost nothing.
+const IDLE_TICK: Duration = Duration::from_millis(20);
+/// See [`IDLE_TICK`].
+const QUIET: Duration = Duration::from_secs(1);
+/// How often outlived entries are looked for, and whether anybody still reads the output.
 const AGE: Duration = Duration::from_secs(1);
 /// Far future, for the deadline that was not asked for.
 const NEVER: Duration = Duration::from_secs(86_400 * 365);
@@ -41,6 +45,7 @@ struct Trace {
     live: Live,
     names: KernelNames,
     builder: journey::Builder,
+    order: journey::Sequencer,
     context: report::Context,
     renderer: Box<dyn Renderer>,
     out: Box<dyn Write>,
@@ -66,6 +71,7 @@ impl Trace {
             live,
             names,
             builder: journey::Builder::new(journey::Options::default()),
+            order: journey::Sequencer::default(),
             context: report::Context {
                 node: node_name(),
                 clock_offset_ns: bpf::clock_offset_ns(),
@@ -85,8 +91,8 @@ impl Trace {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut hangup = signal(SignalKind::hangup())?;
         self.announce()?;
-        let mut tick = interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut next_turn = Instant::now();
+        let mut last_event = next_turn;
         let mut age = interval(AGE);
         let deadline = Instant::now() + self.config.duration.unwrap_or(NEVER);
         let result = loop {
@@ -97,10 +103,20 @@ impl Trace {
                 _ = hangup.recv() => break Ok(()),
                 () = sleep_until(deadline) => break Ok(()),
                 () = self.live.follow_change() => {}
-                _ = age.tick() => self.live.age(),
-                _ = tick.tick() => match self.turn() {
-                    Ok(true) => {}
-                    Ok(false) => break Ok(()),
+                _ = age.tick() => {
+                    self.live.age();
+                    if self.config.write.is_none() && is_reader_gone() {
+                        break Ok(());
+                    }
+                }
+                () = sleep_until(next_turn) => match self.turn() {
+                    Ok(Turn { is_enough: true, .. }) => break Ok(()),
+                    Ok(Turn { events, .. }) => {
+                        let now = Instant::now();
+                        last_event = if events > 0 { now } else { last_event };
+                        let is_quiet = now.duration_since(last_event) > QUIET;
+                        next_turn = now + if is_quiet { IDLE_TICK } else { TICK };
+                    }
                     Err(e) => break Err(e),
                 },
             }
@@ -119,15 +135,39 @@ impl Trace {
         Ok(())
     }
 
-    /// Reads what is there and prints what is finished; false when enough is printed.
-    fn turn(&mut self) -> Result<bool> {
+    /// Reads what is there and prints what is finished.
+    fn turn(&mut self) -> Result<Turn> {
         let builder = &mut self.builder;
-        self.live.drain(|event| builder.push(event));
+        let mut newest_ns = 0;
+        let events = self.live.drain(|event| {
+            newest_ns = newest_ns.max(event.ktime_ns);
+            builder.push(event);
+        });
         let now = bpf::monotonic_ns();
         let done = self.builder.take_finished(now, self.live.state(), &self.names);
-        self.print(done)
+        let due = self.order.pass(done, now);
+        Ok(Turn { events, newest_ns, is_enough: !self.print(due)? })
     }
 
+    /// Prints what has been seen by now. Events that come meanwhile do not keep it: a flood may
+    /// bring them as fast as they are read.
+    fn rest(&mut self) -> Result<()> {
+        let until_ns = bpf::monotonic_ns();
+        loop {
+            let turn = self.turn()?;
+            if turn.is_enough {
+                return Ok(());
+            }
+            if turn.events == 0 || turn.newest_ns >= until_ns {
+                break;
+            }
+        }
+        let open = self.builder.flush(self.live.state(), &self.names);
+        let rest = self.order.finish(open);
+        self.print(rest).map(|_| ())
+    }
+
+    /// Prints; false when enough is printed.
     fn print(&mut self, journeys: Vec<Journey>) -> Result<bool> {
         let any = !journeys.is_empty();
         for journey in journeys {
@@ -157,18 +197,7 @@ impl Trace {
         let enough = self.config.count.is_some_and(|n| self.counted >= n);
         let mut result = result;
         if result.is_ok() && !enough {
-            // What came before the end; under load there is always more.
-            let builder = &mut self.builder;
-            let end = bpf::monotonic_ns();
-            let mut newest = 0;
-            while newest < end
-                && self.live.drain(|event| {
-                    newest = newest.max(event.ktime_ns);
-                    builder.push(event);
-                }) > 0
-            {}
-            let open = self.builder.flush(self.live.state(), &self.names);
-            result = self.print(open).map(|_| ());
+            result = self.rest();
         }
         let counters = self.live.counters()?;
         let summary = self.summary(&counters);
@@ -237,6 +266,16 @@ impl Trace {
     }
 }
 
+/// What one look at the ring came to.
+struct Turn {
+    /// How many events there were.
+    events: usize,
+    /// When the newest of them was written, CLOCK_MONOTONIC.
+    newest_ns: u64,
+    /// As many journeys are printed as were asked for.
+    is_enough: bool,
+}
+
 /// Whether a journey counts for `-c`: copies and pieces come with the packet they belong to.
 fn counts(journey: &Journey) -> bool {
     !journey.parent.is_some_and(|p| {
@@ -253,6 +292,15 @@ fn open(path: Option<&Path>) -> Result<Box<dyn Write>> {
         }
         None => Box::new(BufWriter::new(io::stdout())),
     })
+}
+
+/// Whether standard output is a pipe (or socket) that nobody reads any more. Without a packet to
+/// print, no write would ever tell.
+fn is_reader_gone() -> bool {
+    let mut stdout = libc::pollfd { fd: libc::STDOUT_FILENO, events: 0, revents: 0 };
+    // SAFETY: one descriptor, written to by the call; it does not wait.
+    let ready = unsafe { libc::poll(&raw mut stdout, 1, 0) };
+    ready > 0 && stdout.revents & libc::POLLERR != 0
 }
 
 /// A line on stderr; without stderr there is nobody left to tell.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aya::maps::Array;
+use tracer_common::Control;
 use tracer_common::event::{Tracked, state};
 
 use super::Error;
@@ -47,11 +47,7 @@ impl KernelSide {
             return Ok(());
         }
         self.aged += aged;
-        let total = self.aged;
-        let failed = |source| Error::Map { name: "AGED", source };
-        let map = self.ebpf.map_mut("AGED").ok_or(Error::NoMap("AGED"))?;
-        let mut counter: Array<_, u64> = Array::try_from(map).map_err(failed)?;
-        counter.set(0, total, 0).map_err(failed)
+        self.control(Control::Aged, self.aged)
     }
 }
 

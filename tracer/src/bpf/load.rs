@@ -2,10 +2,10 @@
 
 use std::os::fd::AsFd as _;
 
-use aya::maps::{HashMap, Map, RingBuf};
+use aya::maps::{Array, HashMap, Map, RingBuf};
 use aya::{Btf, Ebpf, EbpfLoader, Endianness};
 use tracer_common::offsets::{KernelOffsets, Options};
-use tracer_common::{Filter, flow::FlowKey};
+use tracer_common::{Control, Filter, flow::FlowKey};
 
 use super::attach::{Attached, Backends, ProbeStatus};
 use super::log::KernelLog;
@@ -139,6 +139,23 @@ impl KernelSide {
             }
         }
         Ok(counters)
+    }
+
+    /// Lets journeys begin: everything is attached.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`] when the kernel refuses.
+    pub fn enable(&mut self) -> Result<(), Error> {
+        self.control(Control::Enabled, 1)
+    }
+
+    /// Writes a word that the kernel side reads.
+    pub(super) fn control(&mut self, word: Control, value: u64) -> Result<(), Error> {
+        let failed = |source| Error::Map { name: "CONTROL", source };
+        let map = self.ebpf.map_mut("CONTROL").ok_or(Error::NoMap("CONTROL"))?;
+        let mut words: Array<_, u64> = Array::try_from(map).map_err(failed)?;
+        words.set(word as u32, value, 0).map_err(failed)
     }
 
     /// Tells in which namespaces a packet may be met first (`--netns`).

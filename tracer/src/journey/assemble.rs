@@ -238,7 +238,8 @@ impl<'a> Walk<'a> {
             }
             _ => None,
         };
-        self.routed = None;
+        // br_netfilter routes a translated packet before it goes up: that decision stands.
+        self.routed = self.routed.filter(|_| self.has_bridge_prerouting);
         self.place = Place::Moving;
         self.hops.push(hop);
     }

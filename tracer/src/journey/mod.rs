@@ -6,12 +6,14 @@
 mod assemble;
 mod builder;
 mod fate;
+mod flood;
 mod flow;
 mod hop;
 mod lineage;
 mod model;
 mod nat;
 mod netfilter;
+mod order;
 mod path;
 mod recent;
 mod route;
@@ -23,6 +25,7 @@ pub use hop::{
     Dev, Freed, Hook, Hop, Layer, Neigh, Route, RouteKind, Rule, Sources, Stage, Tunnel, Verdict,
 };
 pub use model::{DropPoint, Fate, Gap, Journey, Lineage, Nat, NatKind, Parent};
+pub use order::Sequencer;
 
 /// Names that only the running kernel knows (or the recording that came from it).
 pub trait Names {

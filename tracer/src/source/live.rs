@@ -82,6 +82,7 @@ impl Live {
         };
         live.set_scope()?;
         live.attach_all();
+        live.side.enable()?;
         let names = KernelNames::read(&btf);
         let notes = skipped.iter().map(|s| format!("{}: {}", s.what, s.why)).collect();
         Ok(Setup { live, names, notes })
