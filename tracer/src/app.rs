@@ -152,7 +152,8 @@ impl Trace {
         });
         let now = bpf::monotonic_ns();
         let mut done = self.builder.take_finished(now, self.live.state(), &self.names);
-        if now < self.enabled_ns + MOMENT_NS {
+        let is_scoped = self.config.netns.is_some() || self.config.dev.is_some();
+        if !is_scoped && now < self.enabled_ns + MOMENT_NS {
             done.iter_mut().for_each(|j| self.doubt(j));
         }
         let due = self.order.pass(done, now);
