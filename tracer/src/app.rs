@@ -152,12 +152,27 @@ impl Trace {
         });
         let now = bpf::monotonic_ns();
         let mut done = self.builder.take_finished(now, self.live.state(), &self.names);
+        done.iter_mut().for_each(|j| self.doubt_hooks(j));
         let is_scoped = self.config.netns.is_some() || self.config.dev.is_some();
         if !is_scoped && now < self.enabled_ns + MOMENT_NS {
             done.iter_mut().for_each(|j| self.doubt(j));
         }
         let due = self.order.pass(done, now);
         Ok(Turn { events, newest_ns, is_enough: !self.print(due)? })
+    }
+
+    /// Hops in the hooks of a namespace that had no probe points yet are missing.
+    fn doubt_hooks(&self, journey: &mut Journey) {
+        let late = journey.hops.iter().position(|h| self.live.entered_unprepared(h.netns));
+        if let Some(before_hop) = late
+            && !journey
+                .hops
+                .iter()
+                .any(|h| h.netns == journey.hops[before_hop].netns && h.hook.is_some())
+        {
+            journey.is_complete = false;
+            journey.gaps.push(Gap { before_hop, events: 0 });
+        }
     }
 
     /// A packet that is first met where another device of this node had sent it was under way

@@ -21,6 +21,8 @@ const VXLAN_PORTS: [u16; 2] = [8472, 4789];
 pub struct Config {
     /// What to follow, but for what the node has to be asked for.
     pub filter: Filter,
+    /// The addresses that it asks for.
+    pub networks: Vec<Network>,
     /// `--netns`, as typed: resolved when it starts and when namespaces change.
     pub netns: Option<String>,
     /// `--dev`, as typed: likewise.
@@ -76,6 +78,10 @@ impl Config {
         };
         Ok(Self {
             filter: compile(&args.filter)?,
+            networks: [args.filter.src, args.filter.dst, args.filter.host]
+                .into_iter()
+                .flatten()
+                .collect(),
             netns: args.filter.netns.clone(),
             dev: args.filter.dev.clone(),
             dropped: args.dropped,

@@ -72,8 +72,10 @@ pub struct ProbeStatus {
 }
 
 /// What is attached.
-#[derive(Debug, Default)]
-pub(super) struct Attached {
+#[derive(Debug)]
+pub struct Attached {
+    /// Namespaces get probe points of their own.
+    per_netns: bool,
     global: Vec<ProbeStatus>,
     netfilter: BTreeMap<Inum, Vec<OwnedFd>>,
     netfilter_failures: BTreeMap<Inum, String>,
@@ -81,6 +83,22 @@ pub(super) struct Attached {
 }
 
 impl Attached {
+    pub(super) fn new(per_netns: bool) -> Self {
+        Self {
+            per_netns,
+            global: Vec::new(),
+            netfilter: BTreeMap::new(),
+            netfilter_failures: BTreeMap::new(),
+            classifiers: BTreeMap::new(),
+        }
+    }
+
+    /// Whether the namespace has its probe points.
+    #[must_use]
+    pub fn has_netns(&self, netns: Inum) -> bool {
+        !self.per_netns || self.netfilter.contains_key(&netns)
+    }
+
     pub(super) fn statuses(&self) -> Vec<ProbeStatus> {
         let mut all = self.global.clone();
         let links: usize = self.netfilter.values().map(Vec::len).sum();
@@ -213,12 +231,6 @@ impl KernelSide {
                 self.attached.netfilter_failures.insert(netns.inum, why);
             }
         }
-    }
-
-    /// Whether the namespace has its probe points.
-    #[must_use]
-    pub fn has_netns(&self, netns: Inum) -> bool {
-        self.netfilter.is_none() || self.attached.netfilter.contains_key(&netns)
     }
 
     /// Lets go of a namespace: a link would keep it alive.

@@ -98,7 +98,7 @@ impl KernelSide {
         let mut side = Self {
             ebpf,
             netfilter,
-            attached: Attached::default(),
+            attached: Attached::new(options.backends.nf),
             options,
             aged: 0,
             log,
@@ -108,9 +108,9 @@ impl KernelSide {
         Ok(side)
     }
 
-    /// The events that wait in the ring.
-    pub fn ring(&mut self) -> &mut Ring {
-        &mut self.ring
+    /// The events that wait in the ring, and what is attached.
+    pub fn ring_and_attached(&mut self) -> (&mut Ring, &Attached) {
+        (&mut self.ring, &self.attached)
     }
 
     /// Prints what the kernel side has logged.

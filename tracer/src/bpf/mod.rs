@@ -12,8 +12,9 @@ mod ring;
 mod stats;
 
 pub use age::{clock_offset_ns, monotonic_ns};
-pub use attach::{Backends, ProbeStatus};
+pub use attach::{Attached, Backends, ProbeStatus};
 pub use load::{KernelSide, LoadOptions};
+pub use ring::Ring;
 pub use stats::Counters;
 
 use std::io;

@@ -50,6 +50,19 @@ pub struct Network {
     pub len: u8,
 }
 
+impl Network {
+    /// Whether `addr` lies in it.
+    #[must_use]
+    pub fn contains(&self, addr: IpAddr) -> bool {
+        let bits = |addr: IpAddr| match addr {
+            IpAddr::V4(a) => u128::from(a.to_bits()) << 96,
+            IpAddr::V6(a) => a.to_bits(),
+        };
+        let mask = u128::MAX.checked_shl(128 - u32::from(self.len)).unwrap_or(0);
+        self.addr.is_ipv4() == addr.is_ipv4() && (bits(addr) ^ bits(self.addr)) & mask == 0
+    }
+}
+
 impl FromStr for Network {
     type Err = String;
 
@@ -109,6 +122,10 @@ mod tests {
         let n: Network = "10.244.0.0/16".parse().unwrap();
         assert_eq!((n.addr.to_string().as_str(), n.len), ("10.244.0.0", 16));
         assert_eq!("fd00::1".parse::<Network>().unwrap().len, 128);
+        assert!(n.contains("10.244.9.1".parse().unwrap()));
+        assert!(!n.contains("10.245.0.1".parse().unwrap()));
+        assert!(!n.contains("fd00::1".parse().unwrap()));
+        assert!("0.0.0.0/0".parse::<Network>().unwrap().contains("1.2.3.4".parse().unwrap()));
         assert!("10.244.0.0/33".parse::<Network>().unwrap_err().contains("0 and 32"));
         assert!("10.244.1.300".parse::<Network>().is_err());
         assert!("web".parse::<Network>().unwrap_err().contains("not an IP address"));

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use tracer_common::event::FreeDetail;
 
 use super::{
-    DropPoint, Fate, Freed, Hook, Hop, Stage, Verdict,
+    DropPoint, Fate, Freed, Hook, Hop, Layer, Stage, Verdict,
     assemble::{Ending, Place, Walk},
 };
 use crate::{
@@ -114,7 +114,14 @@ impl Walk<'_> {
             Some(hop) if hop.stage == Stage::Netfilter && hop.hook == hook => hop.verdict = verdict,
             _ => {
                 let dev = self.dev(e.netns, e.ifindex);
-                self.hops.push(Hop { dev, hook, verdict, ..self.hop(e, Stage::Netfilter) });
+                let mut hop = Hop { dev, hook, verdict, ..self.hop(e, Stage::Netfilter) };
+                // For a bridged frame the device is the port it was on its way to.
+                if let Some(port) = self.port.as_ref().filter(|p| p.netns == e.netns) {
+                    hop.layer = Some(Layer::Bridge);
+                    hop.out_dev = hop.dev.take();
+                    hop.dev = self.dev(e.netns, port.master);
+                }
+                self.hops.push(hop);
             }
         }
     }

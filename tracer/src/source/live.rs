@@ -3,6 +3,7 @@
 //! Keeps the kernel side attached to what there is: namespaces and devices that appear while it
 //! runs are attached to, those that go are let go of at once, since a link would keep them alive.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
@@ -10,15 +11,18 @@ use anyhow::{Context as _, Result, bail};
 use tokio::sync::mpsc;
 
 use crate::bpf::{Counters, KernelSide, LoadOptions, ProbeStatus};
+use crate::cli::filter::Network;
 use crate::config::Config;
 use crate::event::Event;
 use crate::kernel::{btf::KernelBtf, btf::VMLINUX, names::KernelNames, offsets};
 use crate::net::watch::{Change, DeviceChange, Watcher};
-use crate::net::{self, Inum, NetworkState};
+use crate::net::{self, Inum, Netns, NetworkState};
 
-/// Above this many namespaces, only those of interest are attached to from the start, the others
-/// when a followed packet enters them: every netfilter position costs every packet there.
-const ATTACH_ALL: usize = 128;
+/// Above this many namespaces, only those that forward, the node's own, and those that hold an
+/// address of the filter are attached to from the start, the others when a followed packet enters
+/// them: every netfilter position costs time to attach, and every packet there. What such a first
+/// packet did in the hooks is missing, and its journey says so.
+const ATTACH_ALL: usize = 512;
 /// Records read from the ring before other work gets its turn.
 const BATCH: usize = 65_536;
 
@@ -33,6 +37,10 @@ pub struct Live {
     dev_spec: Option<String>,
     tc_only_beside_others: bool,
     undecodable: u64,
+    /// Addresses that the filter asks for.
+    networks: Vec<Network>,
+    /// Namespaces without probe points of their own that followed packets have entered.
+    entered: BTreeSet<Inum>,
 }
 
 /// What starting gives beside the source.
@@ -79,6 +87,8 @@ impl Live {
             dev_spec: config.dev.clone(),
             tc_only_beside_others: config.tc_only_beside_others,
             undecodable: 0,
+            networks: config.networks.clone(),
+            entered: BTreeSet::new(),
         };
         live.set_scope()?;
         live.attach_all();
@@ -91,22 +101,33 @@ impl Live {
     /// Hands the events that wait to `take`; returns how many there were.
     pub fn drain(&mut self, mut take: impl FnMut(Event)) -> usize {
         let mut undecodable = 0;
-        let mut unknown = Vec::new();
-        let (state, side) = (&self.state, &mut self.side);
-        let count = side.ring().drain(BATCH, |record| match Event::decode(record) {
+        let mut strange = BTreeSet::new();
+        let (ring, attached) = self.side.ring_and_attached();
+        let count = ring.drain(BATCH, |record| match Event::decode(record) {
             Ok(event) => {
-                if !state.netns.contains_key(&event.netns) && unknown.len() < 8 {
-                    unknown.push(event.netns);
+                if !attached.has_netns(event.netns) {
+                    strange.insert(event.netns);
                 }
                 take(event);
             }
             Err(_) => undecodable += 1,
         });
         self.undecodable += undecodable;
-        if !unknown.is_empty() {
-            self.watcher.rescan_now();
+        for inum in strange {
+            if self.state.netns.contains_key(&inum) {
+                self.attach(inum);
+            } else {
+                self.watcher.rescan_now();
+            }
+            self.entered.insert(inum);
         }
         count
+    }
+
+    /// Whether followed packets have been in this namespace before its probe points were.
+    #[must_use]
+    pub fn entered_unprepared(&self, netns: Inum) -> bool {
+        self.entered.contains(&netns)
     }
 
     /// Waits for a change of the node and follows it. Ends only with the watcher.
@@ -182,7 +203,12 @@ impl Live {
             .state
             .netns
             .values()
-            .filter(|n| few || n.forwards_v4 || n.forwards_v6 || n.inum == self.state.own)
+            .filter(|n| {
+                few || n.forwards_v4
+                    || n.forwards_v6
+                    || n.inum == self.state.own
+                    || holds_any(n, &self.networks)
+            })
             .map(|n| n.inum)
             .collect();
         for inum in wanted {
@@ -227,6 +253,13 @@ impl Live {
         }
         Ok(())
     }
+}
+
+/// Whether the namespace holds an address of one of the networks.
+fn holds_any(netns: &Netns, networks: &[Network]) -> bool {
+    netns.devices.values().any(|d| {
+        d.addresses.iter().any(|(addr, _)| networks.iter().any(|network| network.contains(*addr)))
+    })
 }
 
 /// Fails early when `--netns` or `--dev` name nothing.
