@@ -17,10 +17,17 @@ pub struct Run {
     pub stderr: String,
     /// Exit code.
     pub code: Option<i32>,
+    /// There were so many namespaces that the hooks of pods are not watched from the start.
+    pub is_crowded: bool,
 }
 
 impl Run {
-    pub(crate) fn new(prefix: &str, lines: &[String], stderr: String, code: Option<i32>) -> Self {
+    pub(crate) fn new(
+        (prefix, is_crowded): (&str, bool),
+        lines: &[String],
+        stderr: String,
+        code: Option<i32>,
+    ) -> Self {
         let objects = lines.iter().map(|line| {
             let value: Value = serde_json::from_str(line).expect("each line is one JSON object");
             assert_eq!(value["schema"], 1, "{line}");
@@ -29,13 +36,14 @@ impl Run {
         let (journeys, rest): (Vec<_>, Vec<_>) = objects.partition(|o| o["type"] == "journey");
         assert!(rest.len() <= 1, "more than one line that is no journey: {rest:?}");
         let printed = journeys.len();
-        let journeys = journeys.into_iter().map(|o| Journey::new(prefix, o));
+        let journeys = journeys.into_iter().map(|o| Journey::new(prefix, o, is_crowded));
         Self {
             journeys: journeys.filter(Journey::is_of_lab).collect(),
             printed,
             summary: rest.into_iter().next().unwrap_or(Value::Null),
             stderr,
             code,
+            is_crowded,
         }
     }
 

@@ -73,6 +73,6 @@ fn networks_of_a_docker_host_are_isolated_by_a_drop_in_forward() {
     let run = tracer.finish();
     let request = run.one(&icmp(8));
     request.assert_drop("NETFILTER_DROP", "nft_do_chain", "dh");
-    request.assert_order(&["d1/eth0/xmit", "dh/docker0/FORWARD=drop", "dh/drop"]);
+    request.assert_order(&["d1/eth0/xmit", "dh/docker0>br-mynet/FORWARD=drop", "dh/drop"]);
     assert_eq!(request.json["drop"]["hook"], "forward", "{request}");
 }

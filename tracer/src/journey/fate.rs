@@ -69,7 +69,10 @@ impl Walk<'_> {
     /// Without netfilter probes nothing marks local delivery: it was received, and the namespace
     /// holds its destination. ARP ends below IP and is never delivered.
     fn is_at_destination(&self) -> bool {
-        let Some(last) = self.hops.last().filter(|h| h.stage == Stage::Rx) else { return false };
+        // The look at the routes that says so may have been seen, too.
+        let is_routing = |h: &&Hop| h.route.as_ref().is_some_and(|r| r.kind.is_success());
+        let last = self.hops.iter().rev().find(|h| !is_routing(h));
+        let Some(last) = last.filter(|h| h.stage == Stage::Rx) else { return false };
         let is_ip = |t: &Tuple| t.proto != Proto::Arp;
         self.port.is_none()
             && !self.is_encap
@@ -113,17 +116,27 @@ impl Walk<'_> {
         match self.hops.last_mut() {
             Some(hop) if hop.stage == Stage::Netfilter && hop.hook == hook => hop.verdict = verdict,
             _ => {
-                let dev = self.dev(e.netns, e.ifindex);
-                let mut hop = Hop { dev, hook, verdict, ..self.hop(e, Stage::Netfilter) };
-                // For a bridged frame the device is the port it was on its way to.
-                if let Some(port) = self.port.as_ref().filter(|p| p.netns == e.netns) {
-                    hop.layer = Some(Layer::Bridge);
-                    hop.out_dev = hop.dev.take();
-                    hop.dev = self.dev(e.netns, port.master);
-                }
-                self.hops.push(hop);
+                let hop = self.unseen_hook(e, hook);
+                self.hops.push(Hop { hook, verdict, ..hop });
             }
         }
+    }
+
+    /// The hop of a hook that was not seen, with the devices that the rules saw: the kernel's own
+    /// is the port for a bridged frame, and the one it came in by where it is forwarded.
+    fn unseen_hook(&self, e: &Event, hook: Option<Hook>) -> Hop {
+        let hop = self.hop(e, Stage::Netfilter);
+        let before = self.hops.iter().rev().take_while(|h| h.netns == e.netns);
+        let bridged = before.clone().find(|h| h.layer.is_some());
+        if let Some(bridged) = bridged.filter(|_| self.port.is_some()) {
+            let dev = bridged.dev.clone();
+            let out_dev = dev.clone().filter(|_| hook == Some(Hook::Forward));
+            return Hop { dev, out_dev, layer: bridged.layer, ..hop };
+        }
+        let route = before.clone().find_map(|h| h.route.as_ref());
+        let out_dev = route.and_then(|r| r.dev.clone()).filter(|_| hook != Some(Hook::Input));
+        let dev = self.dev(e.netns, e.ifindex).filter(|_| hook != Some(Hook::Output));
+        Hop { dev, out_dev, ..hop }
     }
 
     /// Frees that the kernel reports as drops although nothing was lost: they occur on healthy
@@ -167,6 +180,14 @@ impl Walk<'_> {
             "packet_rcv" | "tpacket_rcv" | "packet_rcv_spkt" | "packet_rcv_fanout"
         ) {
             return Some((Fate::Consumed, "not wanted by a packet socket"));
+        }
+        // Switches flood multicast, and every listener but those of its group ignores it.
+        let is_multicast = self.tuple.is_some_and(|t| t.dst.is_multicast());
+        if is_unspecified
+            && is_multicast
+            && matches!(function, "ip6_mc_input" | "ip_rcv_finish_core")
+        {
+            return Some((Fate::Consumed, "nobody here listens to this group"));
         }
         if is_unspecified && function == "stp_pdu_rcv" {
             return Some((Fate::Consumed, "spanning tree frame"));
