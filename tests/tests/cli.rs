@@ -91,10 +91,7 @@ fn filters_that_no_packet_passes_are_refused() {
             &["--src", "10.0.0.1", "--dst", "10.0.0.2", "--host", "10.0.0.3"],
             &["no packet can match", "--host"],
         ),
-        (
-            &["--sport", "1", "--dport", "2", "--port", "3"],
-            &["no packet can match", "--port 3"],
-        ),
+        (&["--sport", "1", "--dport", "2", "--port", "3"], &["no packet can match", "--port 3"]),
     ];
     for (arguments, words) in cases {
         assert_refused(&run(arguments), words);
@@ -139,9 +136,10 @@ const NOTHING: &str = "--dst 192.0.2.77 --duration 100ms";
 
 #[test]
 fn an_unprivileged_user_is_told_what_is_needed() {
+    let program = ForAll::copy();
     let as_nobody = |arguments: &[&str]| {
         let mut command = Command::new("setpriv");
-        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(program_for_all());
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program.0);
         command.args(arguments).output().expect("setpriv starts")
     };
     assert_refused(&as_nobody(&["--dst", "192.0.2.77"]), &["not permitted", "root", "CAP_BPF"]);
@@ -155,19 +153,25 @@ fn an_unprivileged_user_is_told_what_is_needed() {
     }
 }
 
-/// A copy of the program that every user may run; the build directory may be root's alone.
-fn program_for_all() -> std::path::PathBuf {
-    use std::os::unix::fs::PermissionsExt as _;
-    use std::sync::OnceLock;
-    static COPY: OnceLock<std::path::PathBuf> = OnceLock::new();
-    let copy = COPY.get_or_init(|| {
+/// A copy of the program that every user may run, since the build directory may be root's alone;
+/// removed when dropped.
+struct ForAll(std::path::PathBuf);
+
+impl ForAll {
+    fn copy() -> Self {
+        use std::os::unix::fs::PermissionsExt as _;
         let copy = std::env::temp_dir().join(format!("pkttrace-for-all-{}", std::process::id()));
         std::fs::copy(binary(), &copy).expect("a copy");
         let mode = std::fs::Permissions::from_mode(0o755);
         std::fs::set_permissions(&copy, mode).expect("its mode");
-        copy
-    });
-    copy.clone()
+        Self(copy)
+    }
+}
+
+impl Drop for ForAll {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 #[test]
@@ -233,7 +237,9 @@ fn doctor_finds_this_machine_fit() {
     }
     let table = run(&["doctor"]);
     let table = text(&table.stdout);
-    for word in ["kernel", "privileges", "type information", "tracefs", "net_dev_queue", "works here"] {
+    for word in
+        ["kernel", "privileges", "type information", "tracefs", "net_dev_queue", "works here"]
+    {
         assert!(table.contains(word), "{word:?} is not in:\n{table}");
     }
     assert!(table.lines().all(|l| l.chars().count() <= 160), "{table}");
@@ -373,10 +379,29 @@ fn help_names_every_option_of_the_contract() {
         assert_eq!(text(&output.stderr), "");
         let help = text(&output.stdout);
         for option in [
-            "--src", "--dst", "--host", "--sport", "--dport", "--port", "--proto", "--netns",
-            "--dev", "--no-replies", "--dropped", "--output", "--write", "--count", "--duration",
-            "--buffer", "--max-journeys", "--probes", "--ready-file", "--color", "--verbose",
-            "--quiet", "--exit-code",
+            "--src",
+            "--dst",
+            "--host",
+            "--sport",
+            "--dport",
+            "--port",
+            "--proto",
+            "--netns",
+            "--dev",
+            "--no-replies",
+            "--dropped",
+            "--output",
+            "--write",
+            "--count",
+            "--duration",
+            "--buffer",
+            "--max-journeys",
+            "--probes",
+            "--ready-file",
+            "--color",
+            "--verbose",
+            "--quiet",
+            "--exit-code",
         ] {
             assert!(help.contains(option), "{option} is not in {arguments:?}:\n{help}");
         }

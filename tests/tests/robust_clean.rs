@@ -28,7 +28,8 @@ impl Objects {
     /// What the descriptors of a process hold.
     fn of(pid: libc::pid_t) -> Self {
         // BPF_PROG_GET_FD_BY_ID, BPF_MAP_GET_FD_BY_ID, BPF_LINK_GET_FD_BY_ID.
-        const KEYS: [(&str, libc::c_long); 3] = [("prog_id:", 13), ("map_id:", 14), ("link_id:", 30)];
+        const KEYS: [(&str, libc::c_long); 3] =
+            [("prog_id:", 13), ("map_id:", 14), ("link_id:", 30)];
         let mut objects = BTreeSet::new();
         let Ok(infos) = std::fs::read_dir(format!("/proc/{pid}/fdinfo")) else {
             return Self::default();
@@ -245,14 +246,16 @@ fn count_and_duration_end_it_under_a_flood() {
         for buffer in ["16M", "256M"] {
             let options = ["--max-journeys", "0", "--buffer", buffer];
             let start = Instant::now();
-            let tracer =
-                lab.trace(&[&options[..], &end].concat());
+            let tracer = lab.trace(&[&options[..], &end].concat());
             let ready = start.elapsed();
             let ended = tracer.join();
             assert_eq!(ended.code, Some(0), "{}", ended.stderr);
             let mut journeys = 0;
             ended.journeys(|_| journeys += 1);
-            println!("{end:?} {buffer}: ready after {ready:?}, ended after {:?}, {journeys} journeys", ended.took);
+            println!(
+                "{end:?} {buffer}: ready after {ready:?}, ended after {:?}, {journeys} journeys",
+                ended.took
+            );
             assert!(journeys >= least, "{end:?}: {journeys}");
             assert!(ended.took < longest(buffer), "{end:?} {buffer}: took {:?}", ended.took);
         }
@@ -292,8 +295,7 @@ fn a_second_signal_ends_it_at_once() {
 #[test]
 fn two_tracers_see_the_same_whole_journeys() {
     let lab = Cluster::up();
-    let tracers =
-        [(); 2].map(|()| lab.trace(&[]));
+    let tracers = [(); 2].map(|()| lab.trace(&[]));
     let flood = Flood { pause: Duration::from_millis(5), ..Flood::new(640) };
     assert_eq!(lab.flood(flood).join().expect("a sender"), 640);
     for tracer in &tracers {
@@ -312,7 +314,12 @@ fn two_tracers_see_the_same_whole_journeys() {
                 .expect("hops")
                 .iter()
                 .filter(|h| h["stage"] != "free")
-                .map(|h| format!("{} {} {} {}", h["netns"]["name"], h["dev"]["name"], h["stage"], h["hook"]))
+                .map(|h| {
+                    format!(
+                        "{} {} {} {}",
+                        h["netns"]["name"], h["dev"]["name"], h["stage"], h["hook"]
+                    )
+                })
                 .collect();
             seen.push((head, j["path"].as_str().expect("a path").to_owned(), stages));
         });
@@ -408,7 +415,13 @@ fn a_namespace_made_while_tracing_is_traced_by_name() {
     assert!(is_known(&last), "once known, always known: {last}");
     let path = last["path"].as_str().expect("a path");
     assert!(path.contains(&pair.b.0) || path.contains(&pair.a.0), "{path}");
-    assert!(last["hops"].as_array().expect("hops").iter().all(|h| h["dev"]["name"].as_str().is_none_or(|d| d == "v0")));
+    assert!(
+        last["hops"]
+            .as_array()
+            .expect("hops")
+            .iter()
+            .all(|h| h["dev"]["name"].as_str().is_none_or(|d| d == "v0"))
+    );
 }
 
 /// Resident set in MiB, and CPU time used, of a process.
@@ -456,7 +469,8 @@ fn memory_is_bounded_under_a_flood() {
 #[test]
 fn waiting_costs_next_to_nothing() {
     let lab = Lab::up("pair", &[]);
-    let tracer = Tracer::start(lab.scratch(), &["--netns", &lab.netns("a"), "--dst", "10.255.255.1"]);
+    let tracer =
+        Tracer::start(lab.scratch(), &["--netns", &lab.netns("a"), "--dst", "10.255.255.1"]);
     let before = usage(tracer.running.pid()).1;
     let span = Duration::from_secs(3);
     std::thread::sleep(span);

@@ -9,9 +9,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use pkttrace_tests::is_fast;
-use robust_support::{
-    Cluster, Flood, Namespace, PATIENCE, Running, Tracer, ip, wait_until,
-};
+use robust_support::{Cluster, Flood, Namespace, PATIENCE, Running, Tracer, ip, wait_until};
 use serde_json::Value;
 
 /// Floods one after the other: side by side they would only take each other's CPU.
@@ -33,9 +31,8 @@ struct Step {
 fn steps(journey: &Value, payload: u32) -> Vec<Step> {
     let text = |v: &Value| v.as_str().unwrap_or("-").to_owned();
     let hops = journey["hops"].as_array().expect("hops");
-    let is_step = |hop: &&Value| {
-        !matches!(hop["stage"].as_str(), Some("neigh" | "free" | "drop" | "socket"))
-    };
+    let is_step =
+        |hop: &&Value| !matches!(hop["stage"].as_str(), Some("neigh" | "free" | "drop" | "socket"));
     let mut steps = Vec::new();
     for hop in hops.iter().filter(is_step) {
         let what = [
@@ -163,7 +160,9 @@ fn judge(
         if !flood.alike && !(flood.first..flood.first + u64::from(flood.count)).contains(&id) {
             return verdict.lie("a packet that was never sent", &j);
         }
-        if !flood.alike && let Some(other) = seen.insert(id, j["id"].to_string()) {
+        if !flood.alike
+            && let Some(other) = seen.insert(id, j["id"].to_string())
+        {
             verdict.lie(&format!("the packet has another journey, {other}"), &j);
         }
         if !j["parent"].is_null() {
@@ -315,9 +314,13 @@ fn namespaces_that_come_and_go_change_nothing() {
         move || {
             let mut rounds = 0;
             while !stop.load(Ordering::Relaxed) {
-                let (a, b) = (format!("{prefix}-churn{rounds}a"), format!("{prefix}-churn{rounds}b"));
+                let (a, b) =
+                    (format!("{prefix}-churn{rounds}a"), format!("{prefix}-churn{rounds}b"));
                 let (a, b) = (Namespace::add(a), Namespace::add(b));
-                ip(&["-n", &a.0, "link", "add", "v0", "type", "veth", "peer", "name", "v0", "netns", &b.0]);
+                ip(&[
+                    "-n", &a.0, "link", "add", "v0", "type", "veth", "peer", "name", "v0", "netns",
+                    &b.0,
+                ]);
                 a.ip(&["link", "set", "v0", "up"]);
                 b.ip(&["link", "set", "v0", "up"]);
                 drop((a, b));
@@ -559,4 +562,32 @@ fn no_journey_holds_two_segments_of_tcp() {
     });
     assert_true(&mut events);
     assert!(events.len() > requests * 5, "{} journeys", events.len());
+}
+
+#[test]
+fn a_journey_that_is_long_over_does_not_come_back() {
+    if is_fast() {
+        println!("left out: PKTTRACE_TEST_FAST is set");
+        return;
+    }
+    let _alone = alone();
+    let lab = Cluster::up();
+    let tracer = lab.trace(&["--max-journeys", "0", "--buffer", "128M"]);
+    let first = Flood::new(10_000);
+    let mut sent = lab.flood(first).join().expect("a sender");
+    settle(&tracer);
+    // Longer than ended journeys are remembered; their addresses are taken again only now.
+    std::thread::sleep(Duration::from_secs(10));
+    let second = Flood { first: first.first + 10_000, ..first };
+    sent += lab.flood(second).join().expect("a sender");
+    settle(&tracer);
+    let ended = tracer.finish();
+    let mut journeys = 0;
+    let summary = ended.journeys(|j| {
+        journeys += 1;
+        assert!(j["packet"]["payload_head"].is_string(), "a journey of no packet: {j}");
+        assert_eq!(j["complete"], true, "{j}");
+    });
+    let refused = summary["refused_journeys"].as_u64().expect("a number");
+    assert_eq!(journeys + refused, sent, "{summary}");
 }

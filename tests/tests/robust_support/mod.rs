@@ -224,9 +224,8 @@ fn send_batch(socket: &UdpSocket, payloads: &mut [Vec<u8>], to: Option<&libc::so
     while done < messages.len() {
         let rest = &mut messages[done..];
         // SAFETY: every message points to a buffer that outlives the call.
-        let rc = unsafe {
-            libc::sendmmsg(socket.as_raw_fd(), rest.as_mut_ptr(), rest.len() as u32, 0)
-        };
+        let rc =
+            unsafe { libc::sendmmsg(socket.as_raw_fd(), rest.as_mut_ptr(), rest.len() as u32, 0) };
         match usize::try_from(rc) {
             Ok(n) => {
                 sent += n as u64;

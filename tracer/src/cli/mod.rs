@@ -141,7 +141,8 @@ mod tests {
     #[test]
     fn causes_are_said_once_and_without_numbers() {
         let cause = io::Error::from_raw_os_error(libc::ENOENT);
-        let error = anyhow::Error::from(cause).context("cannot create /x: No such file or directory (os error 2)");
+        let error = anyhow::Error::from(cause)
+            .context("cannot create /x: No such file or directory (os error 2)");
         assert_eq!(one_line(&error), "cannot create /x: No such file or directory");
         let error = anyhow::anyhow!("because").context("failed");
         assert_eq!(one_line(&error), "failed: because");
