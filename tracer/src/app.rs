@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, interval, sleep_until};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, interval, sleep, sleep_until};
 
 use crate::bpf::{self, Counters};
 use crate::config::Config;
@@ -94,9 +94,7 @@ impl Trace {
     }
 
     async fn run(mut self) -> Result<ExitCode> {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut hangup = signal(SignalKind::hangup())?;
+        let mut signals = Signals::new()?;
         self.announce()?;
         let mut next_turn = Instant::now();
         let mut last_event = next_turn;
@@ -105,9 +103,7 @@ impl Trace {
         let result = loop {
             tokio::select! {
                 biased;
-                _ = interrupt.recv() => break Ok(()),
-                _ = terminate.recv() => break Ok(()),
-                _ = hangup.recv() => break Ok(()),
+                () = signals.recv() => break Ok(()),
                 () = sleep_until(deadline) => break Ok(()),
                 () = self.live.follow_change() => {}
                 _ = age.tick() => {
@@ -128,7 +124,7 @@ impl Trace {
                 },
             }
         };
-        self.end(result).await
+        self.end(result, &mut signals).await
     }
 
     /// Says that every probe is attached.
@@ -190,8 +186,8 @@ impl Trace {
     }
 
     /// Prints what has been seen by now. Events that come meanwhile do not keep it: a flood may
-    /// bring them as fast as they are read.
-    fn rest(&mut self) -> Result<()> {
+    /// bring them as fast as they are read. Another signal means that even this is too long.
+    async fn rest(&mut self, signals: &mut Signals) -> Result<()> {
         let until_ns = bpf::monotonic_ns();
         loop {
             let turn = self.turn()?;
@@ -200,6 +196,11 @@ impl Trace {
             }
             if turn.events == 0 || turn.newest_ns >= until_ns {
                 break;
+            }
+            tokio::select! {
+                biased;
+                () = signals.recv() => return Ok(()),
+                () = sleep(Duration::from_millis(1)) => {}
             }
         }
         let open = self.builder.flush(self.live.state(), &self.names);
@@ -233,11 +234,11 @@ impl Trace {
     }
 
     /// Flushes, sums up, lets go of the kernel.
-    async fn end(mut self, result: Result<()>) -> Result<ExitCode> {
+    async fn end(mut self, result: Result<()>, signals: &mut Signals) -> Result<ExitCode> {
         let enough = self.config.count.is_some_and(|n| self.counted >= n);
         let mut result = result;
         if result.is_ok() && !enough {
-            result = self.rest();
+            result = self.rest(signals).await;
         }
         let counters = self.live.counters()?;
         let summary = self.summary(&counters);
@@ -248,7 +249,9 @@ impl Trace {
                 .and_then(|()| self.out.flush())
                 .map_err(Into::into);
         }
-        if !self.config.quiet {
+        // An error is all that is said, but nobody reading any more is none.
+        let is_clean = result.as_ref().err().is_none_or(crate::cli::is_closed_pipe);
+        if !self.config.quiet && is_clean {
             self.sum_up(&counters);
         }
         let code = u8::from(self.config.exit_code && self.drops > 0);
@@ -303,6 +306,31 @@ impl Trace {
             text.push_str(&format!("; {missed} frees or route look-ups missed by the kernel"));
         }
         say(&text);
+    }
+}
+
+/// The signals that end a run.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn recv(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.hangup.recv() => {}
+        }
     }
 }
 

@@ -126,6 +126,7 @@ pub fn compile(args: &FilterArgs) -> Result<Filter> {
         *slot = prefix(network);
         filter.terms |= term;
     }
+    apart(args)?;
     let mut wanted = match families {
         Some((_, true)) => terms::IPV4 | terms::ARP,
         Some((_, false)) => terms::IPV6,
@@ -174,6 +175,23 @@ pub fn compile(args: &FilterArgs) -> Result<Filter> {
         *slot = port.to_be();
     }
     Ok(filter)
+}
+
+/// Refuses terms that no packet can fulfil together.
+fn apart(args: &FilterArgs) -> Result<()> {
+    if let (Some(host), Some(src), Some(dst)) = (args.host, args.src, args.dst)
+        && !host.overlaps(src)
+        && !host.overlaps(dst)
+    {
+        bail!("no packet can match: --host is in neither --src nor --dst");
+    }
+    if let (Some(port), Some(sport), Some(dport)) = (args.port, args.sport, args.dport)
+        && port != sport
+        && port != dport
+    {
+        bail!("no packet can match: --port {port} is neither --sport {sport} nor --dport {dport}");
+    }
+    Ok(())
 }
 
 /// Network order words, masked.
@@ -229,6 +247,20 @@ mod tests {
         .unwrap();
         assert_eq!(f.terms & terms::ARP, 0);
         assert_eq!(f.dport.to_ne_bytes(), [0, 80]);
+    }
+
+    #[test]
+    fn a_third_end_is_told() {
+        let mut hosts = args(|a| {
+            a.src = "10.0.0.0/24".parse().ok();
+            a.dst = "10.0.1.0/24".parse().ok();
+            a.host = "10.0.2.1".parse().ok();
+        });
+        assert!(compile(&hosts).unwrap_err().to_string().contains("neither --src nor --dst"));
+        hosts.host = "10.0.0.0/16".parse().ok();
+        assert!(compile(&hosts).is_ok());
+        let ports = args(|a| (a.port, a.sport, a.dport) = (Some(1), Some(2), Some(3)));
+        assert!(compile(&ports).unwrap_err().to_string().contains("--port 1"));
     }
 
     #[test]

@@ -53,13 +53,21 @@ pub struct Network {
 impl Network {
     /// Whether `addr` lies in it.
     #[must_use]
-    pub fn contains(&self, addr: IpAddr) -> bool {
+    pub fn contains(self, addr: IpAddr) -> bool {
+        let len = if addr.is_ipv4() { 32 } else { 128 };
+        self.len <= len && self.overlaps(Self { addr, len })
+    }
+
+    /// Whether some address is in both. Networks of different families have none in common.
+    #[must_use]
+    pub fn overlaps(self, other: Self) -> bool {
         let bits = |addr: IpAddr| match addr {
-            IpAddr::V4(a) => u128::from(a.to_bits()) << 96,
-            IpAddr::V6(a) => a.to_bits(),
+            IpAddr::V4(a) => (u128::from(a.to_bits()) << 96, true),
+            IpAddr::V6(a) => (a.to_bits(), false),
         };
-        let mask = u128::MAX.checked_shl(128 - u32::from(self.len)).unwrap_or(0);
-        self.addr.is_ipv4() == addr.is_ipv4() && (bits(addr) ^ bits(self.addr)) & mask == 0
+        let ((a, a_is_v4), (b, b_is_v4)) = (bits(self.addr), bits(other.addr));
+        let len = u32::from(self.len.min(other.len));
+        a_is_v4 == b_is_v4 && (a ^ b).leading_zeros() >= len
     }
 }
 
@@ -129,6 +137,17 @@ mod tests {
         assert!("10.244.0.0/33".parse::<Network>().unwrap_err().contains("0 and 32"));
         assert!("10.244.1.300".parse::<Network>().is_err());
         assert!("web".parse::<Network>().unwrap_err().contains("not an IP address"));
+    }
+
+    #[test]
+    fn networks_overlap_when_one_holds_the_other() {
+        let overlap = |a: &str, b: &str| {
+            a.parse::<Network>().unwrap().overlaps(b.parse::<Network>().unwrap())
+        };
+        assert!(overlap("10.0.0.0/8", "10.1.2.3"));
+        assert!(overlap("fd00::1", "::/0"));
+        assert!(!overlap("10.0.0.0/24", "10.0.1.0/24"));
+        assert!(!overlap("0.0.0.0/0", "::/0"));
     }
 
     #[test]

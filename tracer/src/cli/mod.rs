@@ -71,9 +71,31 @@ pub fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         // Without stderr there is nobody left to tell.
-        let _ = writeln!(io::stderr(), "pkttrace: {e:#}");
+        let _ = writeln!(io::stderr(), "pkttrace: {}", one_line(&e));
         ExitCode::from(ENVIRONMENT_ERROR)
     })
+}
+
+/// What was tried, then the causes, each said once: many errors already end with theirs.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text += if text.is_empty() { "" } else { ": " };
+            text += &cause;
+        }
+    }
+    without_errno(&text).replace('\n', " ")
+}
+
+/// The system's words are enough; its numbers help nobody.
+fn without_errno(text: &str) -> String {
+    let mut parts = text.split(" (os error ");
+    let mut rest = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        rest += part.split_once(')').map_or("", |(_, after)| after);
+    }
+    rest
 }
 
 /// Help and version as clap prints them; an error in one line.
@@ -84,24 +106,45 @@ fn usage(error: &clap::Error) -> ExitCode {
             | ErrorKind::DisplayVersion
             | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
     ) {
-        let shown = error.print();
-        return if shown.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(ENVIRONMENT_ERROR) };
+        return match error.print() {
+            Err(e) if e.kind() != io::ErrorKind::BrokenPipe => ExitCode::from(ENVIRONMENT_ERROR),
+            _ => ExitCode::SUCCESS,
+        };
     }
     let text = error.render().to_string();
     let mut lines = text.lines().map(str::trim).filter(|l| !l.is_empty());
     let mut message = lines.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
     for line in lines.take_while(|l| !l.starts_with("Usage:") && !l.starts_with("For more")) {
         message.push_str(if message.ends_with(':') { " " } else { "; " });
-        message.push_str(line.trim_start_matches("tip: "));
+        let line = line.trim_start_matches("tip: ");
+        match line.strip_prefix("[possible values: ").and_then(|l| l.strip_suffix(']')) {
+            Some(values) => message.push_str(&format!("use one of {values}")),
+            None => message.push_str(line),
+        }
     }
     let _ = writeln!(io::stderr(), "pkttrace: {message} (see pkttrace --help)");
     ExitCode::from(ENVIRONMENT_ERROR)
 }
 
 /// Whoever read our output has gone: that is their right, and no error.
-fn is_closed_pipe(error: &anyhow::Error) -> bool {
+pub(crate) fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error
         .chain()
         .filter_map(|e| e.downcast_ref::<io::Error>())
         .any(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_said_once_and_without_numbers() {
+        let cause = io::Error::from_raw_os_error(libc::ENOENT);
+        let error = anyhow::Error::from(cause)
+            .context("cannot create /x: No such file or directory (os error 2)");
+        assert_eq!(one_line(&error), "cannot create /x: No such file or directory");
+        let error = anyhow::anyhow!("because").context("failed");
+        assert_eq!(one_line(&error), "failed: because");
+    }
 }

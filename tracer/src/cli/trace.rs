@@ -39,7 +39,7 @@ pub struct CommonArgs {
     #[arg(short, long, value_name = "FILE")]
     pub(crate) write: Option<PathBuf>,
     /// Stop after N finished packets (copies and fragments of a packet do not count).
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(short, long, value_name = "N", value_parser = at_least_one)]
     pub(crate) count: Option<u64>,
     /// Stop after this long (10s, 500ms, 2m).
     #[arg(long, value_name = "TIME")]
@@ -67,6 +67,11 @@ pub struct CommonArgs {
     pub(crate) quiet: bool,
 }
 
+/// A number of packets.
+fn at_least_one(text: &str) -> Result<u64, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "not a number from 1 up".to_owned())
+}
+
 /// When to use colours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Color {
@@ -88,6 +93,9 @@ impl FromStr for Span {
     fn from_str(text: &str) -> Result<Self, String> {
         let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
         let (number, unit) = text.split_at(end);
+        if number.is_empty() {
+            return Err("not a time like 10s".to_owned());
+        }
         let seconds = match unit {
             "ms" => 1e-3,
             "" | "s" => 1.0,
@@ -113,6 +121,9 @@ impl FromStr for Bytes {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        if digits.is_empty() {
+            return Err("not a size like 16M".to_owned());
+        }
         let factor: u64 = match &text[digits.len()..].to_ascii_uppercase()[..] {
             "" | "B" => 1,
             "K" | "KB" | "KIB" => 1 << 10,

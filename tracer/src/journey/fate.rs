@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use tracer_common::event::FreeDetail;
 
 use super::{
-    DropPoint, Fate, Freed, Hook, Hop, Layer, Stage, Verdict,
+    DropPoint, Fate, Freed, Hook, Hop, Stage, Verdict,
     assemble::{Ending, Place, Walk},
 };
 use crate::{
