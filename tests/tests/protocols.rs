@@ -160,17 +160,21 @@ fn the_fragments_of_a_datagram_belong_to_it() {
     let tracer = Tracer::start(&lab, &["--dst", "10.244.2.2", "--proto", "icmp"]);
     lab.exec("p1", "ping -n -c1 -W5 -s 4000 10.244.2.2");
     let run = tracer.finish();
-    let whole = run.one(&icmp(8).root());
+    // The first of these is the one that was sent; each namespace that tracks connections puts it
+    // together once more.
+    let wholes: Vec<_> =
+        run.all(&icmp(8)).into_iter().filter(|j| j.json["packet"]["fragment"].is_null()).collect();
+    let whole = wholes.first().expect("it is seen in one piece");
     assert_eq!(whole.json["packet"]["len"], 4028, "{whole}");
     let is_of = |j: &&&Journey| j.json["parent"]["id"] == whole.json["id"];
-    let pieces = run.all(&packets().child("fragment").at("p1"));
-    assert_eq!(pieces.iter().filter(is_of).count(), 3, "{}", run.listing());
-    for piece in pieces {
-        piece.assert_order(&["p1/eth0/xmit", "n1/veth-p1/rx"]);
+    let fragments = run.all(&packets().child("fragment"));
+    let pieces: Vec<_> = fragments.iter().filter(is_of).collect();
+    assert_eq!(pieces.len(), 3, "{}", run.listing());
+    if !run.is_crowded {
+        pieces[0].assert_order(&["p1/eth0/xmit", "n1/veth-p1/rx"]);
+        let arrived = wholes.iter().find(|j| j.end() == "p3").expect("it is put together in p3");
+        arrived.assert_child_of(whole, "copy").assert_fate("delivered", "p3");
     }
-    let copies = run.all(&icmp(8).child("copy"));
-    let arrived = copies.iter().find(|j| j.end() == "p3").expect("it is put together in p3");
-    arrived.assert_fate("delivered", "p3");
     run.assert_no_drops();
 }
 
