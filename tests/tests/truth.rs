@@ -475,6 +475,7 @@ mod events {
         traffic: impl FnOnce() + Send,
     ) -> Events {
         let config = Config {
+            networks: Vec::new(),
             filter: compile(args).expect("a filter"),
             netns: None,
             dev: None,

@@ -50,6 +50,26 @@ pub(crate) fn in_scope(netns: u32, ifindex: u32) -> bool {
     true
 }
 
+/// Whether the filter is limited to some namespaces or devices.
+#[inline(always)]
+pub(crate) fn has_scope() -> bool {
+    wanted(terms::NETNS | terms::DEV) && wanted(terms::REPLIES)
+}
+
+/// Whether a packet met outside the scope belongs to a flow that was met inside.
+#[inline(always)]
+pub(crate) fn is_reply_into_scope(p: &Packet) -> bool {
+    if !has_scope() || !any_learned() || p.is_later_fragment != 0 {
+        return false;
+    }
+    #[expect(
+        clippy::needless_borrows_for_generic_args,
+        reason = "a copy of the key would go on the BPF stack"
+    )]
+    // SAFETY: the value is not looked at.
+    unsafe { FLOWS.get(&p.key) }.is_some()
+}
+
 /// Whether the packet at `l3` certainly does not match, from the fewest bytes that can tell.
 ///
 /// This is what every packet of the node pays, so it reads once, keeps everything in registers

@@ -90,7 +90,10 @@ fn look<const DIRECT: bool, D: Copy>(
     if let Some(entry) = known {
         // SAFETY: a map value; this CPU works on the packet.
         let entry = unsafe { &mut *entry };
-        if let Some(encap) = same_packet(skb, packet, l3, protocol, entry) {
+        // What a socket has taken does not set out again: the address holds a packet that only
+        // looks the same.
+        let is_over = entry.state == state::SETTLED && rule.may_begin && !rule.ends;
+        if !is_over && let Some(encap) = same_packet(skb, packet, l3, protocol, entry) {
             return go_on(
                 skb,
                 packet,
@@ -249,9 +252,15 @@ fn begin<const DIRECT: bool, D: Copy>(
     };
     let (netns, ifindex) = place();
     if !filter::in_scope(netns, ifindex) {
-        return null_mut();
+        if !filter::is_reply_into_scope(packet) {
+            return null_mut();
+        }
+        flag |= flags::LEARNED;
+    } else if filter::has_scope() {
+        // So that the replies are followed from where they begin.
+        learn(&packet.key);
     }
-    let mut entry = Tracked {
+    let entry = Tracked {
         journey: admit(),
         head: skb.head(),
         fingerprint: packet.fingerprint,
@@ -265,9 +274,17 @@ fn begin<const DIRECT: bool, D: Copy>(
         state: state::MOVING,
         encap: u16::from(flag & flags::ENCAP),
     };
+    if TRACKED.insert(skb.address(), entry, 0).is_err() {
+        count(Stat::RefusedTable);
+        return null_mut();
+    }
+    live_add();
+    let Some(entry) = TRACKED.get_ptr_mut(skb.address()) else { return null_mut() };
+    // SAFETY: a map value; this CPU works on the packet.
+    let entry = unsafe { &mut *entry };
     if entry.journey != 0 {
         flag |= if rule.ends { flags::END } else { 0 };
-        emit(&mut entry, skb, Site { probe, netns, ifindex, flags: flag }, detail(), Some(l3));
+        emit(entry, skb, Site { probe, netns, ifindex, flags: flag }, detail(), Some(l3));
         set_current(skb, packet, rule.routes);
         count(Stat::Admitted);
         if option!(debug) != 0 {
@@ -275,17 +292,10 @@ fn begin<const DIRECT: bool, D: Copy>(
         }
     }
     if rule.ends {
+        forget(skb.address(), entry);
         return null_mut();
     }
-    if TRACKED.insert(skb.address(), entry, 0).is_err() {
-        count(Stat::RefusedTable);
-        return null_mut();
-    }
-    live_add();
-    if entry.journey == 0 {
-        return null_mut();
-    }
-    TRACKED.get_ptr_mut(skb.address()).unwrap_or(null_mut())
+    if entry.journey != 0 { &raw mut *entry } else { null_mut() }
 }
 
 /// The identity of a new journey, or 0 when it is refused.

@@ -11,7 +11,7 @@ use tracer_common::event::DETAIL_LEN;
 
 use crate::identity::{Rule, observe, settle};
 use crate::maps::any_live;
-use crate::packet::TCP;
+use crate::packet::{TCP, UDP};
 use crate::skb::{Skb, probe_read};
 
 const ALLOW: i32 = 1;
@@ -28,8 +28,9 @@ pub fn cg_socket(ctx: SkBuffContext) -> i32 {
     let entry = observe(skb, l3, rule, Probe::CgSocket, || (0, 0), || [0u8; DETAIL_LEN]);
     // SAFETY: bytes of the packet; zeroes when they cannot be read.
     let protocol: [u8; 10] = unsafe { probe_read(l3) };
-    let is_tcp = if protocol[0] >> 4 == 4 { protocol[9] } else { protocol[6] } == TCP;
-    if !entry.is_null() && is_tcp {
+    let protocol = if protocol[0] >> 4 == 4 { protocol[9] } else { protocol[6] };
+    // Since 6.18 a datagram that is read on its own CPU ends unseen, as TCP always did.
+    if !entry.is_null() && (protocol == TCP || protocol == UDP) {
         // SAFETY: a map value; this CPU works on the packet.
         settle(unsafe { &mut *entry });
     }

@@ -260,6 +260,13 @@ impl Open {
 /// A journey from its events, which are in order.
 fn build(open: &Open, state: &NetworkState, names: &dyn Names) -> Option<Journey> {
     let (head, tail) = (open.events.first()?, open.events.last()?);
+    // The late end of a journey that is long over, and forgotten.
+    let is_epilogue = |e: &Event| {
+        matches!(e.probe, Probe::Reused | Probe::Consume | Probe::CopyToUser) && !e.is_birth()
+    };
+    if open.events.iter().all(is_epilogue) {
+        return None;
+    }
     let is_reply = open.parent.is_some_and(|p| p.kind == Lineage::Reply);
     let mut walk = Walk::new(state, names, is_reply);
     walk.follow(&open.events);
