@@ -384,7 +384,14 @@ fn a_namespace_deleted_while_traced_dies_at_once() {
     let ended = tracer.finish();
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
-    ended.journeys(|j| assert_eq!(j["complete"], true, "{j}"));
+    // What still went into the namespace after its name was gone met none of our hooks there, and
+    // says so; everything else is whole.
+    ended.journeys(|j| {
+        let hops = j["hops"].as_array().expect("hops");
+        let is_gone =
+            |h: &Value| h["netns"]["name"].as_str().is_some_and(|n| n.starts_with("net:["));
+        assert!(j["complete"] == true || hops.iter().any(is_gone), "{j}");
+    });
 }
 
 #[test]
