@@ -313,7 +313,8 @@ impl Trace {
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
-    hangup: Signal,
+    /// Absent under `nohup`, which is to be obeyed.
+    hangup: Option<Signal>,
 }
 
 impl Signals {
@@ -321,7 +322,9 @@ impl Signals {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
+            hangup: (!is_ignored(libc::SIGHUP))
+                .then(|| signal(SignalKind::hangup()))
+                .transpose()?,
         })
     }
 
@@ -329,7 +332,7 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
-            _ = self.hangup.recv() => {}
+            () = received(self.hangup.as_mut()) => {}
         }
     }
 }
@@ -360,6 +363,25 @@ fn open(path: Option<&Path>) -> Result<Box<dyn Write>> {
         }
         None => Box::new(BufWriter::new(io::stdout())),
     })
+}
+
+/// Waits for a signal; for ever when it is not listened to.
+async fn received(signal: Option<&mut Signal>) {
+    match signal {
+        Some(signal) => {
+            signal.recv().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether whoever started us had the signal ignored.
+fn is_ignored(signal: libc::c_int) -> bool {
+    // SAFETY: all zeroes is a valid value of the structure.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: only reads the present action into the structure.
+    let rc = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut action) };
+    rc == 0 && action.sa_sigaction == libc::SIG_IGN
 }
 
 /// Whether standard output is a pipe (or socket) that nobody reads any more. Without a packet to

@@ -62,7 +62,7 @@ pub(super) fn vanished(error: &io::Error) -> bool {
 
 fn near_text(near: &[String]) -> String {
     if near.is_empty() {
-        return "; `ip netns` and `pkttrace topology` list them".to_owned();
+        return "; `ip netns` lists those with names".to_owned();
     }
     format!("; did you mean {}?", near.join(", "))
 }

@@ -145,7 +145,7 @@ mod tests {
         let error = resolve_among(&lab(), "lab-q1").unwrap_err().to_string();
         assert_eq!(error, "no network namespace `lab-q1`; did you mean lab-n1, lab-p1, lab-p2?");
         let error = resolve_among(&lab(), "kube-system").unwrap_err().to_string();
-        assert!(error.ends_with("list them"), "{error}");
+        assert!(error.ends_with("with names"), "{error}");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket as StdUdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
+use bytes::BufMut as _;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 
@@ -25,7 +26,10 @@ const UPSTREAM_LIMIT: Duration = Duration::from_millis(700);
 
 const HEADER_LEN: usize = 12;
 const TYPE_A: u16 = 1;
-const TTL_S: u8 = 5;
+const TTL_S: u32 = 5;
+const CLASS_IN: u16 = 1;
+/// A pointer to offset 12, where the question's name is.
+const NAME_OF_QUESTION: u16 = 0xc000 | 12;
 const SERVFAIL: u8 = 2;
 const NXDOMAIN: u8 = 3;
 
@@ -105,16 +109,22 @@ impl<'a> Question<'a> {
     }
 
     fn reply(&self, code: u8, address: Option<Ipv4Addr>) -> Vec<u8> {
-        let mut reply = self.id.to_vec();
+        let mut reply = Vec::with_capacity(HEADER_LEN + self.section.len() + 16);
+        reply.put_slice(self.id);
         // Response, recursion desired and available.
-        reply.extend_from_slice(&[0x81, 0x80 | code]);
-        reply.extend_from_slice(self.count);
-        reply.extend_from_slice(&[0, u8::from(address.is_some()), 0, 0, 0, 0]);
-        reply.extend_from_slice(self.section);
+        reply.put_slice(&[0x81, 0x80 | code]);
+        reply.put_slice(self.count);
+        reply.put_u16(u16::from(address.is_some()));
+        // No authority, nothing additional.
+        reply.put_u32(0);
+        reply.put_slice(self.section);
         if let Some(ip) = address {
-            // The name is that at offset 12; A, IN, TTL, 4 bytes.
-            reply.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, TTL_S, 0, 4]);
-            reply.extend_from_slice(&ip.octets());
+            reply.put_u16(NAME_OF_QUESTION);
+            reply.put_u16(TYPE_A);
+            reply.put_u16(CLASS_IN);
+            reply.put_u32(TTL_S);
+            reply.put_u16(4);
+            reply.put_slice(&ip.octets());
         }
         reply
     }
