@@ -247,25 +247,30 @@ impl<'a> Walk<'a> {
     fn queue(&mut self, e: &Event, d: &DeviceDetail) {
         self.close_traversal();
         self.close_tc(e);
+        self.cross_bridge(e, d);
         let mut hop = self.hop(e, Stage::Queue);
         hop.dev = self.own_dev(e, d);
-        let master = self.master(e.netns, e.ifindex);
-        hop.master = master.map(|(_, name, _)| name.to_owned());
-        if let Some(port) = self.port.take()
-            && port.netns == e.netns
-            && master.is_some_and(|(m, ..)| m == port.master)
-        {
-            let bridge = Hop {
-                dev: Some(port.dev),
-                out_dev: hop.dev.clone(),
-                master: hop.master.clone(),
-                ..self.hop(e, Stage::Bridge)
-            };
-            self.hops.push(bridge);
-        }
+        hop.master = self.master(e.netns, e.ifindex).map(|(_, name, _)| name.to_owned());
         self.has_bridge_prerouting = false;
         self.place = Place::Moving;
         self.hops.push(hop);
+    }
+
+    /// The frame that came in by one port is seen going out by another one: the bridge forwarded
+    /// it in between.
+    fn cross_bridge(&mut self, e: &Event, d: &DeviceDetail) {
+        let Some(port) = self.port.take() else { return };
+        let Some((master, name, _)) = self.master(e.netns, e.ifindex) else { return };
+        if (port.netns, port.master) != (e.netns, master) {
+            return;
+        }
+        let bridge = Hop {
+            dev: Some(port.dev),
+            out_dev: self.own_dev(e, d),
+            master: Some(name.to_owned()),
+            ..self.hop(e, Stage::Bridge)
+        };
+        self.hops.push(bridge);
     }
 
     fn xmit(&mut self, e: &Event, d: &DeviceDetail) {
@@ -289,6 +294,9 @@ impl<'a> Walk<'a> {
             return;
         }
         self.close_traversal();
+        if stage == Stage::TcEgress {
+            self.cross_bridge(e, d);
+        }
         let hop = Hop { dev: self.own_dev(e, d), ..self.hop(e, stage) };
         self.tc = is_first.then_some(self.hops.len());
         self.hops.push(hop);
