@@ -250,7 +250,7 @@ impl Trace {
                 .map_err(Into::into);
         }
         // An error is all that is said, but nobody reading any more is none.
-        let is_clean = result.as_ref().err().is_none_or(crate::cli::is_closed_pipe);
+        let is_clean = result.as_ref().err().is_none_or(is_closed_pipe);
         if !self.config.quiet && is_clean {
             self.sum_up(&counters);
         }
@@ -382,6 +382,14 @@ fn is_ignored(signal: libc::c_int) -> bool {
     // SAFETY: only reads the present action into the structure.
     let rc = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut action) };
     rc == 0 && action.sa_sigaction == libc::SIG_IGN
+}
+
+/// Whoever read our output has gone: that is their right, and no error.
+pub(crate) fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|e| e.downcast_ref::<io::Error>())
+        .any(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// Whether standard output is a pipe (or socket) that nobody reads any more. Without a packet to

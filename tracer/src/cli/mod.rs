@@ -12,6 +12,8 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
+use crate::app;
+
 /// Exit code of a usage or environment error.
 const ENVIRONMENT_ERROR: u8 = 2;
 
@@ -67,7 +69,7 @@ pub fn main() -> ExitCode {
         Some(Command::Man) => generate::man(),
     };
     result.unwrap_or_else(|e| {
-        if is_closed_pipe(&e) {
+        if app::is_closed_pipe(&e) {
             return ExitCode::SUCCESS;
         }
         // Without stderr there is nobody left to tell.
@@ -124,14 +126,6 @@ fn usage(error: &clap::Error) -> ExitCode {
     }
     let _ = writeln!(io::stderr(), "pkttrace: {message} (see pkttrace --help)");
     ExitCode::from(ENVIRONMENT_ERROR)
-}
-
-/// Whoever read our output has gone: that is their right, and no error.
-pub(crate) fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    error
-        .chain()
-        .filter_map(|e| e.downcast_ref::<io::Error>())
-        .any(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }
 
 #[cfg(test)]
