@@ -6,7 +6,7 @@ use tracer_common::filter::terms;
 use tracer_common::{FlowKey, Prefix};
 
 use crate::config::{FILTER, filter, prefix_word};
-use crate::maps::{FLOWS, SCOPE_DEV, SCOPE_NETNS, any_learned};
+use crate::maps::{SCOPE_DEV, SCOPE_NETNS, any_learned, has_learned};
 use crate::packet::{self, ICMPV6, Packet};
 use crate::skb::probe_read;
 
@@ -62,12 +62,7 @@ pub(crate) fn is_reply_into_scope(p: &Packet) -> bool {
     if !has_scope() || !any_learned() || p.is_later_fragment != 0 {
         return false;
     }
-    #[expect(
-        clippy::needless_borrows_for_generic_args,
-        reason = "a copy of the key would go on the BPF stack"
-    )]
-    // SAFETY: the value is not looked at.
-    unsafe { FLOWS.get(&p.key) }.is_some()
+    has_learned(&p.key)
 }
 
 /// Whether the packet at `l3` certainly does not match, from the fewest bytes that can tell.
@@ -118,12 +113,7 @@ fn is_learned(saddr: u32, daddr: u32, proto: u8, l4: u32, l4_next: u32) -> bool 
         key.sport = l4_next as u16;
         key.dport = l4_next as u16;
     }
-    #[expect(
-        clippy::needless_borrows_for_generic_args,
-        reason = "a copy of the key would go on the BPF stack"
-    )]
-    // SAFETY: the value is not looked at.
-    unsafe { FLOWS.get(&key) }.is_some()
+    has_learned(&key)
 }
 
 /// Whether the first transport word says that there is another packet inside.
@@ -195,15 +185,7 @@ pub(crate) fn matches(p: &Packet, protocol: u16) -> Option<Match> {
     ) {
         return Some(Match::Reverse);
     }
-    if any_learned() && p.is_later_fragment == 0 {
-        #[expect(
-            clippy::needless_borrows_for_generic_args,
-            reason = "a copy of the key would go on the BPF stack"
-        )]
-        // SAFETY: the value is not looked at.
-        return unsafe { FLOWS.get(&p.key) }.map(|_| Match::Learned);
-    }
-    None
+    (any_learned() && p.is_later_fragment == 0 && has_learned(&p.key)).then_some(Match::Learned)
 }
 
 /// Both ends, in the direction that is asked about.

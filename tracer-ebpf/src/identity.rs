@@ -395,7 +395,7 @@ pub(crate) fn followed<const DIRECT: bool>(skb: Skb<DIRECT>) -> Option<&'static 
     TRACKED.get_ptr_mut(skb.address()).map(|e| unsafe { &mut *e }).filter(|e| e.journey != 0)
 }
 
-/// Marks a packet that a TCP socket has taken: its end will not be visible.
+/// Marks a packet that a TCP or UDP socket has taken: its end may not be visible.
 #[inline(always)]
 pub(crate) fn settle(entry: &mut Tracked) {
     if entry.state != state::SETTLED {

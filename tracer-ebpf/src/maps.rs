@@ -20,7 +20,7 @@ pub(crate) static TRACKED: HashMap<u64, Tracked> = HashMap::with_max_entries(65_
 
 /// Tuples that followed packets were translated to, in both directions.
 #[map]
-pub(crate) static FLOWS: LruHashMap<FlowKey, u64> = LruHashMap::with_max_entries(16_384, 0);
+static FLOWS: LruHashMap<FlowKey, u64> = LruHashMap::with_max_entries(16_384, 0);
 
 /// Namespaces in which a packet may be met first.
 #[map]
@@ -160,11 +160,17 @@ pub(crate) fn any_learned() -> bool {
     LEARNED.load() != 0
 }
 
+/// Whether this tuple has been learned.
+#[inline(always)]
+pub(crate) fn has_learned(key: &FlowKey) -> bool {
+    // SAFETY: the value is not looked at.
+    unsafe { FLOWS.get(key) }.is_some()
+}
+
 /// Learns both directions of a translated tuple.
 #[inline(always)]
 pub(crate) fn learn(key: &FlowKey) {
-    // SAFETY: the value is not looked at.
-    if unsafe { FLOWS.get(key) }.is_some() {
+    if has_learned(key) {
         return;
     }
     // A full LRU map evicts; nothing to be done about an error here.

@@ -55,7 +55,6 @@ struct Trace {
     context: report::Context,
     renderer: Box<dyn Renderer>,
     out: Box<dyn Write>,
-    printed: u64,
     counted: u64,
     finished: u64,
     drops: u64,
@@ -85,7 +84,6 @@ impl Trace {
                 ..report::Context::default()
             },
             out,
-            printed: 0,
             counted: 0,
             finished: 0,
             drops: 0,
@@ -220,7 +218,6 @@ impl Trace {
             }
             let twin = report::Journey::from(&journey, &self.context);
             self.renderer.journey(&twin, &mut self.out)?;
-            self.printed += 1;
             self.counted += u64::from(counts(&journey));
             if self.config.count.is_some_and(|n| self.counted >= n) {
                 self.out.flush()?;

@@ -6,7 +6,6 @@ use tracer_common::Probe;
 use tracer_common::event::{
     DETAIL_LEN, DeviceDetail, FibDetail, FreeDetail, IcmpDetail, NeighDetail, Tracked, flags, state,
 };
-use tracer_common::offsets::ABSENT;
 
 use crate::config::{offset, option};
 use crate::emit::{Site, emit, emit_note};
@@ -107,7 +106,7 @@ pub fn consume(ctx: BtfTracePointContext) -> i32 {
     let Some(entry) = TRACKED.get_ptr_mut(skb.address()) else { return 0 };
     // SAFETY: a map value; the skb has one owner left.
     let entry = unsafe { &mut *entry };
-    // A TCP socket's packets end unseen, so their addresses are likely to hold others by now.
+    // What a socket has taken may end unseen, so their addresses are likely to hold others by now.
     if entry.head != skb.head() || entry.state == state::SETTLED {
         let rule = Rule { may_begin: false, ends: true, routes: false };
         observe(skb, skb.network(), rule, Probe::Consume, || (0, 0), || consumed(&ctx));
@@ -291,5 +290,3 @@ fn current_entry(address: u64) -> Option<&'static mut Tracked> {
     // SAFETY: a map value; this CPU works on the packet.
     TRACKED.get_ptr_mut(address).map(|e| unsafe { &mut *e }).filter(|e| e.journey != 0)
 }
-
-const _: () = assert!(ABSENT == u16::MAX);

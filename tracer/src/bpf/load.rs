@@ -5,7 +5,7 @@ use std::os::fd::AsFd as _;
 use aya::maps::{Array, HashMap, Map, RingBuf};
 use aya::{Btf, Ebpf, EbpfLoader, Endianness};
 use tracer_common::offsets::{KernelOffsets, Options};
-use tracer_common::{Control, Filter, flow::FlowKey};
+use tracer_common::{Control, Filter};
 
 use super::attach::{Attached, Backends, ProbeStatus};
 use super::log::KernelLog;
@@ -223,5 +223,3 @@ fn not_permitted(error: aya::EbpfError) -> Error {
     }
     Error::Load(error)
 }
-
-const _: () = assert!(size_of::<FlowKey>() == 40);

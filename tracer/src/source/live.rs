@@ -36,7 +36,6 @@ pub struct Live {
     netns_spec: Option<String>,
     dev_spec: Option<String>,
     tc_only_beside_others: bool,
-    undecodable: u64,
     /// Addresses that the filter asks for.
     networks: Vec<Network>,
     /// Namespaces without probe points of their own that followed packets have entered.
@@ -86,7 +85,6 @@ impl Live {
             netns_spec: config.netns.clone(),
             dev_spec: config.dev.clone(),
             tc_only_beside_others: config.tc_only_beside_others,
-            undecodable: 0,
             networks: config.networks.clone(),
             entered: BTreeSet::new(),
         };
@@ -100,19 +98,16 @@ impl Live {
 
     /// Hands the events that wait to `take`; returns how many there were.
     pub fn drain(&mut self, mut take: impl FnMut(Event)) -> usize {
-        let mut undecodable = 0;
         let mut strange = BTreeSet::new();
         let (ring, attached) = self.side.ring_and_attached();
-        let count = ring.drain(BATCH, |record| match Event::decode(record) {
-            Ok(event) => {
-                if !attached.has_netns(event.netns) {
-                    strange.insert(event.netns);
-                }
-                take(event);
+        let count = ring.drain(BATCH, |record| {
+            // Both sides are built together: a record that does not decode cannot come.
+            let Ok(event) = Event::decode(record) else { return };
+            if !attached.has_netns(event.netns) {
+                strange.insert(event.netns);
             }
-            Err(_) => undecodable += 1,
+            take(event);
         });
-        self.undecodable += undecodable;
         for inum in strange {
             if self.state.netns.contains_key(&inum) {
                 self.attach(inum);
@@ -141,6 +136,9 @@ impl Live {
         while let Ok(change) = self.changes.try_recv() {
             self.follow(change);
         }
+        // Once a burst: it may look through all processes. The names were good when it started;
+        // what they mean now is all that is asked.
+        let _ = self.set_scope();
     }
 
     fn follow(&mut self, change: Change) {
@@ -159,8 +157,6 @@ impl Live {
         if let Some(inum) = netns {
             self.attach(inum);
         }
-        // The names were good when it started; what they mean now is all that is asked.
-        let _ = self.set_scope();
     }
 
     /// The state of the node.
