@@ -55,6 +55,11 @@ impl Layout {
         self.target.join("release/pkttrace")
     }
 
+    /// What integration tests leave behind: the probe matrix of this machine.
+    pub(crate) fn test_out(&self) -> PathBuf {
+        self.target.join("test-out")
+    }
+
     /// Where bpf-linker is installed when the machine has none.
     pub(crate) fn tools(&self) -> PathBuf {
         self.cache.join("tools")

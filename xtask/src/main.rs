@@ -1,4 +1,4 @@
-//! The workshop of pkttrace: `cargo xtask setup | build | lint | test | demo | bench | install`.
+//! The workshop of pkttrace: `cargo xtask setup | build | lint | test | demo | bench | vm | install`.
 //!
 //! Progress goes to stderr, results to stdout.
 
@@ -17,6 +17,7 @@ mod sh;
 mod test;
 mod tidy;
 mod toolchain;
+mod vm;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -65,6 +66,9 @@ enum Task {
         #[arg(last = true)]
         tracer: Vec<String>,
     },
+    /// Run commands under other kernels, in QEMU guests
+    #[command(subcommand)]
+    Vm(vm::Vm),
     /// Build, and put the program, man page and completions into place
     Install {
         /// Install below this directory
@@ -96,6 +100,7 @@ fn run(task: &Task) -> Result<ExitCode> {
             let tracer = tracer.clone();
             bench::run(&layout, bench::Options { rounds, seconds, json, tracer })?;
         }
+        Task::Vm(vm) => return vm::main(&layout, vm),
         Task::Install { root } => install::run(&layout, root)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -8,6 +8,7 @@ mod bpf;
 mod net;
 mod programs;
 mod report;
+mod topology;
 mod udp;
 
 use std::path::PathBuf;
@@ -83,7 +84,8 @@ pub(crate) fn run(layout: &Layout, options: Options) -> Result<()> {
     let bench = Bench { binary: layout.binary(), options, path };
     let rounds = bench.throughput()?;
     let costs = bench.program_costs()?;
-    Report { rounds, costs }.print(bench.options.json);
+    let topology = topology::measure(&bench.binary)?;
+    Report { rounds, costs, topology }.print(bench.options.json);
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::programs::{Cost, Program};
-use super::{LOADS, Load};
+use super::{LOADS, Load, topology::Drawing};
 
 /// One measurement of one load.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -23,6 +23,7 @@ pub(super) struct Report {
     /// In the order of [`LOADS`].
     pub(super) rounds: Vec<[Sample; 3]>,
     pub(super) costs: Costs,
+    pub(super) topology: Drawing,
 }
 
 /// One line of the first table.
@@ -40,7 +41,7 @@ impl Report {
         if as_json {
             println!("{}", self.json());
         } else {
-            print!("{}{}", self.throughput(), self.per_program());
+            print!("{}{}{}", self.throughput(), self.per_program(), self.drawing());
         }
     }
 
@@ -94,6 +95,12 @@ impl Report {
         text
     }
 
+    fn drawing(&self) -> String {
+        let Drawing { namespaces, services, seconds } = &self.topology;
+        let median = median(seconds.clone());
+        format!("\ntopology of {namespaces} namespaces, {services} Services: {median:.2} s\n")
+    }
+
     fn json(&self) -> Value {
         let empty = self.costs.empty.ns_per_run();
         let loads: Vec<_> = self
@@ -114,7 +121,7 @@ impl Report {
         });
         let programs: Vec<_> = programs.collect();
         json!({"rounds": self.rounds.len(), "loads": loads, "empty_program_ns": empty,
-            "programs": programs})
+            "programs": programs, "topology_s": median(self.topology.seconds.clone())})
     }
 }
 
@@ -142,7 +149,8 @@ mod tests {
         let costs = Costs { empty: Cost { runs: 1, ns: 20 }, programs: Vec::new() };
         let round = |base: f64| [sample(base), sample(base * 0.9), sample(base * 0.5)];
         // The second round ran on a machine half as fast.
-        let report = Report { rounds: vec![round(100.0), round(50.0)], costs };
+        let topology = Drawing { namespaces: 1, services: 1, seconds: vec![0.5] };
+        let report = Report { rounds: vec![round(100.0), round(50.0)], costs, topology };
         let ratios: Vec<_> = report.rows().iter().map(|row| (row.ratio * 10.0).round()).collect();
         assert_eq!(ratios, [10.0, 9.0, 5.0]);
         assert_eq!(report.json()["loads"][0]["delivered_per_s"], 75.0);

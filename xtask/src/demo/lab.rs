@@ -32,6 +32,10 @@ impl Lab {
         Command::new(&self.binary)
     }
 
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     pub(super) fn netns(&self, host: &str) -> String {
         format!("{}-{host}", self.prefix)
     }

@@ -17,6 +17,8 @@ use lab::Lab;
 const P3: &str = "10.244.2.2";
 /// A Service whose only endpoint is p3.
 const SERVICE: &str = "10.96.45.103";
+/// What is broken, and the finding that names it.
+const FAULT: &str = "forward-policy-drop";
 
 /// Runs the tour; whatever happens, the lab is gone afterwards.
 ///
@@ -57,23 +59,59 @@ fn tour(layout: &Layout) -> Result<()> {
     let filter = ["--dst", SERVICE, "--proto", "tcp", "--dport", "80", "-c", "2"];
     expect(&trace(&lab, &filter, &curl, true)?, SERVICE)?;
 
-    say(&["Now node n1 loses a setting that every node needs: it forwards no packets any more."]);
-    sysctl(&lab, "0")?;
+    say(&["Now the node's firewall changes: policy DROP, and flannel's accepts are gone."]);
+    pkttrace(&lab, &["lab", "break", FAULT, "--prefix", lab.prefix()], &[0])?;
 
     say(&["The same ping. The client only sees silence; the trace says where it ends and why:"]);
-    let broken = ["--dst", P3, "--proto", "icmp", "-c", "1"];
+    let broken = ["--dst", P3, "--proto", "icmp", "-c", "1", "--rules"];
     expect(&trace(&lab, &broken, &ping, false)?.to_lowercase(), "drop")?;
 
-    say(&[
-        "The drop is in n1's routing: the reason names an address error, which is how the kernel",
-        "reports that forwarding is off. The fix, as one would type it on the node:",
-    ]);
-    sysctl(&lab, "1")?;
+    say(&["And `diagnose` names the cause, shows its evidence and prints what heals it:"]);
+    let from = lab.netns("p1");
+    let ask = ["diagnose", "--from", &from, "--to", P3];
+    expect(&pkttrace(&lab, &ask, &[1])?, FAULT)?;
 
-    say(&["And the ping again:"]);
+    say(&["The fix, as it is printed:"]);
+    for command in fixes(&lab, &ask)? {
+        shown(&command);
+        sh::run_quiet(Command::new("sh").args(["-c", &command]))?;
+    }
+
+    say(&["And the ping again, and what `diagnose` says now:"]);
     expect(&trace(&lab, &["--dst", P3, "--proto", "icmp", "-c", "2"], &ping, true)?, P3)?;
+    expect(&pkttrace(&lab, &ask, &[0])?, P3)?;
     say(&["Healthy. Now on your own node: `pkttrace --dst ADDRESS`."]);
     Ok(())
+}
+
+/// Runs pkttrace in the foreground, shows and returns what it prints.
+fn pkttrace(lab: &Lab, args: &[&str], codes: &[i32]) -> Result<String> {
+    process::check()?;
+    shown(&format!("pkttrace {}", args.join(" ")));
+    let mut command = lab.pkttrace();
+    let out = command.args(args).output().context("cannot start pkttrace")?;
+    let printed = String::from_utf8_lossy(&out.stdout).into_owned();
+    print!("{printed}");
+    if !out.status.code().is_some_and(|code| codes.contains(&code)) {
+        let said = String::from_utf8_lossy(&out.stderr);
+        bail!("`pkttrace {}` ended with {}: {said}", args.join(" "), out.status);
+    }
+    Ok(printed)
+}
+
+/// The commands that heal the first finding.
+fn fixes(lab: &Lab, ask: &[&str]) -> Result<Vec<String>> {
+    let out = lab.pkttrace().args(ask).args(["-o", "json"]).output();
+    let out = out.context("cannot start pkttrace")?;
+    let diagnosis: serde_json::Value =
+        serde_json::from_slice(&out.stdout).context("reading the diagnosis")?;
+    let fix = diagnosis["findings"][0]["fix"].as_array();
+    let commands = fix.into_iter().flatten().filter_map(|c| c.as_str().map(str::to_owned));
+    let commands: Vec<String> = commands.collect();
+    if commands.is_empty() {
+        bail!("the diagnosis prints no command that heals the fault");
+    }
+    Ok(commands)
 }
 
 /// Follows packets while a command in pod p1 makes them; returns what the tracer printed.
@@ -105,14 +143,6 @@ fn expect(printed: &str, what: &str) -> Result<()> {
     Ok(())
 }
 
-fn sysctl(lab: &Lab, value: &str) -> Result<()> {
-    let mut command = Command::new(sh::which("ip").context("ip is missing")?);
-    command.args(["netns", "exec", &lab.netns("n1"), "sysctl", "-qw"]);
-    command.arg(format!("net.ipv4.ip_forward={value}"));
-    shown(&sh::show(&command));
-    sh::run_quiet(&mut command)
-}
-
 fn say(lines: &[&str]) {
     println!();
     for line in lines {
@@ -137,7 +167,7 @@ echo "$@" >> "$0.calls"
 case "$1" in
 lab) exit 0 ;;
 *) while [ $# -gt 1 ]; do [ "$1" = --ready-file ] && : > "$2"; shift; done
-   echo "10.244.2.2 10.96.45.103" ;;
+   echo "10.244.2.2 10.96.45.103 drop" ;;
 esac
 "#;
 
@@ -153,7 +183,7 @@ esac
         fs::write(&text, STAND_IN).expect("writes the stand-in");
         sh::output(Command::new("install").arg("-m755").args([&text, &binary])).expect("install");
 
-        // There is no namespace to switch forwarding off in.
+        // It finds nothing wrong, so its diagnosis ends with the wrong code.
         tour(&layout).expect_err("the stand-in made no lab");
 
         let calls = fs::read_to_string(binary.with_extension("calls")).expect("calls");

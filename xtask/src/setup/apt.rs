@@ -1,5 +1,8 @@
 //! Debian packages: which are there, and installing the others without ever removing one.
 
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::process::Command;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -76,12 +79,48 @@ fn update() -> Result<()> {
 }
 
 fn get_install(packages: &[&str]) -> Result<()> {
+    let _quiet = NoServices::ask()?;
     let mut install = get();
     // --no-remove: rustc-web conflicts with Debian's rustc and rustup, which then stay.
     install.args(["install", "-y", "-qq", "--no-install-recommends", "--no-remove"]);
     sh::run(install.args(packages)).map_err(|_| {
         anyhow!("apt-get cannot install {} (its messages are above)", packages.join(" "))
     })
+}
+
+/// While this lives, packages do not start their services: Docker's daemon would write rules into
+/// this machine's firewall, and tests start their own.
+struct NoServices {
+    is_ours: bool,
+}
+
+/// What Debian's packages ask before they start a service; 101 means no.
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+impl NoServices {
+    fn ask() -> Result<Self> {
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true).mode(0o755);
+        match options.open(POLICY) {
+            Ok(mut file) => {
+                let guard = Self { is_ours: true };
+                file.write_all(b"#!/bin/sh\nexit 101\n")
+                    .with_context(|| format!("cannot write {POLICY}"))?;
+                Ok(guard)
+            }
+            // The machine has a policy of its own.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(Self { is_ours: false }),
+            Err(error) => Err(error).with_context(|| format!("cannot create {POLICY}")),
+        }
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if self.is_ours {
+            let _ = std::fs::remove_file(POLICY);
+        }
+    }
 }
 
 fn get() -> Command {

@@ -23,6 +23,7 @@ const TOOLS: &[Need] = &[
     need("bpftool", "bpftool", "reads the cost of each BPF program"),
     need("conntrack", "conntrack", "fills and empties connection tracking in labs"),
     need("curl", "curl", "makes HTTP traffic in labs"),
+    need("dockerd", "docker.io", "a real container engine for tests, in namespaces of its own"),
     need("ethtool", "ethtool", "switches offloads in labs"),
     need("gcc", "gcc", "links Rust programs"),
     need("ip", "iproute2", "makes network namespaces and devices"),
@@ -34,13 +35,27 @@ const TOOLS: &[Need] = &[
     need("tcpdump", "tcpdump", "reads back the captures that tests write"),
 ];
 
+/// What brings no program of its own, known by a file.
+const FILES: &[(&str, Need)] = &[
+    (
+        "/usr/share/doc/busybox-static",
+        need("", "busybox-static", "fills the image of the containers in tests"),
+    ),
+    (
+        "/usr/lib/cni/bridge",
+        need("", "containernetworking-plugins", "the plugins that connect pods, for tests"),
+    ),
+];
+
 const LIBC_HEADERS: &str = "/usr/include/stdio.h";
 
 const COMPILER: &[&str] = &["rustc-web", "rust-web-src", "cargo-web", "rust-web-clippy"];
 
 /// The programs that this machine lacks.
 pub(super) fn missing_tools() -> Vec<Need> {
-    TOOLS.iter().filter(|tool| sh::which(tool.program).is_none()).copied().collect()
+    let tools = TOOLS.iter().filter(|tool| sh::which(tool.program).is_none()).copied();
+    let files = FILES.iter().filter(|(file, _)| !Path::new(file).exists()).map(|(_, need)| *need);
+    tools.chain(files).collect()
 }
 
 /// What linking a Rust program takes.

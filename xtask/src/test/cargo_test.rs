@@ -7,8 +7,8 @@ use std::thread::available_parallelism;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::Options;
 use super::tally::Tally;
+use super::{Options, catalogue};
 use crate::build::{cargo, user_cargo};
 use crate::layout::Layout;
 use crate::sh;
@@ -39,9 +39,14 @@ pub(super) fn integration(layout: &Layout, options: Options) -> Result<Tally> {
         bail!("integration tests make network namespaces and load BPF programs: run as root");
     }
     let threads = available_parallelism().map_or(1, usize::from);
-    let mut test = test(layout, options);
-    test.env("PKTTRACE_BIN", layout.binary()).args(["--package", "pkttrace-tests"]);
-    counted(test.args(["--", "--test-threads", &threads.to_string()]))
+    let (mut test, out) = (test(layout, options), layout.test_out());
+    std::fs::create_dir_all(&out)?;
+    catalogue::forget(&out)?;
+    test.env("PKTTRACE_BIN", layout.binary()).env("PKTTRACE_OUT", &out);
+    test.args(["--package", "pkttrace-tests"]);
+    let tally = counted(test.args(["--", "--test-threads", &threads.to_string()]))?;
+    catalogue::update(&layout.root.join("docs/diagnosis.md"), &out)?;
+    Ok(tally)
 }
 
 fn test(layout: &Layout, options: Options) -> Command {

@@ -3,6 +3,10 @@
 //! Stages are rows of a list: another kind of test is one more row.
 
 mod cargo_test;
+mod catalogue;
+mod costs;
+mod guests;
+mod matrix;
 mod report;
 mod tally;
 
@@ -37,6 +41,7 @@ const STAGES: &[Stage] = &[
     tests("unit", cargo_test::unit),
     tests("kernel side on the host", cargo_test::kernel_side),
     tests("integration", cargo_test::integration),
+    tests("guests", guests::run),
 ];
 
 const fn gate(name: &'static str, run: fn(&Layout, Options) -> Result<Tally>) -> Stage {

@@ -25,6 +25,14 @@ impl Tally {
         }
     }
 
+    /// Takes in what another run came to.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.ignored.extend(other.ignored);
+        self.failures.extend(other.failures);
+    }
+
     fn outcome(&mut self, name: &str, outcome: &str) {
         if outcome == "FAILED" {
             self.failures.push(name.to_owned());
