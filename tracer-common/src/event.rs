@@ -57,11 +57,26 @@ pub enum Probe {
     CgSocket = 18,
     /// The skb address was met again holding another packet: the journey ended unseen.
     Reused = 19,
+    /// `nf_hook_slow` is entered: the hook has functions, and the packet is before the first one.
+    HookEnter = 20,
+    /// `nf_hook_slow` has returned 1: every function of the hook, conntrack's confirmation
+    /// included, let the packet go on.
+    HookExit = 21,
+    /// A netfilter function has returned: a table's chains, conntrack's look or confirmation.
+    HookStep = 22,
+    /// Follows the first event of a journey: the skb is a copy that the kernel made of another.
+    Origin = 23,
+    /// `ip_finish_output2` / `ip6_finish_output2`: routed, and about to look for its neighbour.
+    Output = 24,
+    /// `br_flood`: the bridge does not know the way and sends the frame out by every port.
+    Flood = 25,
+    /// `icmp_glue_bits`, where there is no `icmp:icmp_send`: the same said of the same packet.
+    IcmpGlue = 26,
 }
 
 impl Probe {
     /// Every probe, in the order of its number.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 26] = [
         Self::Rx,
         Self::Queue,
         Self::Xmit,
@@ -81,6 +96,13 @@ impl Probe {
         Self::TcEgressLast,
         Self::CgSocket,
         Self::Reused,
+        Self::HookEnter,
+        Self::HookExit,
+        Self::HookStep,
+        Self::Origin,
+        Self::Output,
+        Self::Flood,
+        Self::IcmpGlue,
     ];
 
     /// The probe with this number, if there is one.
@@ -106,6 +128,11 @@ pub mod flags {
     pub const REVERSE: u8 = 1 << 5;
 }
 
+/// Bit of [`EventHeader::ct`]: `skb->_nfct` is set.
+pub const CT_ATTACHED: u8 = 0x80;
+/// Bit of [`EventHeader::ct`]: the connection was looked at, see `ct_mark` and its like.
+pub const CT_READ: u8 = 0x40;
+
 /// What every event begins with. Host byte order unless the name ends in `_be`.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -114,8 +141,12 @@ pub struct EventHeader {
     pub ktime_ns: u64,
     /// Identity of the journey, unique in this run.
     pub journey: u64,
-    /// Address of the skb.
-    pub skb: u64,
+    /// `nf_conn.mark` at a netfilter hook; 0 elsewhere, and where the kernel has none.
+    pub ct_mark: u32,
+    /// The low bits of `nf_conn.status` (`IPS_*`), likewise.
+    pub ct_status: u16,
+    /// `nf_conn.zone.id`, likewise.
+    pub ct_zone: u16,
     /// `skb->head`: equal for clones.
     pub head: u64,
     /// Inode number of the network namespace.
@@ -136,7 +167,7 @@ pub struct EventHeader {
     pub gso_size: u16,
     /// `skb->protocol`, network order (0x0800, 0x86dd, 0x0806).
     pub protocol_be: [u8; 2],
-    /// `enum ip_conntrack_info` in the low three bits, 0x80 set when `skb->_nfct` is set.
+    /// `enum ip_conntrack_info` in the low three bits, [`CT_ATTACHED`], [`CT_READ`].
     pub ct: u8,
     /// `skb->pkt_type` (`PACKET_HOST` 0, `PACKET_OTHERHOST` 3, …).
     pub pkt_type: u8,
@@ -169,8 +200,11 @@ pub struct RawEvent {
 pub struct DeviceDetail {
     /// `dev->name`, NUL-padded.
     pub name: [u8; 16],
+    /// Destination and source of the Ethernet header, where `Rx` and `Queue` find one: the device
+    /// need not have such headers. Zeroes elsewhere.
+    pub macs: [u32; 3],
     /// Zero.
-    pub reserved: [u64; 2],
+    pub reserved: u32,
 }
 
 /// Detail of `Kfree` and `Consume`.
@@ -219,7 +253,7 @@ pub struct NeighDetail {
     pub key: [u8; 16],
 }
 
-/// Detail of `IcmpSend`.
+/// Detail of `IcmpSend` and `IcmpGlue`.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct IcmpDetail {
@@ -231,7 +265,7 @@ pub struct IcmpDetail {
     pub reserved: [u8; 30],
 }
 
-/// Detail of `NfFirst` and `NfLast`.
+/// Detail of `NfFirst`, `NfLast`, `HookEnter`, `HookExit` and `Output`.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct NfDetail {
@@ -251,6 +285,57 @@ pub struct NfDetail {
     pub gw: [u8; 16],
 }
 
+/// Detail of `HookStep`.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct StepDetail {
+    /// See [`step`].
+    pub kind: u8,
+    /// What the function returned: `NF_DROP` 0, `NF_ACCEPT` 1, `NF_STOLEN` 2, `NF_QUEUE` 3, …;
+    /// 255 when it is not known.
+    pub verdict: u8,
+    /// Name of the table, NUL-padded; cut off when there is no NUL.
+    pub table: [u8; 14],
+    /// Name of the chain, likewise; empty where the hook names it.
+    pub chain: [u8; 16],
+}
+
+/// Values of [`StepDetail::kind`].
+pub mod step {
+    /// `ipt_do_table`: a table of iptables (legacy).
+    pub const IPT: u8 = 1;
+    /// `ip6t_do_table`.
+    pub const IP6T: u8 = 2;
+    /// `nft_do_chain`: a base chain of nftables (and of iptables-nft).
+    pub const NFT: u8 = 3;
+    /// `nf_conntrack_in`: the connection of the packet is looked up or begun.
+    pub const CONNTRACK: u8 = 4;
+    /// `__nf_conntrack_confirm`: a new connection is entered into the table.
+    pub const CONFIRM: u8 = 5;
+}
+
+/// Detail of `Origin`.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct OriginDetail {
+    /// Journey of the skb that it was made of.
+    pub parent: u64,
+    /// See [`origin`].
+    pub kind: u8,
+    /// Zero.
+    pub reserved: [u8; 7],
+    /// Zero.
+    pub reserved2: [u64; 2],
+}
+
+/// Values of [`OriginDetail::kind`].
+pub mod origin {
+    /// `skb_clone`: shares the data.
+    pub const CLONE: u8 = 1;
+    /// `skb_copy`, `__pskb_copy_fclone`: has its own.
+    pub const COPY: u8 = 2;
+}
+
 /// The typed view of [`DetailBytes`].
 #[derive(Clone, Copy, Debug)]
 pub enum Detail {
@@ -266,6 +351,10 @@ pub enum Detail {
     Icmp(IcmpDetail),
     /// See [`NfDetail`].
     Nf(NfDetail),
+    /// See [`StepDetail`].
+    Step(StepDetail),
+    /// See [`OriginDetail`].
+    Origin(OriginDetail),
     /// The probe has no detail.
     None,
 }
@@ -291,9 +380,17 @@ impl Detail {
             Probe::Kfree | Probe::Consume => Self::Free(copy(bytes)),
             Probe::Fib | Probe::Fib6 => Self::Fib(copy(bytes)),
             Probe::Neigh => Self::Neigh(copy(bytes)),
-            Probe::IcmpSend => Self::Icmp(copy(bytes)),
-            Probe::NfFirst | Probe::NfLast => Self::Nf(copy(bytes)),
-            Probe::TcpSocket | Probe::CopyToUser | Probe::CgSocket | Probe::Reused => Self::None,
+            Probe::IcmpSend | Probe::IcmpGlue => Self::Icmp(copy(bytes)),
+            Probe::NfFirst | Probe::NfLast | Probe::HookEnter | Probe::HookExit | Probe::Output => {
+                Self::Nf(copy(bytes))
+            }
+            Probe::HookStep => Self::Step(copy(bytes)),
+            Probe::Origin => Self::Origin(copy(bytes)),
+            Probe::TcpSocket
+            | Probe::CopyToUser
+            | Probe::CgSocket
+            | Probe::Reused
+            | Probe::Flood => Self::None,
         }
     }
 }
@@ -347,3 +444,5 @@ const _: () = assert!(size_of::<FibDetail>() == DETAIL_LEN);
 const _: () = assert!(size_of::<NeighDetail>() == DETAIL_LEN);
 const _: () = assert!(size_of::<IcmpDetail>() == DETAIL_LEN);
 const _: () = assert!(size_of::<NfDetail>() == DETAIL_LEN);
+const _: () = assert!(size_of::<StepDetail>() == DETAIL_LEN);
+const _: () = assert!(size_of::<OriginDetail>() == DETAIL_LEN);

@@ -40,7 +40,26 @@ pub mod terms {
     pub const ARP: u32 = 1 << 12;
     /// Look inside VXLAN (there are VXLAN devices on this node).
     pub const VXLAN: u32 = 1 << 13;
+    /// `--service`: the destination is one of the Service's portals.
+    pub const SERVICE: u32 = 1 << 14;
 }
+
+/// Where a Service is reached. With neither port nor protocol it stands for later fragments, which
+/// have no ports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(C)]
+pub struct Portal {
+    /// Network order; IPv4 uses the first word.
+    pub addr: [u32; 4],
+    /// Network order as read into a native integer.
+    pub port: u16,
+    /// IP protocol.
+    pub proto: u8,
+    /// Zero.
+    pub reserved: u8,
+}
+
+const _: () = assert!(size_of::<Portal>() == 20);
 
 /// What to follow.
 #[derive(Clone, Copy, Debug, Default)]

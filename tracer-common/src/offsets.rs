@@ -23,6 +23,8 @@ pub struct KernelOffsets {
     pub skb_end: u16,
     /// `sk_buff.network_header`
     pub skb_network_header: u16,
+    /// `sk_buff.mac_header`
+    pub skb_mac_header: u16,
     /// `sk_buff.inner_network_header`
     pub skb_inner_network_header: u16,
     /// `sk_buff.protocol`
@@ -94,7 +96,7 @@ pub struct KernelOffsets {
     /// `neighbour.primary_key`
     pub neigh_key: u16,
     /// Zero; keeps the size a multiple of eight.
-    pub reserved: [u16; 3],
+    pub reserved: [u16; 2],
 }
 
 /// Facts about tracepoints and options, beside the offsets.

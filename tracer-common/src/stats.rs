@@ -32,13 +32,32 @@ impl Stat {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Control {
-    /// How many entries it has aged out.
+    /// How many entries it has aged out of those that were under way.
     Aged = 0,
     /// 1 once everything is attached: before that, no journey begins, as it would have holes.
     Enabled = 1,
+    /// Offset of `xt_table.name`, 0 while it is not known. This and those that follow are about
+    /// structures of modules, which may be loaded while the tracer runs.
+    XtName = 2,
+    /// Offset of `nft_chain.table`, likewise.
+    NftChainTable = 3,
+    /// Offset of `nft_chain.name`, likewise.
+    NftChainName = 4,
+    /// Offset of `nft_table.name`, likewise.
+    NftTableName = 5,
+    /// 1 where `ipt_do_table` takes the table first (since 5.16), 0 where it takes it last.
+    IptTableFirst = 6,
+    /// Offset of `nf_conn.status`, 0 while it is not known.
+    CtStatus = 7,
+    /// Offset of `nf_conn.mark`, likewise; 0 too where the kernel has none.
+    CtMark = 8,
+    /// Offset of `nf_conn.zone.id`, likewise.
+    CtZone = 9,
+    /// How many entries it has aged out in all.
+    AgedHeld = 10,
 }
 
 impl Control {
     /// How many slots there are.
-    pub const COUNT: u32 = 2;
+    pub const COUNT: u32 = 11;
 }

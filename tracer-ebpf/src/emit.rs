@@ -115,11 +115,20 @@ fn header<const DIRECT: bool>(
     header.lost = entry.lost;
     header.reserved = 0;
     skb.describe(header);
+    // Known when compiled: only the programs at hooks look.
+    if matches!(
+        site.probe,
+        Probe::NfFirst | Probe::NfLast | Probe::HookEnter | Probe::HookExit | Probe::HookStep
+    ) {
+        skb.describe_connection(header);
+    } else {
+        (header.ct_mark, header.ct_status, header.ct_zone) = (0, 0, 0);
+    }
 }
 
 /// Writes an event of a probe that was not handed the skb, only knows which one it is about.
 #[inline(always)]
-pub(crate) fn emit_note<D: Copy>(entry: &mut Tracked, address: u64, site: Site, detail: D) {
+pub(crate) fn emit_note<D: Copy>(entry: &mut Tracked, site: Site, detail: D) {
     const { assert!(size_of::<D>() == DETAIL_LEN) };
     let seq = entry.seq;
     entry.seq = seq.wrapping_add(1);
@@ -134,7 +143,9 @@ pub(crate) fn emit_note<D: Copy>(entry: &mut Tracked, address: u64, site: Site, 
         (&raw mut (*event).header).write(EventHeader {
             ktime_ns: bpf_ktime_get_ns(),
             journey: entry.journey,
-            skb: address,
+            ct_mark: 0,
+            ct_status: 0,
+            ct_zone: 0,
             head: entry.head,
             netns: site.netns,
             ifindex: site.ifindex,

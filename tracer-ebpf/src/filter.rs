@@ -3,10 +3,10 @@
 use core::ptr::addr_of;
 
 use tracer_common::filter::terms;
-use tracer_common::{FlowKey, Prefix};
+use tracer_common::{FlowKey, Portal, Prefix};
 
 use crate::config::{FILTER, filter, prefix_word};
-use crate::maps::{SCOPE_DEV, SCOPE_NETNS, any_learned, has_learned};
+use crate::maps::{PORTALS, SCOPE_DEV, SCOPE_NETNS, any_learned, has_learned};
 use crate::packet::{self, ICMPV6, Packet};
 use crate::skb::probe_read;
 
@@ -140,10 +140,13 @@ fn fails<const N: usize>(
     }
     let (sport, dport) = (l4 as u16, (l4 >> 16) as u16);
     let has_ports = !is_later_fragment;
-    let forward = addresses_match(src, dst) && (!has_ports || numbers_match(sport, dport));
+    let forward = addresses_match(src, dst)
+        && (!has_ports || numbers_match(sport, dport))
+        && serves(dst, dport, proto, has_ports);
     let reverse = wanted(terms::REPLIES)
         && addresses_match(dst, src)
-        && (!has_ports || numbers_match(dport, sport));
+        && (!has_ports || numbers_match(dport, sport))
+        && serves(src, sport, proto, has_ports);
     !forward && !reverse
 }
 
@@ -154,6 +157,25 @@ fn addresses_match<const N: usize>(src: &[u32; N], dst: &[u32; N]) -> bool {
         && (!wanted(terms::HOST)
             || in_prefix(addr_of!(FILTER.host), src)
             || in_prefix(addr_of!(FILTER.host), dst))
+}
+
+/// Whether the Service that is asked for is reached there, if one is.
+#[inline(always)]
+fn serves<const N: usize>(addr: &[u32; N], port: u16, proto: u8, has_ports: bool) -> bool {
+    if !wanted(terms::SERVICE) {
+        return true;
+    }
+    let mut portal = Portal::default();
+    let mut word = 0;
+    while word < N {
+        portal.addr[word] = addr[word];
+        word += 1;
+    }
+    if has_ports {
+        (portal.port, portal.proto) = (port, proto);
+    }
+    // SAFETY: the value is not looked at.
+    unsafe { PORTALS.get(portal) }.is_some()
 }
 
 #[inline(always)]
@@ -204,6 +226,9 @@ fn terms_match(p: &Packet, ends: Ends<'_>, is_v6: bool) -> bool {
         addresses_match(&[ends.src[0]], &[ends.dst[0]])
     };
     if !addresses || (wanted(terms::PROTO) && u32::from(p.key.proto) != filter!(proto)) {
+        return false;
+    }
+    if !serves(ends.dst, ends.dport, p.key.proto, p.is_later_fragment == 0) {
         return false;
     }
     if !wanted(terms::SPORT | terms::DPORT | terms::PORT) {

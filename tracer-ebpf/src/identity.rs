@@ -10,7 +10,7 @@ use core::ptr::null_mut;
 use aya_ebpf::helpers::generated::bpf_ringbuf_query;
 use aya_log_ebpf::debug;
 use tracer_common::event::{
-    DETAIL_LEN, DetailBytes, JOURNEY_EVENTS, LONG_LEN, Tracked, flags, state,
+    DETAIL_LEN, DetailBytes, JOURNEY_EVENTS, LONG_LEN, OriginDetail, Tracked, flags, state,
 };
 use tracer_common::filter::terms;
 use tracer_common::{Control, Probe, Stat};
@@ -19,8 +19,8 @@ use crate::config::{filter, option};
 use crate::emit::{Site, emit, emit_note};
 use crate::filter::{self, Match};
 use crate::maps::{
-    CURRENT, Current, EVENTS, NESTING, RATE, SCRATCH, TRACKED, any_live, control, count, learn,
-    live, live_add, live_sub,
+    CURRENT, Current, EVENTS, NESTING, RATE, SCRATCH, TRACKED, any_held, any_live, control, count,
+    held_add, held_sub, learn, live, live_add, live_sub, take_origin,
 };
 use crate::packet::{self, Packet};
 use crate::skb::{Skb, probe_read};
@@ -54,7 +54,7 @@ pub(crate) fn observe<const DIRECT: bool, D: Copy>(
     detail: impl Fn() -> D,
 ) -> *mut Tracked {
     let address = skb.address();
-    let known = if any_live() || rule.ends { TRACKED.get_ptr_mut(address) } else { None };
+    let known = if any_held() { TRACKED.get_ptr_mut(address) } else { None };
     if known.is_none() && !rule.may_begin {
         return null_mut();
     }
@@ -106,7 +106,7 @@ fn look<const DIRECT: bool, D: Copy>(
             );
         }
         // The address holds another packet now.
-        end_unseen(skb, entry);
+        end_unseen(entry);
         forget(skb.address(), entry);
         if rule.ends || !filter::wants_protocol(protocol) {
             return null_mut();
@@ -265,7 +265,10 @@ fn begin<const DIRECT: bool, D: Copy>(
         head: skb.head(),
         fingerprint: packet.fingerprint,
         payload: packet.payload,
-        ktime_ns: 0,
+        // What is refused, and a first event that is lost, write none: without it they would be aged
+        // out while under way.
+        // SAFETY: a helper without arguments.
+        ktime_ns: unsafe { bpf_ktime_get_ns() },
         tuple: packet.tuple(),
         netns,
         ifindex,
@@ -278,6 +281,7 @@ fn begin<const DIRECT: bool, D: Copy>(
         count(Stat::RefusedTable);
         return null_mut();
     }
+    held_add();
     live_add();
     let Some(entry) = TRACKED.get_ptr_mut(skb.address()) else { return null_mut() };
     // SAFETY: a map value; this CPU works on the packet.
@@ -291,11 +295,28 @@ fn begin<const DIRECT: bool, D: Copy>(
             debug!((), "journey {:x} begins at probe {}", entry.journey, probe as u8);
         }
     }
+    tell_origin(skb.address(), entry);
     if rule.ends {
         forget(skb.address(), entry);
         return null_mut();
     }
     if entry.journey != 0 { &raw mut *entry } else { null_mut() }
+}
+
+/// Tells whose copy a new journey's skb is, when the kernel was seen making it.
+#[inline(always)]
+fn tell_origin(address: u64, entry: &mut Tracked) {
+    let Some(origin) = take_origin(address) else { return };
+    if entry.journey != 0 && origin.fingerprint == entry.fingerprint {
+        let site =
+            Site { probe: Probe::Origin, netns: entry.netns, ifindex: entry.ifindex, flags: 0 };
+        let detail = OriginDetail {
+            parent: origin.parent,
+            kind: origin.kind as u8,
+            ..OriginDetail::default()
+        };
+        emit_note(entry, site, detail);
+    }
 }
 
 /// The identity of a new journey, or 0 when it is refused.
@@ -359,7 +380,7 @@ fn set_current<const DIRECT: bool>(skb: Skb<DIRECT>, packet: &Packet, routes: bo
 
 /// Reports that the journey ended without a probe seeing it.
 #[inline(always)]
-fn end_unseen<const DIRECT: bool>(skb: Skb<DIRECT>, entry: &mut Tracked) {
+fn end_unseen(entry: &mut Tracked) {
     count(Stat::Reused);
     if option!(debug) != 0 {
         debug!((), "journey {:x} ended unseen", entry.journey);
@@ -371,7 +392,7 @@ fn end_unseen<const DIRECT: bool>(skb: Skb<DIRECT>, entry: &mut Tracked) {
             ifindex: entry.ifindex,
             flags: flags::END,
         };
-        emit_note(entry, skb.address(), site, NO_DETAIL);
+        emit_note(entry, site, NO_DETAIL);
     }
 }
 
@@ -379,9 +400,45 @@ fn end_unseen<const DIRECT: bool>(skb: Skb<DIRECT>, entry: &mut Tracked) {
 #[inline(always)]
 pub(crate) fn forget(address: u64, entry: &Tracked) {
     let settled = entry.state == state::SETTLED;
-    if TRACKED.remove(address).is_ok() && !settled {
-        live_sub();
+    if TRACKED.remove(address).is_ok() {
+        held_sub();
+        if !settled {
+            live_sub();
+        }
     }
+}
+
+/// Whether the packet goes on in another skb: one without room for the device's header is cloned,
+/// and consumed, between `POST_ROUTING` and the neighbour (`skb_expand_head`, before 5.15
+/// `skb_realloc_headroom`). What IPVS sends into a tunnel is such.
+#[inline(always)]
+pub(crate) fn hand_over<const DIRECT: bool>(skb: Skb<DIRECT>, entry: &mut Tracked) -> bool {
+    let Some(current) = current() else { return false };
+    let address = skb.address();
+    if current.resolving != address || current.cloned != address || current.clone == 0 {
+        return false;
+    }
+    let clone = current.clone;
+    // Its address may be that of a packet whose end was not seen.
+    if let Some(stale) = TRACKED.get_ptr_mut(clone) {
+        // SAFETY: a map value; the packet is gone.
+        let stale = unsafe { &mut *stale };
+        end_unseen(stale);
+        forget(clone, stale);
+    }
+    // Moved or not yet: the next look at the data settles it.
+    entry.head = Skb::<false>::new(clone as *const u8).head();
+    if TRACKED.insert(clone, *entry, 0).is_err() {
+        return false;
+    }
+    let _ = TRACKED.remove(address);
+    take_origin(clone);
+    current.resolving = clone;
+    current.cloned = 0;
+    if current.skb == address {
+        current.skb = clone;
+    }
+    true
 }
 
 /// The entry of an skb, for probes that trust the address: nothing can have freed it since the

@@ -5,7 +5,7 @@ use core::cell::UnsafeCell;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use tracer_common::event::Tracked;
-use tracer_common::{Control, FlowKey, Stat};
+use tracer_common::{Control, FlowKey, Portal, Stat};
 
 use crate::packet::Packet;
 
@@ -29,6 +29,21 @@ pub(crate) static SCOPE_NETNS: HashMap<u32, u8> = HashMap::with_max_entries(4_09
 /// Devices (namespace inode in the high half, index in the low) on which it may be met first.
 #[map]
 pub(crate) static SCOPE_DEV: HashMap<u64, u8> = HashMap::with_max_entries(4_096, 0);
+
+/// Where the Service is reached that the filter asks for; its size is set at load.
+#[map]
+pub(crate) static PORTALS: HashMap<Portal, u8> = HashMap::with_max_entries(1, 0);
+
+/// skbs that the kernel made of followed ones, by address: whose they are, should they become
+/// journeys of their own. A note goes when that happens and when the skb is freed, as its address
+/// may soon hold a packet that only looks the same: a question that is asked again.
+#[map]
+static ORIGINS: LruHashMap<u64, Origin> = LruHashMap::with_max_entries(8_192, 0);
+
+/// Calls under way, by the stack pointer at their entry: the arguments of a function are gone
+/// when a kretprobe runs. Calls nest (softirqs), so one place a CPU would not do.
+#[map]
+pub(crate) static CALLS: LruHashMap<u64, Call> = LruHashMap::with_max_entries(1_024, 0);
 
 /// Counters, see [`Stat`].
 #[map]
@@ -76,16 +91,44 @@ pub(crate) struct Current {
     pub(crate) resolving_netns: u64,
     /// Device that it is about to leave by.
     pub(crate) resolving_ifindex: u64,
+    /// Address of the skb that was cloned last, see `identity::hand_over`.
+    pub(crate) cloned: u64,
+    /// Address of its clone.
+    pub(crate) clone: u64,
     /// How many programs are running on this CPU: an interrupt may start one inside another.
     pub(crate) nesting: u64,
     /// Number of the next journey born on this CPU.
     pub(crate) next_journey: u64,
 }
 
+/// See [`note_copy`].
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Origin {
+    /// Journey of the original.
+    pub(crate) parent: u64,
+    /// Fingerprint of the original: the copy's address may hold another packet by now.
+    pub(crate) fingerprint: u64,
+    /// See [`tracer_common::event::origin`].
+    pub(crate) kind: u64,
+}
+
+/// See [`CALLS`].
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Call {
+    /// Arguments of the function, in its own order.
+    pub(crate) args: [u64; 3],
+}
+
 /// Followed skbs that are under way, plus those that were aged out.
 static LIVE: Shared = Shared::new();
+/// Entries of [`TRACKED`], settled ones among them, plus those that were aged out.
+static HELD: Shared = Shared::new();
 /// Set once a translated tuple has been learned.
 static LEARNED: Shared = Shared::new();
+/// Set once a copy has been noted.
+static COPIED: Shared = Shared::new();
 
 /// A number that all CPUs see. `core`'s atomics do not compile for a BPF target without
 /// compare-and-swap (before v3); plain loads and the atomic addition are all that is needed.
@@ -154,6 +197,26 @@ pub(crate) fn live_sub() {
     LIVE.add(u64::MAX);
 }
 
+/// Whether [`TRACKED`] holds any entry: those that settled are no longer under way, yet the skb
+/// may still end.
+#[inline(always)]
+pub(crate) fn any_held() -> bool {
+    let held = HELD.load();
+    held != 0 && held != control(Control::AgedHeld)
+}
+
+/// One entry more is held.
+#[inline(always)]
+pub(crate) fn held_add() {
+    HELD.add(1);
+}
+
+/// One entry less is held.
+#[inline(always)]
+pub(crate) fn held_sub() {
+    HELD.add(u64::MAX);
+}
+
 /// Whether a translated tuple has been learned.
 #[inline(always)]
 pub(crate) fn any_learned() -> bool {
@@ -177,6 +240,26 @@ pub(crate) fn learn(key: &FlowKey) {
     let _ = FLOWS.insert(key, 1, 0);
     let _ = FLOWS.insert(key.reversed(), 1, 0);
     LEARNED.store(1);
+}
+
+/// Notes whose copy an skb is.
+#[inline(always)]
+pub(crate) fn note_copy(address: u64, origin: Origin) {
+    // A full LRU map evicts.
+    let _ = ORIGINS.insert(address, origin, 0);
+    COPIED.store(1);
+}
+
+/// Takes the note on an skb away, and returns it.
+#[inline(always)]
+pub(crate) fn take_origin(address: u64) -> Option<Origin> {
+    if COPIED.load() == 0 {
+        return None;
+    }
+    // SAFETY: the value is copied at once.
+    let origin = unsafe { ORIGINS.get(address) }.copied()?;
+    let _ = ORIGINS.remove(address);
+    Some(origin)
 }
 
 /// Counts.

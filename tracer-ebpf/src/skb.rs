@@ -8,12 +8,12 @@ use core::mem::MaybeUninit;
 use core::ptr::read_volatile;
 
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
-use tracer_common::Stat;
-use tracer_common::event::EventHeader;
+use tracer_common::event::{CT_ATTACHED, CT_READ, EventHeader};
 use tracer_common::offsets::ABSENT;
+use tracer_common::{Control, Stat};
 
 use crate::config::offset;
-use crate::maps::count;
+use crate::maps::{control, count};
 use crate::packet::{self, L4_WORDS, Packet, Transport, WORDS};
 
 /// A pointer into the kernel; `DIRECT` when the verifier knows its type.
@@ -119,6 +119,17 @@ impl<const DIRECT: bool> Skb<DIRECT> {
         (self.head() + u64::from(self.ptr.load::<u16>(offset!(skb_network_header)))) as *const u8
     }
 
+    /// The first twelve bytes from the link-layer header on; zeroes when there is none.
+    #[inline(always)]
+    pub(crate) fn macs(self) -> [u32; 3] {
+        let at = self.ptr.load::<u16>(offset!(skb_mac_header));
+        if at == u16::MAX {
+            return [0; 3];
+        }
+        // SAFETY: integers; zeroes when they cannot be read.
+        unsafe { probe_read((self.head() + u64::from(at)) as *const u8) }
+    }
+
     /// The network header inside a tunnel, when the stack has set one.
     #[inline(always)]
     pub(crate) fn inner_network(self) -> Option<*const u8> {
@@ -155,10 +166,37 @@ impl<const DIRECT: bool> Skb<DIRECT> {
         unsafe { probe_read(at as *const u8) }
     }
 
+    /// Fills what conntrack keeps of the packet's connection; zeroes when there is none.
+    #[inline(always)]
+    pub(crate) fn describe_connection(self, header: &mut EventHeader) {
+        (header.ct_mark, header.ct_status, header.ct_zone) = (0, 0, 0);
+        let status = control(Control::CtStatus);
+        if offset!(skb_nfct) == ABSENT || status == 0 {
+            return;
+        }
+        // The low bits are the packet's own state, see `describe`.
+        let connection = self.ptr.load::<u64>(offset!(skb_nfct)) & !7;
+        if connection == 0 {
+            return;
+        }
+        let place = |offset: u64| connection.wrapping_add(offset);
+        header.ct |= CT_READ;
+        // SAFETY: integers; zeroes when they cannot be read.
+        unsafe {
+            header.ct_status = probe_read::<u64>(place(status) as *const u8) as u16;
+            let (mark, zone) = (control(Control::CtMark), control(Control::CtZone));
+            if mark != 0 {
+                header.ct_mark = probe_read(place(mark) as *const u8);
+            }
+            if zone != 0 {
+                header.ct_zone = probe_read(place(zone) as *const u8);
+            }
+        }
+    }
+
     /// Fills what the header of an event says of the skb itself.
     #[inline(always)]
     pub(crate) fn describe(self, header: &mut EventHeader) {
-        header.skb = self.address();
         header.head = self.head();
         header.len = self.ptr.load(offset!(skb_len));
         header.mark = self.ptr.load(offset!(skb_mark));
@@ -169,7 +207,7 @@ impl<const DIRECT: bool> Skb<DIRECT> {
         if offset!(skb_nfct) != ABSENT {
             let nfct = self.ptr.load::<u64>(offset!(skb_nfct));
             if nfct != 0 {
-                header.ct = 0x80 | (nfct & 7) as u8;
+                header.ct = CT_ATTACHED | (nfct & 7) as u8;
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Entry points, one file per backend.
 
 mod cg;
+mod func;
 mod nf;
 mod tc;
 mod tp;

@@ -16,11 +16,11 @@ use crate::maps::any_live;
 use crate::skb::{Kptr, Skb, ifindex, inum, probe_read};
 
 const NF_ACCEPT: i32 = 1;
-const LOCAL_IN: u8 = 1;
+pub(super) const LOCAL_IN: u8 = 1;
 const FORWARD: u8 = 2;
-const LOCAL_OUT: u8 = 3;
-const POST_ROUTING: u8 = 4;
-const PF_IPV4: u8 = 2;
+pub(super) const LOCAL_OUT: u8 = 3;
+pub(super) const POST_ROUTING: u8 = 4;
+pub(super) const PF_IPV4: u8 = 2;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
@@ -77,8 +77,13 @@ fn hook(ctx: *mut c_void, probe: Probe, may_begin: bool) {
     }
 }
 
+/// What `struct nf_hook_state` says.
 #[inline(always)]
-fn detail(state_ptr: Kptr<true>, skb: Skb<true>, hook: u8) -> NfDetail {
+pub(super) fn detail<const DIRECT: bool>(
+    state_ptr: Kptr<DIRECT>,
+    skb: Skb<DIRECT>,
+    hook: u8,
+) -> NfDetail {
     let pf: u8 = state_ptr.load(offset!(state_pf));
     let mut detail = NfDetail {
         in_ifindex: ifindex(state_ptr.follow(offset!(state_in))),
@@ -95,7 +100,7 @@ fn detail(state_ptr: Kptr<true>, skb: Skb<true>, hook: u8) -> NfDetail {
 
 /// The next hop of the route that the skb carries.
 #[inline(always)]
-fn gateway(skb: Skb<true>, pf: u8, detail: &mut NfDetail) {
+pub(super) fn gateway<const DIRECT: bool>(skb: Skb<DIRECT>, pf: u8, detail: &mut NfDetail) {
     let dst = skb.dst();
     if dst == 0 {
         return;

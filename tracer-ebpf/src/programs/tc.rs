@@ -58,5 +58,5 @@ fn place(dev: Kptr<false>) -> (u32, u32) {
 }
 
 fn name(dev: Kptr<false>) -> DeviceDetail {
-    DeviceDetail { name: dev.load(offset!(dev_name)), reserved: [0; 2] }
+    DeviceDetail { name: dev.load(offset!(dev_name)), ..DeviceDetail::default() }
 }

@@ -9,8 +9,8 @@ use tracer_common::event::{
 
 use crate::config::{offset, option};
 use crate::emit::{Site, emit, emit_note};
-use crate::identity::{self, Rule, followed, forget, observe, settle};
-use crate::maps::{TRACKED, any_live};
+use crate::identity::{self, Rule, followed, forget, hand_over, observe, settle};
+use crate::maps::{TRACKED, any_live, take_origin};
 use crate::skb::{Kptr, Skb, ifindex, netns_of};
 
 type Ptr = *const u8;
@@ -30,7 +30,13 @@ fn name_of(dev: Kptr<true>) -> DeviceDetail {
     let mut name = [0; 16];
     name[..8].copy_from_slice(&lo.to_ne_bytes());
     name[8..].copy_from_slice(&hi.to_ne_bytes());
-    DeviceDetail { name, reserved: [0; 2] }
+    DeviceDetail { name, ..DeviceDetail::default() }
+}
+
+/// The device's name and the addresses of the frame.
+#[inline(always)]
+fn frame_of(skb: Skb<true>) -> DeviceDetail {
+    DeviceDetail { macs: skb.macs(), ..name_of(skb.dev()) }
 }
 
 /// `trace_netif_receive_skb(struct sk_buff *skb)`, in `__netif_receive_skb_core`.
@@ -39,7 +45,7 @@ fn name_of(dev: Kptr<true>) -> DeviceDetail {
 pub fn rx(ctx: BtfTracePointContext) -> i32 {
     let skb = Skb::<true>::new(ctx.arg::<Ptr>(0));
     let rule = Rule { may_begin: true, ends: false, routes: true };
-    observe(skb, skb.data(), rule, Probe::Rx, || place_of(skb.dev()), || name_of(skb.dev()));
+    observe(skb, skb.data(), rule, Probe::Rx, || place_of(skb.dev()), || frame_of(skb));
     0
 }
 
@@ -48,7 +54,7 @@ pub fn rx(ctx: BtfTracePointContext) -> i32 {
 pub fn queue(ctx: BtfTracePointContext) -> i32 {
     let skb = Skb::<true>::new(ctx.arg::<Ptr>(0));
     let rule = Rule { may_begin: true, ends: false, routes: false };
-    observe(skb, skb.network(), rule, Probe::Queue, || place_of(skb.dev()), || name_of(skb.dev()));
+    observe(skb, skb.network(), rule, Probe::Queue, || place_of(skb.dev()), || frame_of(skb));
     0
 }
 
@@ -93,6 +99,7 @@ pub fn kfree(ctx: BtfTracePointContext) -> i32 {
         if (dev.address()) < KERNEL_SPACE { (0, 0) } else { place_of(dev) }
     };
     observe(skb, skb.network(), rule, Probe::Kfree, place, || detail);
+    take_origin(skb.address());
     0
 }
 
@@ -103,13 +110,19 @@ pub fn consume(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let skb = Skb::<true>::new(ctx.arg::<Ptr>(0));
-    let Some(entry) = TRACKED.get_ptr_mut(skb.address()) else { return 0 };
+    let Some(entry) = TRACKED.get_ptr_mut(skb.address()) else {
+        take_origin(skb.address());
+        return 0;
+    };
     // SAFETY: a map value; the skb has one owner left.
     let entry = unsafe { &mut *entry };
     // What a socket has taken may end unseen, so their addresses are likely to hold others by now.
     if entry.head != skb.head() || entry.state == state::SETTLED {
         let rule = Rule { may_begin: false, ends: true, routes: false };
         observe(skb, skb.network(), rule, Probe::Consume, || (0, 0), || consumed(&ctx));
+        return 0;
+    }
+    if hand_over(skb, entry) {
         return 0;
     }
     if entry.journey != 0 {
@@ -155,12 +168,11 @@ pub fn fib(ctx: BtfTracePointContext) -> i32 {
     if !nhc.is_null() {
         detail.ifindex = ifindex(nhc.follow(offset!(nhc_dev)));
         detail.gw_family = nhc.load(offset!(nhc_gw_family));
-        let gw: u64 = nhc.load(offset!(nhc_gw));
-        let gw_rest: u64 = nhc.load(offset!(nhc_gw) + 8);
-        detail.gw[..8].copy_from_slice(&gw.to_ne_bytes());
-        detail.gw[8..].copy_from_slice(&gw_rest.to_ne_bytes());
+        // A union: the verifier of old kernels lets no load be wider than its first member.
+        // SAFETY: bytes.
+        detail.gw = unsafe { crate::skb::probe_read(nhc.at(offset!(nhc_gw))) };
     }
-    emit_note(entry, current.skb, entry_site(entry, Probe::Fib), detail);
+    emit_note(entry, entry_site(entry, Probe::Fib), detail);
     0
 }
 
@@ -189,7 +201,29 @@ pub fn fib6(ctx: BtfTracePointContext) -> i32 {
         ifindex: ifindex(nh.follow(offset!(nhc_dev))),
         ..FibDetail::default()
     };
-    emit_note(entry, current.skb, entry_site(entry, Probe::Fib6), detail);
+    emit_note(entry, entry_site(entry, Probe::Fib6), detail);
+    0
+}
+
+/// `trace_neigh_create(struct neigh_table *tbl, struct net_device *dev, const void *pkey, …)`,
+/// since 5.3: the packet that this CPU has just routed meets a neighbour that nobody knows. The
+/// reports below come after the question, which may have been answered by then, and the packet
+/// may have arrived: this one comes before.
+#[btf_tracepoint(function = "neigh_create")]
+pub fn neigh_create(ctx: BtfTracePointContext) -> i32 {
+    let Some(current) = identity::current() else { return 0 };
+    let address = current.resolving;
+    let place = (current.resolving_netns as u32, current.resolving_ifindex as u32);
+    if address == 0 || place_of(Kptr::<true>::new(ctx.arg::<Ptr>(1))) != place {
+        return 0;
+    }
+    let Some(entry) = current_entry(address) else { return 0 };
+    // SAFETY: bytes; beyond the four of IPv4 lies whatever does.
+    let key: [u8; 16] = unsafe { crate::skb::probe_read(ctx.arg::<Ptr>(2)) };
+    let detail = NeighDetail { ifindex: place.1, nud_state: 0, waiting: 1, reserved: [0; 10], key };
+    let mut site = entry_site(entry, Probe::Neigh);
+    (site.netns, site.ifindex) = place;
+    emit_note(entry, site, detail);
     0
 }
 
@@ -238,7 +272,7 @@ fn neigh(ctx: &BtfTracePointContext) -> i32 {
     };
     let mut site = entry_site(entry, Probe::Neigh);
     (site.netns, site.ifindex) = place;
-    emit_note(entry, address, site, detail);
+    emit_note(entry, site, detail);
     0
 }
 

@@ -24,7 +24,7 @@ impl KernelSide {
     /// [`Error::Map`] when the kernel refuses.
     pub fn age(&mut self) -> Result<(), Error> {
         let now = monotonic_ns();
-        let mut aged = 0;
+        let (mut aged, mut held) = (0, 0);
         {
             let failed = |source| Error::Map { name: "TRACKED", source };
             let mut tracked = self.hash::<u64, Tracked>("TRACKED")?;
@@ -32,23 +32,32 @@ impl KernelSide {
             for key in tracked.keys().take(LIMIT) {
                 let key = key.map_err(failed)?;
                 let Ok(entry) = tracked.get(&key, 0) else { continue };
-                let limit = if entry.state == state::SETTLED { SETTLED } else { MOVING };
-                if now.saturating_sub(entry.ktime_ns) > limit.as_nanos() as u64 {
-                    old.push((key, entry.state));
+                if is_old(&entry, now) {
+                    old.push(key);
                 }
             }
-            for (key, state) in old {
-                if tracked.remove(&key).is_ok() && state != state::SETTLED {
-                    aged += 1;
+            for key in old {
+                // Its address may have been given to another packet meanwhile, which is under way.
+                let Ok(entry) = tracked.get(&key, 0) else { continue };
+                if is_old(&entry, now) && tracked.remove(&key).is_ok() {
+                    held += 1;
+                    aged += u64::from(entry.state != state::SETTLED);
                 }
             }
         }
-        if aged == 0 {
+        if held == 0 {
             return Ok(());
         }
         self.aged += aged;
-        self.control(Control::Aged, self.aged)
+        self.aged_held += held;
+        self.control(Control::Aged, self.aged)?;
+        self.control(Control::AgedHeld, self.aged_held)
     }
+}
+
+fn is_old(entry: &Tracked, now: u64) -> bool {
+    let limit = if entry.state == state::SETTLED { SETTLED } else { MOVING };
+    now.saturating_sub(entry.ktime_ns) > limit.as_nanos() as u64
 }
 
 /// CLOCK_MONOTONIC, the clock of `bpf_ktime_get_ns`, in nanoseconds.

@@ -1,6 +1,6 @@
 //! Attaching: the global probe points once, those of a namespace or a device as they appear.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -13,13 +13,16 @@ use aya::programs::{
 };
 use tracer_common::filter::terms;
 
+use super::classifiers::classifiers_here;
+use super::clsact::{Clsact, is_tracers};
 use super::load::KernelSide;
 use super::{Error, netfilter};
 use crate::kernel::btf::KernelBtf;
+use crate::net::inspect::filters_here;
 use crate::net::{Device, Inum, Netns, setns};
 
 /// Program, tracepoint, whether the trace is worthless without it.
-const TRACEPOINTS: [(&str, &str, bool); 12] = [
+const TRACEPOINTS: [(&str, &str, bool); 13] = [
     ("rx", "netif_receive_skb", true),
     ("queue", "net_dev_queue", true),
     ("xmit", "net_dev_start_xmit", false),
@@ -27,6 +30,7 @@ const TRACEPOINTS: [(&str, &str, bool); 12] = [
     ("consume", "consume_skb", true),
     ("fib", "fib_table_lookup", false),
     ("fib6", "fib6_table_lookup", false),
+    ("neigh_create", "neigh_create", false),
     ("neigh_done", "neigh_event_send_done", false),
     ("neigh_dead", "neigh_event_send_dead", false),
     ("icmp_send", "icmp_send", false),
@@ -35,7 +39,7 @@ const TRACEPOINTS: [(&str, &str, bool); 12] = [
 ];
 
 /// Program, direction, whether it comes first.
-const CLASSIFIERS: [(&str, TcAttachType, bool); 4] = [
+pub(super) const CLASSIFIERS: [(&str, TcAttachType, bool); 4] = [
     ("tc_in_first", TcAttachType::Ingress, true),
     ("tc_in_last", TcAttachType::Ingress, false),
     ("tc_out_first", TcAttachType::Egress, true),
@@ -49,14 +53,19 @@ pub struct Backends {
     pub tp: bool,
     /// BPF netfilter links.
     pub nf: bool,
+    /// Functions: fentry/fexit, else kprobe/kretprobe.
+    pub func: bool,
     /// tc classifiers.
     pub tc: bool,
+    /// Where there are no tcx links (before 6.6), clsact filters: a process that is killed leaves
+    /// them behind, so they are for who asks for them.
+    pub clsact: bool,
     /// The root cgroup's ingress program.
     pub cg: bool,
 }
 
 /// Whether a program of this name is one of ours (or another pkttrace's).
-fn is_classifier(name: &str) -> bool {
+pub(super) fn is_classifier(name: &str) -> bool {
     CLASSIFIERS.iter().any(|(ours, ..)| *ours == name)
 }
 
@@ -72,25 +81,22 @@ pub struct ProbeStatus {
 }
 
 /// What is attached.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Attached {
     /// Namespaces get probe points of their own.
-    per_netns: bool,
+    pub(super) per_netns: bool,
     global: Vec<ProbeStatus>,
     netfilter: BTreeMap<Inum, Vec<OwnedFd>>,
     netfilter_failures: BTreeMap<Inum, String>,
     classifiers: BTreeMap<(Inum, u32), Vec<SchedClassifierLink>>,
+    /// Where there are no tcx links.
+    pub(super) clsact: Option<Clsact>,
 }
 
 impl Attached {
-    pub(super) fn new(per_netns: bool) -> Self {
-        Self {
-            per_netns,
-            global: Vec::new(),
-            netfilter: BTreeMap::new(),
-            netfilter_failures: BTreeMap::new(),
-            classifiers: BTreeMap::new(),
-        }
+    /// Notes a probe point that cannot be had.
+    pub(super) fn missing(&mut self, probe: &str, why: String) {
+        self.global.push(ProbeStatus { probe: probe.to_owned(), by: None, why: Some(why) });
     }
 
     /// Whether the namespace has its probe points.
@@ -104,7 +110,7 @@ impl Attached {
         let links: usize = self.netfilter.values().map(Vec::len).sum();
         if links > 0 {
             all.push(ProbeStatus {
-                probe: format!("nf: {links} links in {} namespaces", self.netfilter.len()),
+                probe: format!("nf: {links} links, {}", count(self.netfilter.len(), "namespace")),
                 by: Some("BPF netfilter link"),
                 why: None,
             });
@@ -118,8 +124,15 @@ impl Attached {
         }
         if !self.classifiers.is_empty() {
             all.push(ProbeStatus {
-                probe: format!("tc: {} devices", self.classifiers.len()),
+                probe: format!("tc: {}", count(self.classifiers.len(), "device")),
                 by: Some("tcx link"),
+                why: None,
+            });
+        }
+        if let Some(clsact) = self.clsact.as_ref().filter(|clsact| clsact.len() > 0) {
+            all.push(ProbeStatus {
+                probe: format!("tc: {}", count(clsact.len(), "device")),
+                by: Some("clsact filter"),
                 why: None,
             });
         }
@@ -147,6 +160,10 @@ pub(super) fn global(side: &mut KernelSide, aya_btf: &Btf, btf: &KernelBtf) -> R
         side.attached.global.push(status("cg:ingress".to_owned(), "cgroup link", why));
     }
     Ok(())
+}
+
+fn count(n: usize, thing: &str) -> String {
+    format!("{n} {thing}{}", if n == 1 { "" } else { "s" })
 }
 
 fn status(probe: String, by: &'static str, why: Option<String>) -> ProbeStatus {
@@ -191,7 +208,7 @@ fn cgroup2_root() -> Option<PathBuf> {
 }
 
 /// The innermost cause, which says most.
-fn root_cause(error: &dyn std::error::Error) -> String {
+pub(super) fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(next) = cause.source() {
         cause = next;
@@ -202,6 +219,9 @@ fn root_cause(error: &dyn std::error::Error) -> String {
 impl KernelSide {
     /// Attaches what belongs to a namespace; nothing when that is done already.
     pub fn attach_netns(&mut self, netns: &Netns) {
+        if let Some(clsact) = &mut self.attached.clsact {
+            clsact.sweep(netns);
+        }
         if self.attached.netfilter.contains_key(&netns.inum) {
             return;
         }
@@ -222,13 +242,7 @@ impl KernelSide {
             // Gone meanwhile: nothing to trace there any more.
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
             Err(e) => {
-                let why = match e.raw_os_error() {
-                    Some(libc::EINVAL) => {
-                        "this kernel has no BPF netfilter links (since 6.4)".to_owned()
-                    }
-                    _ => e.to_string(),
-                };
-                self.attached.netfilter_failures.insert(netns.inum, why);
+                self.attached.netfilter_failures.insert(netns.inum, e.to_string());
             }
         }
     }
@@ -238,22 +252,25 @@ impl KernelSide {
         self.attached.netfilter.remove(&netns);
         self.attached.netfilter_failures.remove(&netns);
         self.attached.classifiers.retain(|(n, _), _| *n != netns);
+        if let Some(clsact) = &mut self.attached.clsact {
+            clsact.detach(netns);
+        }
     }
 
-    /// Whether a tcx program that is no tracer's is on the device.
+    /// The devices of a namespace that have classifiers which are no tracer's.
     #[must_use]
-    pub fn has_other_classifier(&self, netns: &Netns, device: &Device) -> bool {
+    pub fn with_other_classifiers(&self, netns: &Netns) -> BTreeSet<u32> {
         if !self.options.backends.tc {
-            return false;
+            return BTreeSet::new();
         }
+        let names = netns.devices.values().map(|d| (d.ifindex, d.name.clone())).collect();
         let found = setns::run_in_inum(&netns.path, netns.inum, || {
-            Ok([TcAttachType::Ingress, TcAttachType::Egress].into_iter().any(|direction| {
-                SchedClassifier::query_tcx(&device.name, direction).is_ok_and(|(_, programs)| {
-                    programs.iter().any(|p| !p.name_as_str().is_some_and(is_classifier))
-                })
-            }))
+            let mut filters = filters_here()?;
+            filters.retain(|filter| filter.place.is_some() && !is_tracers(filter));
+            filters.extend(classifiers_here(&names));
+            Ok(filters.iter().map(|filter| filter.dev).collect())
         });
-        found.unwrap_or(false)
+        found.unwrap_or_default()
     }
 
     /// [`Self::attach_device`], with its outcome among the statuses.
@@ -272,6 +289,13 @@ impl KernelSide {
         let key = (netns.inum, device.ifindex);
         if !self.options.backends.tc || self.attached.classifiers.contains_key(&key) {
             return Ok(());
+        }
+        if let Some(clsact) = &mut self.attached.clsact {
+            if clsact.has(netns.inum, device.ifindex) {
+                return Ok(());
+            }
+            let attached = clsact.attach(&mut self.ebpf, netns, device);
+            return attached.map_err(|e| format!("{}: {e}", device.name));
         }
         let mut links = Vec::with_capacity(CLASSIFIERS.len());
         for (program, direction, first) in CLASSIFIERS {

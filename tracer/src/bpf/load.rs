@@ -5,14 +5,17 @@ use std::os::fd::AsFd as _;
 use aya::maps::{Array, HashMap, Map, RingBuf};
 use aya::{Btf, Ebpf, EbpfLoader, Endianness};
 use tracer_common::offsets::{KernelOffsets, Options};
-use tracer_common::{Control, Filter};
+use tracer_common::{Control, Filter, Portal};
 
 use super::attach::{Attached, Backends, ProbeStatus};
+use super::clsact::Clsact;
+use super::functions::{Functions, no_links};
 use super::log::KernelLog;
 use super::netfilter::NetfilterPrograms;
+use super::raw::RawObject;
 use super::ring::Ring;
 use super::stats::{Counters, missed_runs};
-use super::{Error, attach};
+use super::{Error, attach, conntrack};
 use crate::kernel::btf::KernelBtf;
 
 /// The object, as `build.rs` found it; empty when the kernel side has not been built.
@@ -23,6 +26,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pk
 pub struct LoadOptions {
     /// What to follow.
     pub filter: Filter,
+    /// Where the Service is reached, when the filter asks for one.
+    pub portals: Vec<Portal>,
     /// Where this kernel keeps its fields.
     pub offsets: KernelOffsets,
     /// Size of the event ring, a power of two, bytes.
@@ -40,12 +45,18 @@ pub struct LoadOptions {
 pub struct KernelSide {
     pub(super) ebpf: Ebpf,
     pub(super) netfilter: Option<NetfilterPrograms>,
+    pub(super) functions: Option<Functions>,
+    raw: RawObject,
     pub(super) attached: Attached,
     pub(super) options: LoadOptions,
-    /// Entries aged out so far.
+    /// Entries of packets under way that were aged out so far.
     pub(super) aged: u64,
+    /// All entries that were aged out so far.
+    pub(super) aged_held: u64,
     log: Option<KernelLog>,
     ring: Ring,
+    /// The programs have been told how conntrack keeps connections.
+    knows_connections: bool,
 }
 
 impl KernelSide {
@@ -84,28 +95,98 @@ impl KernelSide {
             .override_global("FILTER", &options.filter, true)
             .override_global("OPTIONS", &constants, true)
             .map_max_entries("EVENTS", options.ring_bytes)
+            .map_max_entries(
+                "PORTALS",
+                u32::try_from(options.portals.len().max(1)).unwrap_or(u32::MAX),
+            )
             .load(OBJECT)
             .map_err(not_permitted)?;
         let events = ebpf.take_map("EVENTS").ok_or(Error::NoMap("EVENTS"))?;
-        let netfilter = if options.backends.nf {
-            Some(NetfilterPrograms::prepare(OBJECT, &ebpf, &events)?)
-        } else {
-            None
+        let raw = RawObject::prepare(OBJECT, &ebpf, &events)?;
+        let mut attached = Attached::default();
+        let mut options = options;
+        if !btf.has_structure("tcx_link") {
+            // Even without classifiers of our own: a killed process may have left some.
+            attached.clsact = Some(Clsact::default());
+            if options.backends.tc && !options.backends.clsact {
+                let why =
+                    "this kernel has no tcx links (since 6.6); `--probes tp,fn,tc` uses clsact";
+                attached.missing("tc:devices", why.to_owned());
+                options.backends.tc = false;
+            }
+        }
+        let netfilter = match options.backends.nf.then(|| NetfilterPrograms::load(&raw)) {
+            Some(Ok(programs)) => Some(programs),
+            Some(Err(e)) => {
+                attached.missing("nf:hooks", no_links(&e));
+                None
+            }
+            None => None,
         };
+        attached.per_netns = netfilter.is_some();
         let ring =
             RingBuf::try_from(events).map_err(|source| Error::Map { name: "EVENTS", source })?;
         let log = if options.debug { Some(KernelLog::open(&mut ebpf)?) } else { None };
         let mut side = Self {
             ebpf,
             netfilter,
-            attached: Attached::new(options.backends.nf),
+            functions: None,
+            raw,
+            attached,
             options,
             aged: 0,
+            aged_held: 0,
             log,
             ring: Ring::new(ring),
+            knows_connections: false,
         };
+        let portals = side.options.portals.clone();
+        replace(&mut side.hash::<Portal, u8>("PORTALS")?, "PORTALS", portals.into_iter())?;
         attach::global(&mut side, &aya_btf, btf)?;
+        if side.options.backends.func {
+            let has_links = side.netfilter.is_some();
+            let (functions, words) = Functions::attach(&side.raw, &mut side.ebpf, btf, has_links);
+            side.functions = Some(functions);
+            side.tell(&words)?;
+        }
+        side.learn_connections(btf)?;
         Ok(side)
+    }
+
+    /// Attaches to functions of modules that were loaded since.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`] when the kernel refuses.
+    pub fn attach_modules(&mut self) -> Result<(), Error> {
+        let has_functions = self.functions.as_ref().is_some_and(Functions::has_news);
+        if !has_functions && (self.knows_connections || !conntrack::is_loaded()) {
+            return Ok(());
+        }
+        // Read anew: it is large, and modules are loaded rarely.
+        let Ok(btf) = KernelBtf::read(std::path::Path::new(crate::kernel::btf::VMLINUX)) else {
+            return Ok(());
+        };
+        self.learn_connections(&btf)?;
+        let Some(functions) = self.functions.as_mut().filter(|_| has_functions) else {
+            return Ok(());
+        };
+        let words = functions.attach_waiting(&self.raw, &mut self.ebpf, &btf);
+        self.tell(&words)
+    }
+
+    /// Tells the programs how conntrack keeps connections, once it is there.
+    fn learn_connections(&mut self, btf: &KernelBtf) -> Result<(), Error> {
+        if self.knows_connections || !conntrack::is_loaded() {
+            return Ok(());
+        }
+        // Also when nothing was found: it will not be said later.
+        self.knows_connections = true;
+        self.tell(&conntrack::layout(btf))
+    }
+
+    fn tell(&mut self, words: &[(Control, u64)]) -> Result<(), Error> {
+        words.iter().try_for_each(|(word, value)| self.control(*word, *value))
     }
 
     /// The events that wait in the ring, and what is attached.
@@ -123,7 +204,9 @@ impl KernelSide {
     /// How each probe point is attached, or why not.
     #[must_use]
     pub fn probes(&self) -> Vec<ProbeStatus> {
-        self.attached.statuses()
+        let mut all = self.attached.statuses();
+        all.extend(self.functions.iter().flat_map(Functions::statuses));
+        all
     }
 
     /// The counters of the kernel side, summed over CPUs.

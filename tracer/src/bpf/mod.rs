@@ -5,14 +5,24 @@
 
 mod age;
 mod attach;
+mod classifiers;
+mod clsact;
+mod conntrack;
+mod dropper;
+mod functions;
 mod load;
 mod log;
 mod netfilter;
+mod points;
+mod raw;
 mod ring;
 mod stats;
 
 pub use age::{clock_offset_ns, monotonic_ns};
 pub use attach::{Attached, Backends, ProbeStatus};
+pub use classifiers::classifiers_here;
+pub(crate) use clsact::is_tracers;
+pub use dropper::{Dropper, drop_everything};
 pub use load::{KernelSide, LoadOptions};
 pub use ring::Ring;
 pub use stats::Counters;

@@ -5,7 +5,7 @@ use tracer_common::{
     event::{DETAIL_LEN, EventHeader, LONG_LEN, SHORT_LEN},
 };
 
-use super::{CtInfo, Event, Packet};
+use super::{Connection, CtInfo, Event, Packet};
 
 /// Why bytes are not an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -51,6 +51,7 @@ impl Event {
             gso_size: header.gso_size,
             pkt_type: header.pkt_type,
             ct: CtInfo::from_wire(header.ct),
+            connection: Connection::from_wire(&header),
             detail: Detail::read(probe, &detail),
             packet: Packet::parse(protocol, &bytes[SHORT_LEN..]),
         })
@@ -102,7 +103,7 @@ mod tests {
         for round in 0..60_000_u32 {
             let len = if round % 4 == 0 { SHORT_LEN } else { LONG_LEN };
             let mut bytes: Vec<u8> = (0..len).map(|_| random.byte()).collect();
-            bytes[std::mem::offset_of!(EventHeader, probe)] = (round % 21) as u8;
+            bytes[std::mem::offset_of!(EventHeader, probe)] = (round % 27) as u8;
             shape(&mut bytes, round, &mut random);
             decoded += u32::from(Event::decode(&bytes).is_ok());
         }

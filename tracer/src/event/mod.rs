@@ -3,16 +3,21 @@
 //!
 //! Nothing here allocates, does I/O or resolves a name; that is left until a journey is finished.
 
+mod connection;
 mod decode;
 mod packet;
 mod parse;
 mod tuple;
 
+pub use connection::Connection;
 pub use decode::DecodeError;
 pub use packet::{Arp, Fragment, Headers, Icmp, Inner, L4, Packet, PayloadHead, Tcp};
 pub use tuple::{Proto, Tuple};
 
-use tracer_common::{Detail, Probe, event::flags};
+use tracer_common::{
+    Detail, Probe,
+    event::{CT_ATTACHED, flags},
+};
 
 use crate::net::Inum;
 
@@ -51,6 +56,8 @@ pub struct Event {
     pub pkt_type: u8,
     /// What conntrack says of the packet; `None` before it has looked.
     pub ct: Option<CtInfo>,
+    /// What conntrack keeps of its connection; only at netfilter hooks.
+    pub connection: Option<Connection>,
     /// What the probe adds.
     pub detail: Detail,
     /// The headers, when the event carries packet bytes that make sense. With
@@ -112,14 +119,16 @@ pub enum CtInfo {
     RelatedReply,
     /// Exempt from tracking.
     Untracked,
+    /// Conntrack looked and found it to belong to nothing: an answer to no question, or a header
+    /// that cannot be right. Never on the wire, but concluded where conntrack is known to look.
+    Invalid,
 }
 
 impl CtInfo {
-    /// From `EventHeader::ct`: the number in the low three bits, bit 7 set when a connection is
-    /// attached.
+    /// From `EventHeader::ct`.
     #[must_use]
     pub fn from_wire(ct: u8) -> Option<Self> {
-        let attached = ct & 0x80 != 0;
+        let attached = ct & CT_ATTACHED != 0;
         match ct & 7 {
             0 if attached => Some(Self::Established),
             1 if attached => Some(Self::Related),
@@ -147,6 +156,7 @@ impl CtInfo {
             Self::Reply => "established reply",
             Self::RelatedReply => "related reply",
             Self::Untracked => "untracked",
+            Self::Invalid => "invalid",
         }
     }
 }

@@ -35,6 +35,20 @@ impl Proto {
         }
     }
 
+    /// The IP header's protocol number; 0 for ARP, which has none.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Icmp => 1,
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Icmp6 => 58,
+            Self::Sctp => 132,
+            Self::Arp => 0,
+            Self::Other(n) => n,
+        }
+    }
+
     /// Has source and destination ports.
     #[must_use]
     pub fn has_ports(self) -> bool {

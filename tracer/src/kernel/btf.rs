@@ -11,6 +11,9 @@ use super::Error;
 /// Where the kernel publishes it (since 5.4 with CONFIG_DEBUG_INFO_BTF).
 pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
+/// Where the kernel publishes that of its modules, a file each (since 5.11).
+const MODULES: &str = "/sys/kernel/btf";
+
 /// Depth of anonymous structures and unions that is searched.
 const NESTING: usize = 8;
 
@@ -58,6 +61,42 @@ impl KernelBtf {
         let btf = Btf::from_bytes(&bytes)
             .map_err(|e| Error::BadBtf { path: path.to_owned(), why: e.to_string() })?;
         Ok(Self { btf: BtfDebug(btf) })
+    }
+
+    /// The type information of a loaded module, on top of this; `None` when it has none (before
+    /// 5.11, or no such module).
+    #[must_use]
+    pub fn module(&self, name: &str) -> Option<Self> {
+        let btf = Btf::from_split_file(Path::new(MODULES).join(name), &self.btf.0).ok()?;
+        Some(Self { btf: BtfDebug(btf) })
+    }
+
+    /// The type number of a function; `None` when it is unknown, or known more than once.
+    #[must_use]
+    pub fn function(&self, name: &str) -> Option<u32> {
+        let btf = &self.btf.0;
+        let ids = btf.resolve_ids_by_name(name).ok()?;
+        let mut ids =
+            ids.into_iter().filter(|id| matches!(btf.resolve_type_by_id(*id), Ok(Type::Func(_))));
+        let id = ids.next()?;
+        ids.next().is_none().then_some(id)
+    }
+
+    /// The name of a function's first argument.
+    #[must_use]
+    pub fn first_argument(&self, function: &str) -> Option<String> {
+        let btf = &self.btf.0;
+        let Type::Func(func) = btf.resolve_type_by_id(self.function(function)?).ok()? else {
+            return None;
+        };
+        let Type::FuncProto(proto) = btf.resolve_chained_type(&func).ok()? else { return None };
+        btf.resolve_name(proto.parameters.first()?).ok()
+    }
+
+    /// Size of a structure, bytes.
+    #[must_use]
+    pub fn size(&self, structure: &str) -> Option<usize> {
+        self.structure(structure).map(|s| s.size())
     }
 
     /// Where `member` of `structure` lies; a dotted path enters named members, and anonymous

@@ -43,6 +43,10 @@ impl Names for KernelNames {
         }
     }
 
+    fn gives(&self, reason: &str) -> bool {
+        self.reasons.values().any(|name| name == reason)
+    }
+
     fn symbol(&self, address: u64) -> Option<String> {
         self.symbols.function(address).map(str::to_owned)
     }

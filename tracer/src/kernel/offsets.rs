@@ -48,6 +48,7 @@ pub fn find(btf: &KernelBtf) -> Result<KernelOffsets, Error> {
         skb_head: of.need("sk_buff", "head")?,
         skb_end: of.need("sk_buff", "end")?,
         skb_network_header: of.need("sk_buff", "network_header")?,
+        skb_mac_header: of.need("sk_buff", "mac_header")?,
         skb_inner_network_header: of.need("sk_buff", "inner_network_header")?,
         skb_protocol: of.need("sk_buff", "protocol")?,
         skb_mark: of.need("sk_buff", "mark")?,
@@ -83,6 +84,6 @@ pub fn find(btf: &KernelBtf) -> Result<KernelOffsets, Error> {
         neigh_dev: of.need("neighbour", "dev")?,
         neigh_state: of.need("neighbour", "nud_state")?,
         neigh_key: of.need("neighbour", "primary_key")?,
-        reserved: [0; 3],
+        reserved: [0; 2],
     })
 }
