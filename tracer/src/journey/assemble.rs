@@ -10,7 +10,8 @@ use tracer_common::{
 };
 
 use super::{
-    Dev, DropPoint, Fate, Gap, Hop, Names, Nat, Neigh, Sources, Stage, netfilter::Traversal,
+    Dev, DropPoint, Fate, Frame, Gap, Hop, Names, Nat, Neigh, Outcome, Sources, Stage,
+    conntracked::Conntracked, fate::is_syn, netfilter::Traversal,
 };
 use crate::{
     event::{Event, Tuple},
@@ -43,6 +44,7 @@ pub(super) struct Port {
     pub(super) netns: Inum,
     pub(super) dev: Dev,
     pub(super) master: u32,
+    pub(super) frame: Option<Frame>,
 }
 
 /// Reads the events of one journey.
@@ -51,6 +53,10 @@ pub(super) struct Walk<'a> {
     pub(super) names: &'a dyn Names,
     /// It answers another journey; stands in for conntrack's direction where that is unknown.
     pub(super) is_reply: bool,
+    /// Where conntrack is known to look at every packet.
+    pub(super) conntracked: &'a Conntracked,
+    /// It asks for a new TCP connection.
+    pub(super) is_syn: bool,
     pub(super) hops: Vec<Hop>,
     pub(super) nat: Vec<Nat>,
     pub(super) gaps: Vec<Gap>,
@@ -63,6 +69,8 @@ pub(super) struct Walk<'a> {
     pub(super) is_encap: bool,
     pub(super) port: Option<Port>,
     pub(super) traversal: Option<Traversal>,
+    /// The bridge sends the frame out by every port.
+    is_flooded: bool,
     /// `PREROUTING` has run for the bridged frame that is now going up.
     pub(super) has_bridge_prerouting: bool,
     /// The routing decision of this stay in a namespace.
@@ -74,11 +82,18 @@ pub(super) struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    pub(super) fn new(state: &'a NetworkState, names: &'a dyn Names, is_reply: bool) -> Self {
+    pub(super) fn new(
+        state: &'a NetworkState,
+        names: &'a dyn Names,
+        conntracked: &'a Conntracked,
+        is_reply: bool,
+    ) -> Self {
         Self {
             state,
             names,
             is_reply,
+            conntracked,
+            is_syn: false,
             hops: Vec::new(),
             nat: Vec::new(),
             gaps: Vec::new(),
@@ -88,6 +103,7 @@ impl<'a> Walk<'a> {
             is_encap: false,
             port: None,
             traversal: None,
+            is_flooded: false,
             has_bridge_prerouting: false,
             routed: None,
             place: Place::Moving,
@@ -100,6 +116,7 @@ impl<'a> Walk<'a> {
     /// Takes all events, which must be in order.
     pub(super) fn follow(&mut self, events: &[Event]) {
         self.hops.reserve(events.len());
+        self.is_syn = events.iter().find_map(Event::followed).is_some_and(is_syn);
         let mut expected = 0;
         for event in events {
             let missing = u32::from(event.seq.saturating_sub(expected));
@@ -134,11 +151,14 @@ impl<'a> Walk<'a> {
             (Probe::TcIngressLast, Detail::Device(d)) => self.tc(e, d, Stage::TcIngress, false),
             (Probe::TcEgressFirst, Detail::Device(d)) => self.tc(e, d, Stage::TcEgress, true),
             (Probe::TcEgressLast, Detail::Device(d)) => self.tc(e, d, Stage::TcEgress, false),
-            (Probe::NfFirst, Detail::Nf(d)) => self.nf_first(e, d),
-            (Probe::NfLast, Detail::Nf(d)) => self.nf_last(e, d),
+            (Probe::NfFirst | Probe::HookEnter, Detail::Nf(d)) => self.nf_first(e, d),
+            (Probe::NfLast | Probe::HookExit, Detail::Nf(d)) => self.nf_last(e, d),
+            (Probe::HookStep, Detail::Step(d)) => self.nf_step(e, d),
+            (Probe::Output, Detail::Nf(d)) => self.output(e, d),
+            (Probe::Flood, _) => self.is_flooded = true,
             (Probe::Fib | Probe::Fib6, Detail::Fib(d)) => self.fib(e, d),
             (Probe::Neigh, Detail::Neigh(d)) => self.neigh(e, d),
-            (Probe::IcmpSend, Detail::Icmp(d)) => {
+            (Probe::IcmpSend | Probe::IcmpGlue, Detail::Icmp(d)) => {
                 let hop =
                     Hop { icmp: Some((d.icmp_type, d.code)), ..self.hop(e, Stage::IcmpError) };
                 self.hops.push(hop);
@@ -146,7 +166,8 @@ impl<'a> Walk<'a> {
             (Probe::TcpSocket | Probe::CopyToUser | Probe::CgSocket, _) => self.socket(e),
             (Probe::Kfree, Detail::Free(d)) => self.kfree(e, d),
             (Probe::Consume, Detail::Free(d)) => self.consume(e, d),
-            // `Reused` is not an observation of this packet; the other pairs do not occur, as
+            // `Reused` is not an observation of this packet, and the builder has taken `Origin`;
+            // the other pairs do not occur, as
             // `Detail::read` goes by the probe.
             _ => {}
         }
@@ -157,28 +178,15 @@ impl<'a> Walk<'a> {
     pub(super) fn hop(&self, e: &Event, stage: Stage) -> Hop {
         Hop {
             ktime_ns: e.ktime_ns,
-            stage,
             netns: e.netns,
             netns_name: self.state.netns_name(e.netns),
-            dev: None,
-            out_dev: None,
-            master: None,
-            layer: None,
-            hook: None,
-            verdict: None,
-            rule: None,
-            route: None,
-            neigh: None,
-            tunnel: None,
-            icmp: None,
             ct: e.ct,
-            tuple: None,
+            connection: e.connection,
             is_encap: self.is_encap,
             len: e.len,
             mark: e.mark,
-            freed: None,
-            note: None,
             sources: source(e.probe),
+            ..Hop::at(stage)
         }
     }
 
@@ -224,6 +232,7 @@ impl<'a> Walk<'a> {
         self.tc = None;
         let mut hop = self.hop(e, Stage::Rx);
         hop.dev = self.own_dev(e, d);
+        hop.frame = self.frame(e, d);
         let master = self.master(e.netns, e.ifindex);
         hop.master = master.map(|(_, name, _)| name.to_owned());
         if e.pkt_type == PACKET_OTHERHOST && master.is_none() {
@@ -234,13 +243,14 @@ impl<'a> Walk<'a> {
         self.has_bridge_prerouting &= goes_up;
         self.port = match (master, &hop.dev) {
             (Some((master, _, true)), Some(dev)) => {
-                Some(Port { netns: e.netns, dev: dev.clone(), master })
+                Some(Port { netns: e.netns, dev: dev.clone(), master, frame: hop.frame })
             }
             _ => None,
         };
         // br_netfilter routes a translated packet before it goes up: that decision stands.
         self.routed = self.routed.filter(|_| self.has_bridge_prerouting);
         self.place = Place::Moving;
+        self.is_flooded = false;
         self.hops.push(hop);
     }
 
@@ -250,6 +260,8 @@ impl<'a> Walk<'a> {
         self.cross_bridge(e, d);
         let mut hop = self.hop(e, Stage::Queue);
         hop.dev = self.own_dev(e, d);
+        hop.frame = self.frame(e, d);
+        self.answered(e, hop.frame);
         hop.master = self.master(e.netns, e.ifindex).map(|(_, name, _)| name.to_owned());
         self.has_bridge_prerouting = false;
         self.place = Place::Moving;
@@ -268,6 +280,8 @@ impl<'a> Walk<'a> {
             dev: Some(port.dev),
             out_dev: self.own_dev(e, d),
             master: Some(name.to_owned()),
+            frame: port.frame,
+            is_flooded: self.is_flooded,
             ..self.hop(e, Stage::Bridge)
         };
         self.hops.push(bridge);
@@ -333,11 +347,20 @@ impl<'a> Walk<'a> {
         if self.has_left(e.netns, d.ifindex) {
             return;
         }
+        // A new entry of a device that never asks.
+        let never_asks = |d: &crate::net::Device| d.is_noarp || d.kind == DeviceKind::Loopback;
+        if d.nud_state == 0 && self.state.device(e.netns, d.ifindex).is_some_and(never_asks) {
+            return;
+        }
         self.close_traversal();
+        // The event brings no packet: the family is that of what is under way.
+        let tuple = if self.is_encap { self.outer } else { self.tuple };
+        let is_v6 = tuple.map_or(e.protocol == 0x86dd, |t| t.dst.is_ipv6());
         let neigh = Neigh {
-            key: address(&d.key, e.protocol == 0x86dd),
+            key: address(&d.key, is_v6),
             nud_state: d.nud_state,
             is_waiting: d.waiting != 0,
+            outcome: None,
         };
         if let Some(last) = self.hops.last_mut()
             && last.neigh.is_some_and(|n| n.key == neigh.key)
@@ -351,6 +374,53 @@ impl<'a> Walk<'a> {
             ..self.hop(e, Stage::Neigh)
         };
         self.hops.push(hop);
+    }
+
+    /// The packet goes on by the device for which it asked for its neighbour. Its classifiers run
+    /// before it is handed to the queue.
+    fn answered(&mut self, e: &Event, frame: Option<Frame>) {
+        let is_classifier = |h: &&Hop| h.stage == Stage::TcEgress;
+        let at = self.hops.len() - self.hops.iter().rev().take_while(is_classifier).count();
+        let Some(at) = at.checked_sub(1) else { return };
+        let is_last = at + 1 == self.hops.len();
+        let hop = &mut self.hops[at];
+        let is_here =
+            hop.netns == e.netns && hop.dev.as_ref().is_some_and(|dev| dev.ifindex == e.ifindex);
+        let Some(neigh) = hop.neigh.as_mut().filter(|n| n.is_waiting && is_here) else { return };
+        let mac = frame.map(|f| f.dst);
+        if neigh.nud_state == 0 && mac.is_some_and(|mac| mac[0] & 1 != 0) && is_last {
+            // A group: its address is made up from the packet's, nobody was asked.
+            self.hops.pop();
+            return;
+        }
+        let after_ns = e.ktime_ns.saturating_sub(hop.ktime_ns);
+        neigh.outcome = Some(Outcome::Answered { mac, after_ns });
+    }
+
+    /// The kernel gave up asking for the neighbour, and drops what waits for it.
+    pub(super) fn unanswered(&mut self, e: &Event, reason: &str, function: Option<&str>) {
+        // Less is a packet that met an entry which had failed before.
+        const ASKED_NS: u64 = 100_000_000;
+        let by = ["neigh_invalidate", "arp_error_report", "ndisc_error_report"];
+        let is_failure = reason == "NEIGH_FAILED" || function.is_some_and(|f| by.contains(&f));
+        // The error about it is sent before it is freed.
+        let last = self.hops.iter_mut().rev().find(|h| h.stage != Stage::IcmpError);
+        let Some(last) = last.filter(|_| is_failure) else { return };
+        let after_ns = e.ktime_ns.saturating_sub(last.ktime_ns);
+        if let Some(neigh) = last.neigh.as_mut().filter(|_| after_ns >= ASKED_NS) {
+            neigh.outcome = Some(Outcome::Silent { after_ns });
+        }
+    }
+
+    /// The addresses of the frame, on devices that have some.
+    fn frame(&self, e: &Event, d: &DeviceDetail) -> Option<Frame> {
+        let has_macs = self.state.device(e.netns, e.ifindex).is_some_and(|d| d.mac.is_some());
+        let mut bytes = [0; 12];
+        for (to, word) in bytes.chunks_exact_mut(4).zip(d.macs) {
+            to.copy_from_slice(&word.to_ne_bytes());
+        }
+        let [dst @ .., a, b, c, d, e, f] = bytes;
+        (has_macs && bytes != [0; 12]).then_some(Frame { src: [a, b, c, d, e, f], dst })
     }
 
     /// The packet was sent by this device, and has not been routed in this namespace since.
@@ -399,6 +469,13 @@ pub(super) fn source(probe: Probe) -> Sources {
         | Probe::TcEgressFirst
         | Probe::TcEgressLast => Sources::TC,
         Probe::CgSocket => Sources::CG,
+        Probe::HookEnter
+        | Probe::HookExit
+        | Probe::HookStep
+        | Probe::Origin
+        | Probe::Output
+        | Probe::Flood
+        | Probe::IcmpGlue => Sources::FN,
         Probe::Rx
         | Probe::Queue
         | Probe::Xmit

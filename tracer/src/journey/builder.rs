@@ -7,13 +7,17 @@ use std::{
     collections::{BinaryHeap, HashMap},
 };
 
-use tracer_common::{Probe, event::NfDetail};
+use tracer_common::{
+    Detail, Probe,
+    event::{NfDetail, OriginDetail, origin},
+};
 
 use super::{
-    Hook, Journey, Lineage, Names, Parent,
+    Fate, Hook, Journey, Lineage, Names, Parent, UnNat,
     assemble::{Ending, Walk, leaves_node},
+    conntracked::Conntracked,
     fate::holds,
-    lineage, path,
+    forwarding, lineage, path, prefix,
     recent::Recent,
 };
 use crate::{
@@ -66,6 +70,7 @@ pub struct Builder {
     options: Options,
     open: HashMap<u64, Open>,
     recent: Recent,
+    conntracked: Conntracked,
     /// Journeys that are over.
     ready: Vec<u64>,
     /// When to look at a journey again. One entry for each open journey; it is not moved when an
@@ -83,6 +88,7 @@ impl Builder {
             options,
             open: HashMap::new(),
             recent: Recent::default(),
+            conntracked: Conntracked::default(),
             ready: Vec::new(),
             deadlines: BinaryHeap::new(),
             spare: Vec::new(),
@@ -98,6 +104,7 @@ impl Builder {
     /// Takes in an event. Events of one journey may come out of order.
     pub fn push(&mut self, event: Event) {
         let id = event.journey;
+        self.conntracked.note(&event);
         if self.recent.trace(id).is_some_and(|t| !t.is_open) {
             // Handed out already: a datagram that its application reads late.
             return;
@@ -127,6 +134,10 @@ impl Builder {
             self.recent.begin(&event, headers, is_clone);
         } else if event.probe != Probe::Reused {
             self.recent.update(&event, headers);
+        }
+        if let Detail::Origin(OriginDetail { parent, kind, .. }) = event.detail {
+            let kind = if kind == origin::CLONE { Lineage::Clone } else { Lineage::Copy };
+            open.parent = Some(Parent { id: parent, kind });
         }
         open.add(event, self.options.max_events);
         if open.is_whole() {
@@ -180,12 +191,36 @@ impl Builder {
             open.parent = self.late_parent(&open.events);
         }
         self.recent.end(id);
-        let journey = build(&open, state, names);
+        let mut journey = build(&open, state, names, &self.conntracked);
+        if let Some(journey) = &mut journey {
+            journey.un_nat = self.un_nat(journey);
+        }
         if self.spare.len() < 256 {
             open.events.clear();
             self.spare.push(open.events);
         }
         journey
+    }
+
+    /// Whether an answer was translated back. It goes wrong where answers take another way than
+    /// the questions, past the node that translated.
+    fn un_nat(&self, answer: &Journey) -> Option<UnNat> {
+        let parent = answer.parent.filter(|p| p.kind == Lineage::Reply)?;
+        let question = self.recent.trace(parent.id)?;
+        // The key leaves out what echo requests have no ports for; it is what answers were found by.
+        if question.key == question.first.key() {
+            return None;
+        }
+        let expected = question.first.tuple.reversed();
+        let is_home = answer.hops.last().is_some_and(|hop| hop.netns == question.netns);
+        let seen = if answer.last_tuple == Some(expected) {
+            Some(true)
+        } else if is_home || matches!(answer.fate, Fate::Delivered | Fate::LeftNode) {
+            Some(false)
+        } else {
+            None
+        };
+        Some(UnNat { expected, seen })
     }
 
     /// Looks for the parent once more: its own events may have come late.
@@ -242,7 +277,7 @@ impl Open {
             return true;
         }
         match (last.probe, &last.detail) {
-            (Probe::NfLast, tracer_common::Detail::Nf(NfDetail { hook, .. })) => {
+            (Probe::NfLast | Probe::HookExit, Detail::Nf(NfDetail { hook, .. })) => {
                 Hook::from_wire(*hook) == Some(Hook::Input) && !last.is_encap()
             }
             (Probe::Xmit, _) => leaves_node(state, last),
@@ -258,7 +293,12 @@ impl Open {
 }
 
 /// A journey from its events, which are in order.
-fn build(open: &Open, state: &NetworkState, names: &dyn Names) -> Option<Journey> {
+fn build(
+    open: &Open,
+    state: &NetworkState,
+    names: &dyn Names,
+    conntracked: &Conntracked,
+) -> Option<Journey> {
     let (head, tail) = (open.events.first()?, open.events.last()?);
     // The late end of a journey that is long over, and forgotten.
     let is_epilogue = |e: &Event| {
@@ -268,7 +308,7 @@ fn build(open: &Open, state: &NetworkState, names: &dyn Names) -> Option<Journey
         return None;
     }
     let is_reply = open.parent.is_some_and(|p| p.kind == Lineage::Reply);
-    let mut walk = Walk::new(state, names, is_reply);
+    let mut walk = Walk::new(state, names, conntracked, is_reply);
     walk.follow(&open.events);
     let ending = if open.end.is_some() { Ending::Seen } else { Ending::Unseen };
     let (fate, dropped) = walk.end(ending);
@@ -294,8 +334,12 @@ fn build(open: &Open, state: &NetworkState, names: &dyn Names) -> Option<Journey
         gaps: walk.gaps,
         nat: walk.nat,
         hops: walk.hops,
+        un_nat: None,
         path: String::new(),
     };
+    let first = journey.first.map(|headers| headers.tuple);
+    prefix::name_routes(&mut journey.hops, first, state);
+    forwarding::decide(&mut journey.hops, state, false);
     journey.path = path::path(&journey, state);
     Some(journey)
 }

@@ -9,13 +9,15 @@ use super::{
     assemble::{Ending, Place, Walk},
 };
 use crate::{
-    event::{Event, L4, Proto, Tuple},
+    event::{Event, Headers, L4, Proto, Tcp, Tuple},
     net::{Inum, NetworkState},
 };
 
 /// What the kernel writes when it gives no reason.
 const NOT_SPECIFIED: &str = "NOT_SPECIFIED";
 const NETFILTER_DROP: &str = "NETFILTER_DROP";
+/// Came with the reasons of `icmpv6_rcv` (6.3).
+const NDISC_REASON: &str = "IPV6_NDISC_FRAG";
 
 impl Walk<'_> {
     pub(super) fn kfree(&mut self, e: &Event, d: &FreeDetail) {
@@ -71,7 +73,9 @@ impl Walk<'_> {
     fn is_at_destination(&self) -> bool {
         // The look at the routes that says so may have been seen, too.
         let is_routing = |h: &&Hop| h.route.as_ref().is_some_and(|r| r.kind.is_success());
-        let last = self.hops.iter().rev().find(|h| !is_routing(h));
+        // Classifiers run right behind the reception.
+        let is_behind = |h: &&Hop| is_routing(h) || h.stage == Stage::TcIngress;
+        let last = self.hops.iter().rev().find(|h| !is_behind(h));
         let Some(last) = last.filter(|h| h.stage == Stage::Rx) else { return false };
         let is_ip = |t: &Tuple| t.proto != Proto::Arp;
         self.port.is_none()
@@ -80,6 +84,7 @@ impl Walk<'_> {
     }
 
     fn drop_packet(&mut self, e: &Event, reason: String, function: Option<String>) {
+        self.unanswered(e, &reason, function.as_deref());
         let is_by_netfilter = reason == NETFILTER_DROP;
         let is_maybe_hook = is_by_netfilter
             || (reason == NOT_SPECIFIED
@@ -153,8 +158,23 @@ impl Walk<'_> {
             || self.open_hook() == Some(Hook::Input)
             || self.is_at_destination();
         // A raw socket (ping as root) took a clone of the echo reply; no ping socket wanted it.
-        if reason == "NO_SOCKET" && function == "ping_rcv" && e.is_cloned() {
+        // Before 6.3 its caller frees it, before 5.17 without a reason.
+        let is_echo_reply = self.is_reply && self.tuple.is_some_and(|t| t.proto.is_icmp());
+        let is_unwanted = match function {
+            "ping_rcv" => reason == "NO_SOCKET",
+            "icmp_rcv" | "icmpv6_rcv" => {
+                is_local && is_echo_reply && (is_unspecified || reason == "NO_SOCKET")
+            }
+            _ => false,
+        };
+        if is_unwanted && e.is_cloned() {
             return Some((Fate::Delivered, "a raw socket took its own copy"));
+        }
+        // Before 6.3 all messages end so, those that were answered and those that were refused.
+        // Many go to a group, which is no address of the namespace.
+        if is_unspecified && function == "icmpv6_rcv" && !self.names.gives(NDISC_REASON) {
+            let fate = if is_local { Fate::Delivered } else { Fate::Consumed };
+            return Some((fate, "ICMPv6 is done with it"));
         }
         // Fragments and segments hang on the packet that they were joined to, and go with it.
         if is_unspecified && function == "skb_release_data" {
@@ -164,8 +184,13 @@ impl Walk<'_> {
         if is_local && (reason == "QUEUE_PURGE" || (is_unspecified && is_purge(function))) {
             return Some((Fate::Delivered, "its socket was closed before reading it"));
         }
-        // Late ACK or FIN for a connection that is already gone.
-        if is_local && is_unspecified && matches!(function, "tcp_v4_rcv" | "tcp_v6_rcv") {
+        // Late ACK or FIN for a connection that is already gone. A SYN is not late: before 5.17 its
+        // drop for want of a listener has no reason either.
+        if is_local
+            && is_unspecified
+            && !self.is_syn
+            && matches!(function, "tcp_v4_rcv" | "tcp_v6_rcv")
+        {
             return Some((Fate::Delivered, "late segment of a closed connection"));
         }
         // An ICMP error without a socket that waits for it has still done its work (path MTU,
@@ -261,6 +286,11 @@ fn is_purge(function: &str) -> bool {
             | "skb_queue_purge_reason"
             | "skb_rbtree_purge"
     )
+}
+
+/// The packet is TCP's request for a connection.
+pub(super) fn is_syn(headers: &Headers) -> bool {
+    matches!(headers.l4, L4::Tcp(tcp) if tcp.flags & (Tcp::SYN | Tcp::ACK) == Tcp::SYN)
 }
 
 /// The packet is an answer by its own header (an echo reply, a SYN-ACK, an ARP reply).

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use crate::{
-    event::{CtInfo, Tuple},
-    net::Inum,
+    event::{Connection, CtInfo, Tuple},
+    net::{Inum, state::Mac},
 };
 
 /// One step of a packet.
@@ -30,18 +30,36 @@ pub struct Hop {
     pub hook: Option<Hook>,
     /// What the hook decided.
     pub verdict: Option<Verdict>,
+    /// The table that decided, or the only one that ran; where function probes show it.
+    pub table: Option<String>,
+    /// Its chain.
+    pub chain: Option<String>,
+    /// How many tables ran at the hook.
+    pub(super) tables: u8,
+    /// What ran at the hook, in order: tables, conntrack's look and confirmation.
+    pub steps: Vec<String>,
     /// The rule that decided, where it is known.
     pub rule: Option<Rule>,
+    /// All rules that it met at this hook, in order, where they are known.
+    pub rules: Vec<Rule>,
     /// Routing decision.
     pub route: Option<Route>,
     /// Neighbour that the packet met.
     pub neigh: Option<Neigh>,
+    /// Addresses of the frame, where it has any.
+    pub frame: Option<Frame>,
+    /// What a forwarding database decided.
+    pub fdb: Option<Fdb>,
+    /// The bridge was seen sending it out by every port.
+    pub(super) is_flooded: bool,
     /// Tunnel that it enters or leaves.
     pub tunnel: Option<Tunnel>,
     /// Type and code of the ICMP error sent because of it.
     pub icmp: Option<(u8, u8)>,
     /// Conntrack's view.
     pub ct: Option<CtInfo>,
+    /// What it keeps of the connection.
+    pub connection: Option<Connection>,
     /// The tuple, when this hop changed it (or it is the outer one from here on).
     pub tuple: Option<Tuple>,
     /// It travels inside a tunnel here.
@@ -56,6 +74,46 @@ pub struct Hop {
     pub note: Option<String>,
     /// Which probe families saw it.
     pub sources: Sources,
+}
+
+impl Hop {
+    /// A step of which nothing is known but its kind.
+    pub(super) fn at(stage: Stage) -> Self {
+        Self {
+            ktime_ns: 0,
+            stage,
+            netns: 0,
+            netns_name: String::new(),
+            dev: None,
+            out_dev: None,
+            master: None,
+            layer: None,
+            hook: None,
+            verdict: None,
+            table: None,
+            chain: None,
+            tables: 0,
+            steps: Vec::new(),
+            rule: None,
+            rules: Vec::new(),
+            route: None,
+            neigh: None,
+            frame: None,
+            fdb: None,
+            is_flooded: false,
+            tunnel: None,
+            icmp: None,
+            ct: None,
+            connection: None,
+            tuple: None,
+            is_encap: false,
+            len: 0,
+            mark: 0,
+            freed: None,
+            note: None,
+            sources: Sources::default(),
+        }
+    }
 }
 
 /// Kind of a step.
@@ -224,10 +282,39 @@ pub struct Rule {
     pub chain: String,
     /// nftables handle.
     pub handle: Option<u64>,
-    /// The rule as its own tool prints it.
+    /// The rule as its own tool prints it; `policy accept` for the end of a hooked chain.
     pub text: String,
     /// Its comment.
     pub comment: Option<String>,
+    /// The chains jumped through to get there, outermost first, without `chain`.
+    pub via: Vec<String>,
+    /// What it decided: `accept`, `drop`, `continue`, `return`, `queue` or `jump CHAIN`.
+    pub verdict: String,
+    /// How it is known.
+    pub basis: Basis,
+}
+
+/// How a rule is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Basis {
+    /// The kernel said that the packet met it.
+    Seen,
+    /// The rules as configured leave no other.
+    Computed,
+    /// One of several that the rules as configured allow.
+    Candidate,
+}
+
+impl Basis {
+    /// As reports spell it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Seen => "seen",
+            Self::Computed => "computed",
+            Self::Candidate => "candidate",
+        }
+    }
 }
 
 /// Routing decision.
@@ -292,6 +379,63 @@ pub struct Neigh {
     pub nud_state: u8,
     /// The packet waits for the answer.
     pub is_waiting: bool,
+    /// What came of the question, once that was seen.
+    pub outcome: Option<Outcome>,
+}
+
+/// What came of asking for a neighbour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The packet went on, to the address that the answer gave.
+    Answered {
+        /// Where it has one.
+        mac: Option<Mac>,
+        /// How long the packet waited.
+        after_ns: u64,
+    },
+    /// The kernel gave up.
+    Silent {
+        /// How long the packet waited.
+        after_ns: u64,
+    },
+}
+
+/// Addresses of an Ethernet frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// Source.
+    pub src: Mac,
+    /// Destination.
+    pub dst: Mac,
+}
+
+/// What a forwarding database said of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fdb {
+    /// Address that was looked up.
+    pub mac: Mac,
+    /// What followed; `None` while that is not known.
+    pub way: Option<FdbWay>,
+    /// Where the entry is from: `learned`, `static`, `permanent`, or `default` for the tunnel's
+    /// entry for all others.
+    pub entry: Option<&'static str>,
+}
+
+/// Where a forwarding database sends a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FdbWay {
+    /// The port that the frame left by.
+    Port,
+    /// Every port: the address is everybody's.
+    Broadcast,
+    /// The ports of a group, or every port.
+    Multicast,
+    /// Every port: the address is not known.
+    Unknown,
+    /// The other end of a tunnel.
+    Remote(IpAddr),
+    /// Nowhere.
+    NoEntry,
 }
 
 impl Neigh {
@@ -347,6 +491,8 @@ impl Sources {
     pub const TC: Self = Self(4);
     /// cgroup programs.
     pub const CG: Self = Self(8);
+    /// Kernel functions.
+    pub const FN: Self = Self(16);
 
     /// Adds those of `other`.
     pub fn add(&mut self, other: Self) {
@@ -355,9 +501,13 @@ impl Sources {
 
     /// As reports spell them.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
-        [(Self::TP, "tp"), (Self::NF, "nf"), (Self::TC, "tc"), (Self::CG, "cg")]
-            .into_iter()
-            .filter(move |(set, _)| self.0 & set.0 != 0)
-            .map(|(_, name)| name)
+        let all = [
+            (Self::TP, "tp"),
+            (Self::NF, "nf"),
+            (Self::FN, "fn"),
+            (Self::TC, "tc"),
+            (Self::CG, "cg"),
+        ];
+        all.into_iter().filter(move |(set, _)| self.0 & set.0 != 0).map(|(_, name)| name)
     }
 }

@@ -36,8 +36,19 @@ pub struct Journey {
     pub nat: Vec<Nat>,
     /// What happened, in order.
     pub hops: Vec<Hop>,
+    /// Of an answer to a translated packet: whether the translation was undone.
+    pub un_nat: Option<UnNat>,
     /// The hops in one line.
     pub path: String,
+}
+
+/// What an answer has to become for whoever asked to know it as one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnNat {
+    /// The reverse of the question as it was first seen.
+    pub expected: Tuple,
+    /// It did, or went where it should have by then; `None` when it did not get that far.
+    pub seen: Option<bool>,
 }
 
 /// What became of a packet.

@@ -36,7 +36,8 @@ impl Walk<'_> {
         };
         let (source, destination) = difference(&was, &now, is_reply);
         // With both changed between two looks, the destination was translated first: PREROUTING
-        // and OUTPUT come before POSTROUTING and INPUT.
+        // and OUTPUT come before POSTROUTING and INPUT. IPVS translates at INPUT, and back at
+        // FORWARD.
         let middle = if source && destination {
             let dport = if now.proto.has_ports() { now.dport } else { was.dport };
             Tuple { dst: now.dst, dport, ..was }
@@ -44,12 +45,12 @@ impl Walk<'_> {
             now
         };
         if destination {
-            let hop = self.place_of(e, [Hook::Prerouting, Hook::Output]);
+            let hop = self.place_of(e, [Hook::Prerouting, Hook::Output, Hook::Input]);
             let kind = self.destination_kind(hop, is_reply, now.dst);
             self.record(Nat { hop, kind, before: was, after: middle });
         }
         if source {
-            let hop = self.place_of(e, [Hook::Postrouting, Hook::Input]);
+            let hop = self.place_of(e, [Hook::Postrouting, Hook::Input, Hook::Forward]);
             let kind = self.source_kind(hop, is_reply, now.src);
             let before = if destination { middle } else { was };
             self.record(Nat { hop, kind, before, after: now });
@@ -65,10 +66,11 @@ impl Walk<'_> {
 
     /// The hop that made the change: a hook that may make it and that the packet was in since
     /// the last look, else the hop of this look.
-    fn place_of(&self, e: &Event, hooks: [Hook; 2]) -> usize {
+    fn place_of(&self, e: &Event, hooks: [Hook; 3]) -> usize {
         let last = self.hops.len() - 1;
         // The first function of a hook sees what came before the hook.
-        let end = if e.probe == Probe::NfFirst { last } else { last + 1 };
+        let end =
+            if matches!(e.probe, Probe::NfFirst | Probe::HookEnter) { last } else { last + 1 };
         let start = self.observed_at.min(end);
         let may = |at: &usize| {
             self.hops.get(*at).and_then(|h| h.hook).is_some_and(|hook| hooks.contains(&hook))

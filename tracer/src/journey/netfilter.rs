@@ -1,12 +1,21 @@
 //! Netfilter hooks: the first and the last function of a traversal make one hop.
 
-use tracer_common::event::NfDetail;
+use tracer_common::{
+    Probe,
+    event::{NfDetail, StepDetail, step},
+};
 
 use super::{
-    Hook, Hop, Layer, Sources, Stage, Verdict,
-    assemble::{Place, Walk},
+    Hook, Hop, Layer, Stage, Verdict,
+    assemble::{Place, Walk, source},
 };
-use crate::{event::Event, net::Inum};
+use crate::{
+    event::{CtInfo, Event},
+    net::Inum,
+};
+
+const NF_DROP: u8 = 0;
+const NF_ACCEPT: u8 = 1;
 
 /// A hook whose first function has run and whose last one has not been seen yet.
 pub(super) struct Traversal {
@@ -19,8 +28,43 @@ pub(super) struct Traversal {
     is_shadow: bool,
 }
 
+impl Traversal {
+    /// The event is about this one.
+    fn is(&self, e: &Event, d: &NfDetail) -> bool {
+        Some(self.hook) == Hook::from_wire(d.hook) && (self.netns, self.pf) == (e.netns, d.pf)
+    }
+}
+
+/// A name as the kernel side copied it, marked where it was cut off.
+fn name(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
+    let text = String::from_utf8_lossy(&bytes[..end]);
+    // The kernel ends what it cuts off, too: a name that fills the place may be longer.
+    if end + 1 >= bytes.len() { format!("{text}…") } else { text.into_owned() }
+}
+
+/// That conntrack looked, and what it found where the hop does not say so itself.
+fn conntrack(e: &Event, d: &StepDetail) -> &'static str {
+    match e.ct {
+        _ if d.verdict != NF_ACCEPT => "conntrack refuses",
+        // An answer to no packet that it has seen, or a header that cannot be right.
+        None => "conntrack invalid",
+        Some(CtInfo::Untracked) => "untracked",
+        Some(_) => "conntrack",
+    }
+}
+
 impl Walk<'_> {
     pub(super) fn nf_first(&mut self, e: &Event, d: &NfDetail) {
+        // The hook was seen being entered already: its first function is part of that.
+        if e.probe == Probe::NfFirst
+            && let Some(open) = self.traversal.as_ref().filter(|t| t.is(e, d))
+            && let Some(hop) = self.hops.get_mut(open.hop)
+        {
+            hop.sources.add(source(e.probe));
+            return;
+        }
+        self.divert(e, d);
         self.close_traversal();
         let Some(hop) = self.nf_hop(e, d) else { return };
         let Some(hook) = hop.hook else { return };
@@ -34,30 +78,93 @@ impl Walk<'_> {
         self.hops.push(hop);
     }
 
+    /// What is sent on out of `INPUT`, IPVS took there: it is the only one that does
+    /// (`ip_vs_in_hook`, `ip_vs_nat_xmit`).
+    fn divert(&mut self, e: &Event, d: &NfDetail) {
+        let is_sent = matches!(Hook::from_wire(d.hook), Some(Hook::Output | Hook::Postrouting));
+        let open = self.traversal.as_ref().filter(|t| t.hook == Hook::Input && t.netns == e.netns);
+        if let Some(hop) = open.filter(|_| is_sent).and_then(|t| self.hops.get_mut(t.hop)) {
+            hop.steps.push("IPVS".to_owned());
+            self.decide(Verdict::Stolen);
+        }
+    }
+
     pub(super) fn nf_last(&mut self, e: &Event, d: &NfDetail) {
         let hook = Hook::from_wire(d.hook);
-        let is_open = self
-            .traversal
-            .as_ref()
-            .is_some_and(|t| Some(t.hook) == hook && t.netns == e.netns && t.pf == d.pf);
+        let ct = e.ct.or_else(|| self.conntracked.is_invalid(e, d).then_some(CtInfo::Invalid));
+        let is_open = self.traversal.as_ref().is_some_and(|t| t.is(e, d));
         if is_open && let Some(open) = self.traversal.take() {
             if let Some(hop) = self.hops.get_mut(open.hop) {
-                hop.sources.add(Sources::NF);
+                hop.sources.add(source(e.probe));
                 hop.verdict = Some(Verdict::Accept);
-                hop.ct = e.ct.or(hop.ct);
+                hop.ct = ct.or(hop.ct);
+                hop.connection = e.connection.or(hop.connection);
                 hop.mark = e.mark;
             }
             self.passed(open.hook);
             return;
         }
+        // Its last function was seen already; now the hook has returned. A function of OUTPUT that
+        // translated has the packet routed again in between.
+        let mut hops = self.hops.iter_mut().rev();
+        if e.probe == Probe::HookExit
+            && let Some(hop) = hops.find(|hop| hop.stage != Stage::Route)
+            && (hop.stage, hop.hook, hop.netns) == (Stage::Netfilter, hook, e.netns)
+        {
+            hop.sources.add(source(e.probe));
+            return;
+        }
+        self.divert(e, d);
         self.close_traversal();
         let Some(hop) = self.nf_hop(e, d) else { return };
         if hop.layer.is_some() && hook == Some(Hook::Prerouting) {
             self.has_bridge_prerouting = true;
         }
-        self.hops.push(Hop { verdict: Some(Verdict::Accept), ..hop });
+        self.hops.push(Hop { verdict: Some(Verdict::Accept), ct, ..hop });
         if let Some(hook) = hook {
             self.passed(hook);
+        }
+    }
+
+    /// A function of the hook has returned.
+    pub(super) fn nf_step(&mut self, e: &Event, d: &StepDetail) {
+        let at = self.traversal.as_ref().map_or(self.hops.len().wrapping_sub(1), |t| t.hop);
+        let Some(hop) = self.hops.get_mut(at) else { return };
+        if hop.stage != Stage::Netfilter || hop.netns != e.netns {
+            return;
+        }
+        hop.sources.add(source(e.probe));
+        let (table, chain) = (name(&d.table), name(&d.chain));
+        let mut tables = hop.tables;
+        // Where the chain is called like its hook, saying so twice tells nothing.
+        let is_hooks_own = hop.hook.is_some_and(|hook| chain == hook.title());
+        let label = match d.kind {
+            step::CONNTRACK => conntrack(e, d).to_owned(),
+            step::CONFIRM if d.verdict == NF_ACCEPT => "confirmed".to_owned(),
+            step::CONFIRM => "conntrack clash".to_owned(),
+            _ if table.is_empty() => "a table".to_owned(),
+            _ if chain.is_empty() || is_hooks_own => table.clone(),
+            _ => format!("{table}/{chain}"),
+        };
+        if !matches!(d.kind, step::CONNTRACK | step::CONFIRM) && !table.is_empty() {
+            // The one that decides; one that accepts only as long as no other has run.
+            tables = tables.saturating_add(1);
+            if d.verdict != NF_ACCEPT || tables == 1 {
+                hop.table = Some(table);
+                // A table of iptables starts with the chain that is called like the hook.
+                let own = || hop.hook.map(|hook| hook.title().to_owned());
+                hop.chain = if chain.is_empty() { own() } else { Some(chain) };
+            } else {
+                hop.table = None;
+                hop.chain = None;
+            }
+        }
+        hop.tables = tables;
+        hop.steps.push(label);
+        hop.ct = e.ct.or(hop.ct);
+        hop.connection = e.connection.or(hop.connection);
+        if d.verdict == NF_DROP {
+            hop.verdict = Some(Verdict::Drop);
         }
     }
 
@@ -158,6 +265,12 @@ impl Walk<'_> {
             })
         };
         if hop.layer.is_none() && is_own() { Hook::Input } else { Hook::Forward }
+    }
+
+    /// What is known where the packet is handed to its neighbour: a route, if none was seen.
+    pub(super) fn output(&mut self, e: &Event, d: &NfDetail) {
+        self.close_traversal();
+        self.route_for_hook(e, d, Hook::Postrouting);
     }
 
     /// The packet came into this namespace from a device.

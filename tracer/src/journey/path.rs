@@ -11,7 +11,7 @@ use crate::net::{DeviceKind, Inum, NetworkState};
 const ARROW: &str = " → ";
 
 /// Writes the path of a journey whose other members are complete.
-pub(super) fn path(journey: &Journey, state: &NetworkState) -> String {
+pub(crate) fn path(journey: &Journey, state: &NetworkState) -> String {
     let mut line = Line {
         state,
         text: String::with_capacity(128),

@@ -2,7 +2,10 @@
 
 use std::io;
 
-use super::{Renderer, Style};
+use serde::Serialize;
+use serde_json::ser::{Formatter, Serializer};
+
+use super::{Renderer, Style, text::is_unsafe};
 use crate::report;
 
 pub(super) struct Json;
@@ -15,12 +18,52 @@ impl Json {
 
 impl Renderer for Json {
     fn journey(&mut self, journey: &report::Journey, out: &mut dyn io::Write) -> io::Result<()> {
-        serde_json::to_writer(&mut *out, journey)?;
-        out.write_all(b"\n")
+        line(journey, out)
     }
 
     fn summary(&mut self, summary: &report::Summary, out: &mut dyn io::Write) -> io::Result<()> {
-        serde_json::to_writer(&mut *out, summary)?;
-        out.write_all(b"\n")
+        line(summary, out)
+    }
+}
+
+fn line(value: &impl Serialize, out: &mut dyn io::Write) -> io::Result<()> {
+    value.serialize(&mut Serializer::with_formatter(&mut *out, Plain))?;
+    out.write_all(b"\n")
+}
+
+/// Compact, with everything escaped that JSON lets stand but a terminal would obey.
+struct Plain;
+
+impl Formatter for Plain {
+    fn write_string_fragment<W>(&mut self, out: &mut W, text: &str) -> io::Result<()>
+    where
+        W: ?Sized + io::Write,
+    {
+        let mut rest = text;
+        while let Some(at) = rest.find(is_unsafe) {
+            let (before, tail) = rest.split_at(at);
+            out.write_all(before.as_bytes())?;
+            let mut chars = tail.chars();
+            // All of them have one UTF-16 unit.
+            let code = chars.next().map_or(0, u32::from);
+            write!(out, "\\u{code:04x}")?;
+            rest = chars.as_str();
+        }
+        out.write_all(rest.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strings_hold_nothing_that_a_terminal_obeys() {
+        let text = "a\u{9b}2J\x1b\x7f\u{202e}é";
+        let mut out = Vec::new();
+        line(&text, &mut out).unwrap();
+        let out = String::from_utf8(out).unwrap();
+        assert_eq!(out, "\"a\\u009b2J\\u001b\\u007f\\u202eé\"\n");
+        assert_eq!(serde_json::from_str::<String>(&out).unwrap(), text);
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! A new format is a file with an `impl Renderer`, its `mod` line and its row in `formats!`.
 
+pub mod diagnosis;
 mod json;
 mod line;
 mod meaning;
@@ -13,8 +14,11 @@ mod tree;
 
 use std::io;
 
-pub use meaning::meaning;
+pub use meaning::{meaning, meanings, reasons};
+pub(crate) use style::Role;
 pub use style::Style;
+pub use text::escape;
+pub(crate) use text::{endpoint, hanging, place};
 
 use crate::report;
 

@@ -1,7 +1,7 @@
 //! The rows of a timeline: what of a hop is shown, and in which words.
 
 use super::{meaning, style::Role, text};
-use crate::report::{Dev, Hop, Journey, Nat};
+use crate::report::{Dev, Endpoints, Fdb, Hop, Journey, Nat, Neigh};
 
 /// A queue shorter than this is not worth a word.
 const QUEUED_NS: u64 = 100_000;
@@ -13,6 +13,8 @@ pub(super) struct Row {
     /// Time, place, device, step, outcome.
     pub(super) cells: [String; COLUMNS],
     pub(super) detail: String,
+    /// A sentence to go under it, if any was asked for.
+    pub(super) explain: Option<String>,
     /// Of the whole row.
     pub(super) role: Role,
     /// Of the outcome, in a plain row.
@@ -54,7 +56,14 @@ fn gap_row(journey: &Journey, before: usize) -> Option<Row> {
     };
     let mut cells: [String; COLUMNS] = Default::default();
     "?".clone_into(&mut cells[0]);
-    Some(Row { cells, detail, role: Role::Warning, outcome: Role::Plain, detail_role: Role::Plain })
+    Some(Row {
+        cells,
+        detail,
+        explain: None,
+        role: Role::Warning,
+        outcome: Role::Plain,
+        detail_role: Role::Plain,
+    })
 }
 
 fn hop_row(journey: &Journey, hop: &Hop, sent: Option<&Hop>) -> Row {
@@ -67,6 +76,9 @@ fn hop_row(journey: &Journey, hop: &Hop, sent: Option<&Hop>) -> Row {
         role = Role::Change;
     }
     let is_tunnel = matches!(hop.stage.as_str(), "encap" | "decap");
+    let said = if is_drop { drop_detail(journey) } else { detail(journey, hop, sent, &nats) };
+    let is_last = sent.unwrap_or(hop).n + 1 == journey.hops.len();
+    let strange = if is_last { strangeness(journey) } else { None };
     Row {
         cells: [
             format!("+{}", text::duration(hop.t_ns)),
@@ -75,11 +87,20 @@ fn hop_row(journey: &Journey, hop: &Hop, sent: Option<&Hop>) -> Row {
             step(hop, sent),
             outcome,
         ],
-        detail: if is_drop { drop_detail(journey) } else { detail(journey, hop, sent, &nats) },
+        detail: [said, strange.unwrap_or_default()].join("  ").trim().to_owned(),
+        explain: sent.unwrap_or(hop).explain.clone(),
         role: if is_drop { Role::Bad } else { Role::Plain },
         outcome: role,
         detail_role: if is_tunnel || !nats.is_empty() { Role::Change } else { Role::Plain },
     }
+}
+
+/// That an answer was not translated back, and what it would have to be.
+fn strangeness(journey: &Journey) -> Option<String> {
+    let un_nat = journey.un_nat.as_ref().filter(|un_nat| un_nat.seen == Some(false))?;
+    let Endpoints { src, sport, dst, dport } = &un_nat.expected;
+    let (from, to) = (text::endpoint(src, *sport), text::endpoint(dst, *dport));
+    Some(format!("not translated back: expected as {from} → {to}"))
 }
 
 /// Input and output device; a bar marks what happens to the outer packet.
@@ -106,13 +127,7 @@ fn step(hop: &Hop, sent: Option<&Hop>) -> String {
 
 fn detail(journey: &Journey, hop: &Hop, sent: Option<&Hop>, nats: &[&Nat]) -> String {
     let mut parts: Vec<String> = nats.iter().map(|nat| nat_detail(nat)).collect();
-    if let (Some(table), Some(chain)) = (&hop.table, &hop.chain) {
-        parts.push(format!("{table}/{chain}"));
-    }
-    if let Some(rule) = &hop.rule {
-        let comment = rule.comment.as_ref().map(|c| format!(" \"{c}\""));
-        parts.push(format!("{}{}", rule.text, comment.unwrap_or_default()));
-    }
+    parts.extend(rule_detail(hop));
     if hop.stage == "rx" || hop.stage == "queue" {
         parts.extend(hop.master.as_ref().map(|master| format!("port of {master}")));
     }
@@ -121,18 +136,14 @@ fn detail(journey: &Journey, hop: &Hop, sent: Option<&Hop>, nats: &[&Nat]) -> St
     }
     parts.extend(hop.layer.as_ref().map(|layer| format!("on behalf of the {layer}")));
     parts.extend(route_detail(hop));
-    parts.extend(hop.neigh.as_ref().map(|n| {
-        let waits = if n.waiting { "waits for the answer of " } else { "" };
-        format!("{waits}{} ({})", n.address, n.state)
-    }));
+    parts.extend(hop.neigh.as_ref().map(neigh_detail));
     parts.extend(tunnel_detail(hop));
+    parts.extend(hop.fdb.as_ref().and_then(fdb_detail));
     parts.extend(hop.icmp_error.as_ref().map(|icmp| {
         let is_v6 = journey.flow.as_ref().is_some_and(|f| f.family == 6);
         format!("answered by ICMP {}", text::icmp_name(icmp.kind, icmp.code, is_v6))
     }));
-    if hop.stage == "netfilter" && hop.hook.as_deref() == Some("prerouting") {
-        parts.extend(hop.ct.as_ref().map(|ct| format!("conntrack {ct}")));
-    }
+    parts.extend(conntrack_detail(hop));
     if let Some(queued) = sent.map(|s| s.t_ns.saturating_sub(hop.t_ns)).filter(|t| *t >= QUEUED_NS)
     {
         parts.push(format!("queued for {}", text::duration(queued)));
@@ -143,6 +154,39 @@ fn detail(journey: &Journey, hop: &Hop, sent: Option<&Hop>, nats: &[&Nat]) -> St
     parts.extend(hop.note.clone());
     parts.join("  ")
 }
+
+/// State of the connection where it is looked up, with what rules have set on it; elsewhere only
+/// what is on its way out.
+fn conntrack_detail(hop: &Hop) -> Option<String> {
+    if hop.stage != "netfilter" {
+        return None;
+    }
+    let is_looked_up = matches!(hop.hook.as_deref(), Some("prerouting" | "output"));
+    let is_local = hop.hook.as_deref() == Some("output");
+    let entry = hop.conntrack.as_ref();
+    let is_dying = entry.is_some_and(|c| c.status.iter().any(|s| s == "dying"));
+    let is_marked = entry.is_some_and(|c| (c.zone, c.mark) != (0, 0));
+    // A packet of this node's own is nearly always of a connection that it has just made.
+    if !is_looked_up || (is_local && !is_marked && hop.ct.as_deref() != Some("invalid")) {
+        return is_dying.then(|| "conntrack entry is dying".to_owned());
+    }
+    let mut text = format!("conntrack {}", hop.ct.as_ref()?);
+    if let Some(entry) = entry {
+        if entry.zone != 0 {
+            text.push_str(&format!(" zone {}", entry.zone));
+        }
+        if entry.mark != 0 {
+            text.push_str(&format!(" mark {:#x}", entry.mark));
+        }
+        for status in entry.status.iter().filter(|s| !COMMON_STATUS.contains(&s.as_str())) {
+            text.push_str(&format!(" {status}"));
+        }
+    }
+    Some(text)
+}
+
+/// What every connection becomes, or what other words on the row say already.
+const COMMON_STATUS: [&str; 4] = ["seen-reply", "confirmed", "snat", "dnat"];
 
 /// What changed: `src 10.244.1.5 → 203.0.113.7`.
 fn nat_detail(nat: &Nat) -> String {
@@ -159,9 +203,54 @@ fn nat_detail(nat: &Nat) -> String {
     parts.join(" ")
 }
 
+/// The rule that decided: table and chains, the rule without what is said already, its comment or
+/// that of a rule that led there. Policies that accept say nothing.
+fn rule_detail(hop: &Hop) -> Option<String> {
+    let Some(rule) = &hop.rule else {
+        return hop.table.as_ref().zip(hop.chain.as_ref()).map(|(t, c)| format!("{t}/{c}"));
+    };
+    if rule.text == "policy accept" {
+        return None;
+    }
+    let mut chains = rule.via.clone();
+    chains.push(rule.chain.clone());
+    let text = match (rule.text.is_empty(), rule.handle) {
+        (true, Some(handle)) => format!("rule handle {handle}"),
+        _ => short_rule(&rule.text, &rule.chain),
+    };
+    // The rule nearest to the end of the path that says something.
+    let led = |(from, to): (&String, &String)| {
+        let jump = format!("jump {to}");
+        let rule = hop.rules.iter().find(|r| r.chain == *from && r.verdict == jump)?;
+        rule.comment.as_ref()
+    };
+    let steps = rule.via.iter().zip(chains.iter().skip(1));
+    let comment = rule.comment.as_ref().or_else(|| steps.rev().find_map(led));
+    let comment = comment.map(|c| format!("  \"{c}\"")).unwrap_or_default();
+    let doubt = if rule.basis == "candidate" { "perhaps " } else { "" };
+    Some(format!("{doubt}{}/{}: {text}{comment}", rule.table, chains.join(" → ")))
+}
+
+/// A rule without its chain and its comments (Calico writes two), which are shown beside it.
+fn short_rule(text: &str, chain: &str) -> String {
+    const COMMENT: &str = "-m comment --comment ";
+    let mut text = text.strip_prefix(&format!("-A {chain} ")).unwrap_or(text).to_owned();
+    while let Some((before, rest)) = text.split_once(COMMENT) {
+        let after = match rest.strip_prefix('"') {
+            Some(quoted) => quoted.split_once("\" ").map_or("", |(_, after)| after),
+            None => rest.split_once(' ').map_or("", |(_, after)| after),
+        };
+        text = format!("{before}{after}");
+    }
+    text
+}
+
 fn route_detail(hop: &Hop) -> Option<String> {
     let route = hop.route.as_ref()?;
-    let mut text = route.dst.clone().unwrap_or_default();
+    let mut text = match route.dst.as_deref() {
+        Some("0.0.0.0/0" | "::/0") => "default".to_owned(),
+        dst => dst.unwrap_or_default().to_owned(),
+    };
     match route.kind.as_str() {
         "unicast" => {}
         "none" => text.push_str(" no route"),
@@ -188,6 +277,35 @@ fn tunnel_detail(hop: &Hop) -> Option<String> {
     Some(format!("{}{vni}{ends}", tunnel.kind))
 }
 
+fn neigh_detail(neigh: &Neigh) -> String {
+    let Neigh { address, state, .. } = neigh;
+    let waited = text::duration(neigh.waited_ns.unwrap_or_default());
+    match (neigh.outcome.as_deref(), &neigh.mac) {
+        (Some("answered"), Some(mac)) => format!("{address} answers in {waited}: {mac}"),
+        (Some("answered"), None) => format!("{address} answers in {waited}"),
+        (Some(_), _) => format!("no answer from {address} in {waited} ({state})"),
+        (None, _) if neigh.waiting => format!("waits for the answer of {address} ({state})"),
+        (None, _) => format!("{address} ({state})"),
+    }
+}
+
+fn fdb_detail(fdb: &Fdb) -> Option<String> {
+    let mac = &fdb.mac;
+    let entry = fdb.entry.as_deref().unwrap_or_default();
+    Some(match fdb.decision.as_str() {
+        "unicast" => format!("{mac} is {entry} at {}", fdb.port.as_ref()?),
+        "broadcast" => "broadcast: to every port".to_owned(),
+        "multicast" => format!("multicast {mac}"),
+        "unknown" => format!("no entry for {mac}: flooded to every port"),
+        "remote" if entry == "default" => {
+            format!("no entry for {mac}: to the default, {}", fdb.remote.as_ref()?)
+        }
+        "remote" => format!("{mac} is {entry} at {}", fdb.remote.as_ref()?),
+        "none" => format!("no forwarding entry for {mac}"),
+        _ => return None,
+    })
+}
+
 /// `REASON in FUNCTION at HOOK: meaning`.
 fn drop_detail(journey: &Journey) -> String {
     let Some(drop) = &journey.drop else { return String::new() };
@@ -204,10 +322,28 @@ fn drop_detail(journey: &Journey) -> String {
         drop.function.as_deref() == Some("ip_error")
             && matches!(*kind, "blackhole" | "unreachable" | "prohibit")
     });
+    let fdb = journey.hops.get(drop.hop).and_then(|hop| hop.fdb.as_ref());
     if let Some(kind) = refusal {
         text.push_str(&format!(": the route is of type {kind}"));
+    } else if let Some(said) = fdb.and_then(fdb_detail) {
+        text.push_str(&format!(": {said}"));
     } else if let Some(meaning) = meaning(&drop.reason, drop.function.as_deref()) {
         text.push_str(&format!(": {meaning}"));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::short_rule;
+
+    #[test]
+    fn a_rule_is_shown_without_chain_and_comments() {
+        let calico = "-A cali-tw-cali12ab -m comment --comment \"cali:y1a2B3c4D5e6F7g8\" -m comment \
+                      --comment \"Drop if no policies passed packet\" -m mark --mark 0x0/0x20000 -j DROP";
+        assert_eq!(short_rule(calico, "cali-tw-cali12ab"), "-m mark --mark 0x0/0x20000 -j DROP");
+        let plain = "-A FORWARD -m comment --comment word -j ACCEPT";
+        assert_eq!(short_rule(plain, "FORWARD"), "-j ACCEPT");
+        assert_eq!(short_rule("-A X -j DROP", "X"), "-j DROP");
+    }
 }

@@ -13,7 +13,7 @@ pub struct Style {
 
 /// What a piece of text means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
+pub(crate) enum Role {
     Plain,
     /// The journey's heading.
     Heading,
@@ -31,7 +31,7 @@ pub(super) enum Role {
 
 impl Style {
     /// `text` without control characters, in the colour of its role.
-    pub(super) fn paint(&self, role: Role, text: &str) -> String {
+    pub(crate) fn paint(&self, role: Role, text: &str) -> String {
         let text = escape(text);
         let code = match role {
             Role::Plain => return text,

@@ -4,7 +4,8 @@ use crate::report::{Flow, Hop, Journey, Packet};
 
 /// Makes a name safe to print: control characters (and what turns text around or hides it) would
 /// let a device or container name write to the terminal.
-pub(super) fn escape(text: &str) -> String {
+#[must_use]
+pub fn escape(text: &str) -> String {
     if !text.chars().any(is_unsafe) {
         return text.to_owned();
     }
@@ -19,9 +20,34 @@ pub(super) fn escape(text: &str) -> String {
     safe
 }
 
-fn is_unsafe(c: char) -> bool {
+pub(super) fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+/// Broken at spaces to at most `width` columns; a longer word stays whole.
+pub(crate) fn fold(text: &str, width: Option<usize>) -> Vec<String> {
+    let Some(width) = width.filter(|w| *w > 20) else { return vec![text.to_owned()] };
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let needed = |line: &str| line.chars().count() + 1 + word.chars().count();
+        match lines.last_mut() {
+            Some(line) if line.is_empty() => line.push_str(word),
+            Some(line) if needed(line) <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
+/// A label and its text, which goes on under its own beginning where it does not fit.
+pub(crate) fn hanging(label: &str, text: &str, width: Option<usize>) -> String {
+    let indent = label.chars().count();
+    let lines = fold(text, width.map(|w| w.saturating_sub(indent)));
+    format!("{label}{}\n", lines.join(&format!("\n{}", " ".repeat(indent))))
 }
 
 /// A duration with three or four digits and its unit.
@@ -36,7 +62,7 @@ pub(super) fn duration(ns: u64) -> String {
 }
 
 /// `ADDRESS` or `ADDRESS:PORT`.
-pub(super) fn endpoint(address: &str, port: Option<u16>) -> String {
+pub(crate) fn endpoint(address: &str, port: Option<u16>) -> String {
     match port {
         Some(port) if address.contains(':') => format!("[{address}]:{port}"),
         Some(port) => format!("{address}:{port}"),
@@ -126,7 +152,7 @@ pub(super) fn icmp_name(kind: u8, code: u8, is_v6: bool) -> String {
 }
 
 /// Whose namespace the hop is in.
-pub(super) fn place(hop: &Hop) -> String {
+pub(crate) fn place(hop: &Hop) -> String {
     match (&hop.owner.pod, &hop.owner.container) {
         (Some(pod), _) => format!("pod {pod}"),
         (None, Some(container)) => format!("container {container}"),
@@ -165,6 +191,15 @@ mod tests {
         assert_eq!(duration(999_900), "999.9 µs");
         assert_eq!(duration(12_340_000), "12.34 ms");
         assert_eq!(duration(3_071_000_000), "3.07 s");
+    }
+
+    #[test]
+    fn what_does_not_fit_goes_on_under_its_beginning() {
+        let text = "the quick brown fox jumps over the lazy dog";
+        assert_eq!(hanging("Fox  ", text, None), format!("Fox  {text}\n"));
+        let narrow = "Fox  the quick brown fox\n     jumps over the lazy\n     dog\n";
+        assert_eq!(hanging("Fox  ", text, Some(26)), narrow, "broken at spaces");
+        assert_eq!(fold("supercalifragilisticexpialidocious x", Some(21)).len(), 2);
     }
 
     #[test]

@@ -15,6 +15,12 @@ use crate::report::{Journey, Summary};
 
 /// A column is not made wider than this by one long name.
 const MAX_WIDTH: usize = 24;
+/// Nor narrower for want of room.
+const SHORTEST: usize = 9;
+/// Columns that a sentence needs beside others.
+const BESIDE: usize = 24;
+/// The columns of names, which may be cut.
+const PLACES: [usize; 2] = [1, 2];
 
 pub(super) struct Tree {
     style: Style,
@@ -38,7 +44,7 @@ impl Renderer for Tree {
         self.heading(journey, out)?;
         self.path(&journey.path, out)?;
         let rows = rows(journey);
-        let widths = widths(&rows);
+        let widths = self.widths(&rows);
         for row in &rows {
             self.row(row, &widths, out)?;
         }
@@ -124,8 +130,10 @@ impl Tree {
             let is_time = n == 0;
             let role = if is_time && row.role == Role::Plain { Role::Faint } else { row.role };
             let role = if n == 4 && row.role == Role::Plain { row.outcome } else { role };
-            let pad = " ".repeat(widths[n].saturating_sub(columns(cell)));
-            let cell = self.style.paint(role, cell);
+            let cell =
+                if PLACES.contains(&n) { self.fitted(cell, widths[n]) } else { cell.clone() };
+            let pad = " ".repeat(widths[n].saturating_sub(columns(&cell)));
+            let cell = self.style.paint(role, &cell);
             if is_time {
                 line.push_str(&format!("{pad}{cell}"));
             } else if n <= last || !row.detail.is_empty() {
@@ -133,22 +141,32 @@ impl Tree {
             }
         }
         let role = if row.role == Role::Plain { row.detail_role } else { row.role };
-        let indent = 4 + widths.iter().sum::<usize>() + 2 * COLUMNS;
+        let beside = 4 + widths.iter().sum::<usize>() + 2 * COLUMNS;
+        let below = widths[0] + 8;
+        // Where there is no room left beside the columns, it goes under the row.
+        let fits = |width| beside + columns(&row.detail) <= width || beside + BESIDE <= width;
+        let is_beside = self.style.width.is_none_or(fits);
+        let indent = if is_beside { beside } else { below };
         for (n, part) in self.wrapped(&row.detail, indent).iter().enumerate() {
-            if n == 0 {
+            if n == 0 && is_beside {
                 line.push_str("  ");
             } else {
-                line.push_str(&format!("\n{}", " ".repeat(indent)));
+                line = format!("{}\n{}", line.trim_end(), " ".repeat(indent));
             }
             line.push_str(&self.style.paint(role, part));
         }
-        writeln!(out, "{}", line.trim_end())
+        writeln!(out, "{}", line.trim_end())?;
+        let indent = below;
+        for part in self.wrapped(row.explain.as_deref().unwrap_or_default(), indent) {
+            writeln!(out, "{}{}", " ".repeat(indent), self.style.paint(Role::Faint, &part))?;
+        }
+        Ok(())
     }
 
     /// `text` in pieces that fit behind `indent`, broken at spaces.
     fn wrapped(&self, text: &str, indent: usize) -> Vec<String> {
         let room =
-            self.style.width.map_or(usize::MAX, |width| width.saturating_sub(indent).max(24));
+            self.style.width.map_or(usize::MAX, |width| width.saturating_sub(indent).max(BESIDE));
         let mut lines: Vec<String> = Vec::new();
         for word in text.split(' ') {
             match lines.last_mut() {
@@ -169,27 +187,123 @@ impl Tree {
         let role = if journey.fate == "dropped" { Role::Warning } else { Role::Faint };
         let head = format!("└ {} of #{}", parent.kind, parent.id);
         let tail = format!("{}   {}", journey.fate, text::duration(journey.duration_ns));
+        let taken = columns(&head) + columns(&tail) + 4 + 2 + 3;
+        let path = self.style.width.map_or_else(
+            || journey.path.clone(),
+            |width| middle_cut(&journey.path, width.saturating_sub(taken).max(BESIDE)),
+        );
         writeln!(
             out,
             "    {}  {}   {}",
             self.style.paint(Role::Faint, &head),
-            self.style.paint(Role::Plain, &journey.path),
+            self.style.paint(Role::Plain, &path),
             self.style.paint(role, &tail)
         )
     }
+
+    /// As wide as the longest cell of each column; on a narrow terminal the names of places and
+    /// devices share what the others leave.
+    fn widths(&self, rows: &[Row]) -> [usize; COLUMNS] {
+        let mut widths = [0; COLUMNS];
+        for row in rows {
+            for (width, cell) in widths.iter_mut().zip(&row.cells) {
+                *width = (*width).max(columns(cell).min(MAX_WIDTH));
+            }
+        }
+        let [time, place, device, step, outcome] = widths;
+        let Some(width) = self.style.width else { return widths };
+        let taken = 4 + time + step + outcome + 2 * (COLUMNS - 1);
+        let room = width.saturating_sub(taken).max(2 * SHORTEST);
+        if place + device > room {
+            let half = room / 2;
+            let place = place.min(half.max(room.saturating_sub(device)));
+            [widths[1], widths[2]] = [place, device.min(room - place)];
+        }
+        widths
+    }
+
+    /// A name in a column that is narrower than it, on a terminal.
+    fn fitted(&self, cell: &str, room: usize) -> String {
+        if self.style.width.is_none() { cell.to_owned() } else { middle_cut(cell, room) }
+    }
 }
 
-fn widths(rows: &[Row]) -> [usize; COLUMNS] {
-    let mut widths = [0; COLUMNS];
-    for row in rows {
-        for (width, cell) in widths.iter_mut().zip(&row.cells) {
-            *width = (*width).max(columns(cell).min(MAX_WIDTH));
-        }
+/// What is too long loses its middle: names tell one from the other at their ends.
+fn middle_cut(text: &str, room: usize) -> String {
+    let length = columns(text);
+    if length <= room || room < 3 {
+        return text.to_owned();
     }
-    widths
+    let tail = (room - 1) / 2;
+    let head = room - 1 - tail;
+    let start: String = text.chars().take(head).collect();
+    let end: String = text.chars().skip(length - tail).collect();
+    format!("{start}…{end}")
 }
 
 /// Columns on a terminal. Good enough for names of devices and namespaces.
 fn columns(text: &str) -> usize {
     text.chars().count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(cells: [&str; COLUMNS], detail: &str) -> Row {
+        Row {
+            cells: cells.map(str::to_owned),
+            detail: detail.to_owned(),
+            explain: None,
+            role: Role::Plain,
+            outcome: Role::Plain,
+            detail_role: Role::Plain,
+        }
+    }
+
+    fn written(rows: &[Row], width: Option<usize>) -> String {
+        let tree = Tree::new(Style { width, ..Style::default() });
+        let widths = tree.widths(rows);
+        let mut out = Vec::new();
+        rows.iter().for_each(|r| tree.row(r, &widths, &mut out).unwrap());
+        String::from_utf8(out).unwrap()
+    }
+
+    fn rows() -> [Row; 2] {
+        let cells =
+            ["+0.0 µs", "net:[4026532001]", "veth0123abcd→br-0123456789", "FORWARD", "accept"];
+        let rule = "filter/FORWARD: -s 10.244.1.0/24 -m comment --comment cni -j ACCEPT";
+        [
+            row(cells, rule),
+            row(["+12.1 µs", "net:[4026532777]", "eth0", "xmit", ""], "port of br-0"),
+        ]
+    }
+
+    #[test]
+    fn long_names_do_not_overrun_a_narrow_terminal() {
+        let text = written(&rows(), Some(80));
+        assert!(text.lines().all(|l| columns(l) <= 80), "{text}");
+        // Names that differ at their ends still do, and columns are aligned.
+        let at = |line: &str, word: &str| line.find(word).map(|b| columns(&line[..b]));
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].contains("001]") && lines.iter().any(|l| l.contains("777]")), "{text}");
+        let last = lines.iter().find(|l| l.contains("xmit")).unwrap();
+        assert_eq!(at(lines[0], "FORWARD"), at(last, "xmit"), "{text}");
+        // The rule is whole, under its row.
+        let joined: Vec<&str> = text.split_whitespace().collect();
+        assert!(joined.join(" ").contains("-s 10.244.1.0/24 -m comment --comment cni -j ACCEPT"));
+    }
+
+    #[test]
+    fn nothing_is_cut_where_there_is_no_terminal() {
+        let text = written(&rows(), None);
+        assert_eq!(text.lines().count(), 2);
+        assert!(text.contains("veth0123abcd→br-0123456789") && text.contains("--comment cni"));
+    }
+
+    #[test]
+    fn the_middle_is_cut() {
+        assert_eq!(middle_cut("net:[4026532001]", 9), "net:…001]");
+        assert_eq!(middle_cut("eth0", 9), "eth0");
+    }
 }

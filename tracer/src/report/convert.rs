@@ -3,14 +3,17 @@
 use std::{collections::BTreeMap, fmt::Write as _, net::IpAddr};
 
 use super::{
-    Arp, Dev, Drop, Endpoints, Flow, Fragment, Gap, Hop, Icmp, IcmpError, Journey, Nat, Neigh,
-    Netns, Owner, Packet, Parent, Route, Rule, SCHEMA, Tcp, Tunnel,
+    Arp, Conntrack, Dev, Drop, Endpoints, Fdb, Flow, Fragment, Frame, Gap, Hop, Icmp, IcmpError,
+    Journey, Nat, Neigh, Netns, Owner, Packet, Parent, Route, Rule, SCHEMA, Tcp, Tunnel, UnNat,
 };
 use crate::{
     event::{self, Headers, L4, Tuple},
-    journey,
+    journey::{self, FdbWay, Outcome},
     net::Inum,
 };
+
+/// Between two parts of a path.
+const ARROW: &str = " → ";
 
 /// What a report says beside the journey itself.
 #[derive(Clone, Debug, Default)]
@@ -52,9 +55,20 @@ impl Journey {
                 .iter()
                 .map(|g| Gap { before_hop: g.before_hop, events: g.events })
                 .collect(),
-            path: journey.path.clone(),
+            path: path(journey, context),
             nat: journey.nat.iter().map(nat).collect(),
+            un_nat: journey
+                .un_nat
+                .map(|un_nat| UnNat { expected: endpoints(&un_nat.expected), seen: un_nat.seen }),
             hops: hops(journey, context),
+        }
+    }
+
+    /// Adds to each hop what `sentence` says of it.
+    pub fn explain(&mut self, sentence: impl Fn(&Self, &Hop) -> Option<String>) {
+        let sentences: Vec<_> = self.hops.iter().map(|hop| sentence(self, hop)).collect();
+        for (hop, sentence) in self.hops.iter_mut().zip(sentences) {
+            hop.explain = sentence;
         }
     }
 }
@@ -133,7 +147,7 @@ fn packet(headers: &Headers, journey: &journey::Journey) -> Packet {
                     2 => "reply".to_owned(),
                     n => n.to_string(),
                 },
-                sender: mac(&arp.sender),
+                sender: mac_text(&arp.sender),
             });
         }
         L4::Udp { .. } | L4::Unknown => {}
@@ -157,9 +171,27 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-fn mac(bytes: &[u8; 6]) -> String {
+fn mac_text(bytes: &[u8; 6]) -> String {
     let [a, b, c, d, e, f] = bytes;
     format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+}
+
+/// The path, with the names of pods and containers in place of those of their namespaces.
+fn path(journey: &journey::Journey, context: &Context) -> String {
+    let owned = journey.hops.iter().filter_map(|hop| {
+        let owner = context.owners.get(&hop.netns)?;
+        let label = owner.pod.as_ref().or(owner.container.as_ref())?;
+        Some((format!("@{}", hop.netns_name), label))
+    });
+    let labels: BTreeMap<String, &String> = owned.collect();
+    if labels.is_empty() {
+        return journey.path.clone();
+    }
+    let named = |part: &str| {
+        let found = labels.iter().find_map(|(name, label)| Some((part.strip_suffix(name)?, label)));
+        found.map_or_else(|| part.to_owned(), |(device, label)| format!("{device}@{label}"))
+    };
+    journey.path.split(ARROW).map(named).collect::<Vec<_>>().join(ARROW)
 }
 
 /// Hops, each with its flow only where that differs from the hop before.
@@ -194,20 +226,32 @@ fn hop(
         master: hop.master.clone(),
         layer: hop.layer.map(|l| l.name().to_owned()),
         hook: hop.hook.map(|h| h.name().to_owned()),
-        table: rule.map(|r| r.table.clone()),
-        chain: rule.map(|r| r.chain.clone()),
-        rule: rule.map(|r| Rule {
-            handle: r.handle,
-            text: r.text.clone(),
-            comment: r.comment.clone(),
-        }),
+        table: rule.map(|r| r.table.clone()).or(hop.table.clone()),
+        chain: rule.map(|r| r.chain.clone()).or(hop.chain.clone()),
+        rule: rule.map(self::rule),
+        rules: hop.rules.iter().map(self::rule).collect(),
         verdict: hop.verdict.map(|v| v.name().to_owned()),
         route: hop.route.as_ref().map(route),
         neigh: hop.neigh.map(|n| Neigh {
             address: n.key.to_string(),
             state: n.state_name().to_owned(),
             waiting: n.is_waiting,
+            outcome: n.outcome.map(|o| match o {
+                Outcome::Answered { .. } => "answered".to_owned(),
+                Outcome::Silent { .. } => "silent".to_owned(),
+            }),
+            mac: n.outcome.and_then(|o| match o {
+                Outcome::Answered { mac, .. } => mac.map(|m| mac_text(&m)),
+                Outcome::Silent { .. } => None,
+            }),
+            waited_ns: n.outcome.map(|o| match o {
+                Outcome::Answered { after_ns, .. } | Outcome::Silent { after_ns } => after_ns,
+            }),
         }),
+        frame: hop
+            .frame
+            .map(|frame| Frame { src: mac_text(&frame.src), dst: mac_text(&frame.dst) }),
+        fdb: hop.fdb.and_then(|entry| fdb(hop, &entry)),
         tunnel: hop.tunnel.as_ref().map(|t| Tunnel {
             kind: t.kind.clone(),
             vni: t.vni,
@@ -216,15 +260,60 @@ fn hop(
         }),
         icmp_error: hop.icmp.map(|(kind, code)| IcmpError { kind, code }),
         ct: hop.ct.map(|ct| ct.name().to_owned()),
+        conntrack: hop.connection.map(|connection| Conntrack {
+            zone: connection.zone,
+            mark: connection.mark,
+            status: connection.status().map(str::to_owned).collect(),
+        }),
         flow: tuple.map(flow),
         encap: hop.is_encap,
         len: hop.len,
         mark: hop.mark,
         reason: freed.and_then(|f| f.reason.clone()),
         function: freed.and_then(|f| f.function.clone()),
-        note: hop.note.clone(),
+        note: note(hop),
+        explain: None,
         source: hop.sources.names().map(str::to_owned).collect(),
     }
+}
+
+fn fdb(hop: &journey::Hop, fdb: &journey::Fdb) -> Option<Fdb> {
+    let (decision, remote) = match fdb.way? {
+        FdbWay::Port => ("unicast", None),
+        FdbWay::Broadcast => ("broadcast", None),
+        FdbWay::Multicast => ("multicast", None),
+        FdbWay::Unknown => ("unknown", None),
+        FdbWay::Remote(remote) => ("remote", Some(remote.to_string())),
+        FdbWay::NoEntry => ("none", None),
+    };
+    let port = hop.out_dev.as_ref().map(|d| d.name.clone());
+    Some(Fdb {
+        mac: mac_text(&fdb.mac),
+        decision: decision.to_owned(),
+        port: port.filter(|_| decision == "unicast"),
+        remote,
+        entry: fdb.entry.map(str::to_owned),
+    })
+}
+
+fn rule(rule: &journey::Rule) -> Rule {
+    Rule {
+        table: rule.table.clone(),
+        chain: rule.chain.clone(),
+        handle: rule.handle,
+        text: rule.text.clone(),
+        comment: rule.comment.clone(),
+        via: rule.via.clone(),
+        verdict: rule.verdict.clone(),
+        basis: rule.basis.name().to_owned(),
+    }
+}
+
+/// The remark, or what ran at the hook when that is more than the table named already.
+fn note(hop: &journey::Hop) -> Option<String> {
+    let is_said = hop.steps.len() == 1 && hop.table.is_some();
+    let steps = (!hop.steps.is_empty() && !is_said).then(|| hop.steps.join(" · "));
+    hop.note.clone().or(steps)
 }
 
 fn dev(dev: &journey::Dev) -> Dev {

@@ -4,6 +4,7 @@
 //! a promise to scripts: add freely, rename or remove nothing. Absent is `null`.
 
 mod convert;
+pub mod diagnosis;
 mod schema;
 mod summary;
 
@@ -52,6 +53,9 @@ pub struct Journey {
     pub path: String,
     /// Translations in order.
     pub nat: Vec<Nat>,
+    /// Of an answer to a translated packet: whether the translation was undone.
+    #[serde(default)]
+    pub un_nat: Option<UnNat>,
     /// Steps in order.
     pub hops: Vec<Hop>,
 }
@@ -187,6 +191,15 @@ pub struct Nat {
     pub after: Endpoints,
 }
 
+/// What an answer has to become for whoever asked to know it as one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnNat {
+    /// The reverse of the question as it was first seen.
+    pub expected: Endpoints,
+    /// It did; `null` when it did not get that far.
+    pub seen: Option<bool>,
+}
+
 /// The two ends of a packet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoints {
@@ -227,20 +240,31 @@ pub struct Hop {
     pub table: Option<String>,
     /// Firewall chain.
     pub chain: Option<String>,
-    /// Firewall rule.
+    /// Firewall rule that decided.
     pub rule: Option<Rule>,
+    /// All rules that it met there, in order.
+    pub rules: Vec<Rule>,
     /// What the hook decided.
     pub verdict: Option<String>,
     /// Routing decision.
     pub route: Option<Route>,
     /// Neighbour that is not resolved.
     pub neigh: Option<Neigh>,
+    /// Addresses of the frame.
+    #[serde(default)]
+    pub frame: Option<Frame>,
+    /// What a forwarding database decided.
+    #[serde(default)]
+    pub fdb: Option<Fdb>,
     /// Tunnel that is entered or left.
     pub tunnel: Option<Tunnel>,
     /// ICMP error that is sent because of the packet.
     pub icmp_error: Option<IcmpError>,
     /// Conntrack's view.
     pub ct: Option<String>,
+    /// What it keeps of the connection.
+    #[serde(default)]
+    pub conntrack: Option<Conntrack>,
     /// The tuple, when it differs from the hop before.
     pub flow: Option<Flow>,
     /// Inside a tunnel.
@@ -255,6 +279,9 @@ pub struct Hop {
     pub function: Option<String>,
     /// A remark.
     pub note: Option<String>,
+    /// What happens here in plain words, if that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub explain: Option<String>,
     /// Probe families: `tp`, `nf`, `tc`, `cg`, `fn`.
     pub source: Vec<String>,
 }
@@ -289,12 +316,22 @@ pub struct Dev {
 /// A firewall rule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rule {
+    /// Table.
+    pub table: String,
+    /// Chain.
+    pub chain: String,
     /// nftables handle.
     pub handle: Option<u64>,
     /// As its own tool prints it.
     pub text: String,
     /// Its comment.
     pub comment: Option<String>,
+    /// Chains jumped through to get there, outermost first.
+    pub via: Vec<String>,
+    /// `accept`, `drop`, `continue`, `return`, `queue` or `jump CHAIN`.
+    pub verdict: String,
+    /// `seen` (the kernel said so), `computed` or `candidate` (from the rules as configured).
+    pub basis: String,
 }
 
 /// A routing decision.
@@ -313,6 +350,17 @@ pub struct Route {
     pub kind: String,
 }
 
+/// Part of a conntrack entry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conntrack {
+    /// Zone.
+    pub zone: u16,
+    /// `ct mark`.
+    pub mark: u32,
+    /// As `ct status` of nftables spells them: `seen-reply`, `assured`, `confirmed`, `snat`, ….
+    pub status: Vec<String>,
+}
+
 /// A neighbour.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Neigh {
@@ -322,6 +370,40 @@ pub struct Neigh {
     pub state: String,
     /// The packet waits for the answer.
     pub waiting: bool,
+    /// `answered`, `silent`; `null` while neither was seen.
+    #[serde(default)]
+    pub outcome: Option<String>,
+    /// Link-layer address that the answer gave.
+    #[serde(default)]
+    pub mac: Option<String>,
+    /// How long the packet waited, nanoseconds.
+    #[serde(default)]
+    pub waited_ns: Option<u64>,
+}
+
+/// Addresses of an Ethernet frame.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frame {
+    /// Source.
+    pub src: String,
+    /// Destination.
+    pub dst: String,
+}
+
+/// What the forwarding database of a bridge or a tunnel said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fdb {
+    /// Address that was looked up.
+    pub mac: String,
+    /// `unicast`, `broadcast`, `multicast`, `unknown` (flooded for want of an entry), `remote`,
+    /// `none` (dropped for want of one).
+    pub decision: String,
+    /// Port that the frame left by.
+    pub port: Option<String>,
+    /// Other end of the tunnel.
+    pub remote: Option<String>,
+    /// `learned`, `static`, `permanent`; `default` for the tunnel's entry for all others.
+    pub entry: Option<String>,
 }
 
 /// A tunnel.

@@ -6,17 +6,26 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
-use crate::bpf::{Counters, KernelSide, LoadOptions, ProbeStatus};
+use super::routes::Routes;
+use crate::bpf::{self, Counters, KernelSide, LoadOptions, ProbeStatus};
 use crate::cli::filter::Network;
-use crate::config::Config;
+use crate::config::{Config, add_service};
 use crate::event::Event;
+use crate::journey::Journey;
 use crate::kernel::{btf::KernelBtf, btf::VMLINUX, names::KernelNames, offsets};
 use crate::net::watch::{Change, DeviceChange, Watcher};
 use crate::net::{self, Inum, Netns, NetworkState};
+use crate::owner::service::{self, Service};
+use crate::owner::{self, Owners, Scope};
+
+use super::rules::Rules;
 
 /// Above this many namespaces, only those that forward, the node's own, and those that hold an
 /// address of the filter are attached to from the start, the others when a followed packet enters
@@ -26,6 +35,9 @@ const ATTACH_ALL: usize = 512;
 /// Records read from the ring before other work gets its turn.
 const BATCH: usize = 65_536;
 
+/// How long names of containers are waited for.
+const PATIENCE: Duration = Duration::from_secs(3);
+
 /// A source of live events.
 #[derive(Debug)]
 pub struct Live {
@@ -33,13 +45,29 @@ pub struct Live {
     state: NetworkState,
     watcher: Watcher,
     changes: mpsc::Receiver<Change>,
-    netns_spec: Option<String>,
+    owners: owner::Keeper,
+    scope: Scope,
     dev_spec: Option<String>,
     tc_only_beside_others: bool,
     /// Addresses that the filter asks for.
     networks: Vec<Network>,
     /// Namespaces without probe points of their own that followed packets have entered.
     entered: BTreeSet<Inum>,
+    /// With `--rules`.
+    rules: Option<Rules>,
+    routes: Routes,
+}
+
+/// What [`Live::drain`] read. Times are CLOCK_MONOTONIC.
+#[derive(Clone, Copy, Debug)]
+pub struct Drained {
+    /// How many.
+    pub events: usize,
+    /// Time of the newest event; 0 if there was none.
+    pub newest_ns: u64,
+    /// No event up to here waits any more. Behind a flood this is earlier than now, and silence
+    /// since then is the reader's, not the packet's.
+    pub read_to_ns: u64,
 }
 
 /// What starting gives beside the source.
@@ -64,10 +92,20 @@ impl Live {
         let btf = KernelBtf::read(Path::new(VMLINUX))?;
         let offsets = offsets::find(&btf)?;
         let (state, skipped) = net::snapshot::take().await?;
-        check_names(config, &state)?;
+        let owners = snapshot_owners().await?;
+        check_names(config, &state, &owners)?;
+        let mut filter = config.filter;
+        let mut networks = config.networks.clone();
+        let mut portals = Vec::new();
+        if let Some(spec) = &config.service {
+            let service = find_service(&state, spec).await?;
+            portals = add_service(&mut filter, &service).context("--service")?;
+            networks.extend(service.networks());
+        }
         let side = KernelSide::load(
             LoadOptions {
-                filter: config.filter,
+                filter,
+                portals,
                 offsets,
                 ring_bytes: config.ring_bytes,
                 max_journeys: config.max_journeys,
@@ -82,32 +120,47 @@ impl Live {
             state,
             watcher,
             changes,
-            netns_spec: config.netns.clone(),
+            owners: owner::Keeper::start(owners),
+            scope: config.scope.clone(),
             dev_spec: config.dev.clone(),
             tc_only_beside_others: config.tc_only_beside_others,
-            networks: config.networks.clone(),
+            networks,
             entered: BTreeSet::new(),
+            rules: config.rules.then(Rules::new),
+            routes: Routes::default(),
         };
         live.set_scope()?;
         live.attach_all();
+        if let Some(rules) = &mut live.rules {
+            rules.settle();
+        }
         live.side.enable()?;
         let names = KernelNames::read(&btf);
         let notes = skipped.iter().map(|s| format!("{}: {}", s.what, s.why)).collect();
         Ok(Setup { live, names, notes })
     }
 
-    /// Hands the events that wait to `take`; returns how many there were.
-    pub fn drain(&mut self, mut take: impl FnMut(Event)) -> usize {
+    /// Hands the events that wait to `take`.
+    pub fn drain(&mut self, mut take: impl FnMut(Event)) -> Drained {
+        let before_ns = bpf::monotonic_ns();
+        let mut newest_ns = 0;
         let mut strange = BTreeSet::new();
+        let mut unrouted = BTreeSet::new();
+        let routes = &self.routes;
         let (ring, attached) = self.side.ring_and_attached();
         let count = ring.drain(BATCH, |record| {
             // Both sides are built together: a record that does not decode cannot come.
             let Ok(event) = Event::decode(record) else { return };
+            newest_ns = newest_ns.max(event.ktime_ns);
             if !attached.has_netns(event.netns) {
                 strange.insert(event.netns);
             }
+            if !routes.is_current(event.netns) {
+                unrouted.insert(event.netns);
+            }
             take(event);
         });
+        self.routes.read(&mut self.state, &unrouted);
         for inum in strange {
             if self.state.netns.contains_key(&inum) {
                 self.attach(inum);
@@ -116,7 +169,28 @@ impl Live {
             }
             self.entered.insert(inum);
         }
-        count
+        let read_to_ns = if count == BATCH { newest_ns.min(before_ns) } else { before_ns };
+        Drained { events: count, newest_ns, read_to_ns }
+    }
+
+    /// Reads what nftables told of the packets so far.
+    pub fn drain_rules(&mut self) {
+        if let Some(rules) = &mut self.rules {
+            rules.turn();
+        }
+    }
+
+    /// Names the rules that a journey met, and what forwarding databases decided.
+    pub fn attribute(&mut self, journey: &mut Journey) {
+        self.routes.decide(&mut self.state, journey);
+        if let Some(rules) = &mut self.rules {
+            rules.attribute(journey, &self.state);
+        }
+    }
+
+    /// What `--rules` could not do since this was asked last.
+    pub fn rule_notes(&mut self) -> Vec<String> {
+        self.rules.as_mut().map(Rules::take_notes).unwrap_or_default()
     }
 
     /// Whether followed packets have been in this namespace before its probe points were.
@@ -127,15 +201,25 @@ impl Live {
 
     /// Waits for a change of the node and follows it. Ends only with the watcher.
     pub async fn follow_change(&mut self) {
-        let Some(change) = self.changes.recv().await else {
-            std::future::pending::<()>().await;
-            return;
-        };
-        self.follow(change);
-        // The rest of a burst, before anything else gets its turn.
-        while let Ok(change) = self.changes.try_recv() {
-            self.follow(change);
+        let mut may_rename = true;
+        tokio::select! {
+            change = self.changes.recv() => {
+                let Some(change) = change else { return std::future::pending().await };
+                may_rename = !matches!(change, Change::Routing(_));
+                self.follow(change);
+                // The rest of a burst, before anything else gets its turn.
+                while let Ok(change) = self.changes.try_recv() {
+                    may_rename |= !matches!(change, Change::Routing(_));
+                    self.follow(change);
+                }
+            }
+            () = self.owners.changed() => {}
         }
+        if !may_rename {
+            return;
+        }
+        // What made a bridge or a table may have loaded its module.
+        let _ = self.side.attach_modules();
         // Once a burst: it may look through all processes. The names were good when it started;
         // what they mean now is all that is asked.
         let _ = self.set_scope();
@@ -149,10 +233,21 @@ impl Live {
             Change::Links(inum, _) => devices.then_some(*inum),
             Change::Gone(inum) => {
                 self.side.detach_netns(*inum);
+                if let Some(rules) = &mut self.rules {
+                    rules.stop(*inum);
+                }
                 None
             }
-            Change::Renamed(..) | Change::Sysctls(..) => None,
+            Change::Renamed(..) | Change::Sysctls(..) | Change::Routing(_) => None,
         };
+        match &change {
+            Change::Links(inum, _) | Change::Routing(inum) => self.routes.changed(*inum),
+            Change::Gone(inum) => self.routes.gone(*inum),
+            Change::Appeared(_) | Change::Renamed(..) | Change::Sysctls(..) => {}
+        }
+        if matches!(change, Change::Appeared(_) | Change::Gone(_) | Change::Renamed(..)) {
+            self.owners.look_again();
+        }
         self.state.apply(change);
         if let Some(inum) = netns {
             self.attach(inum);
@@ -163,6 +258,12 @@ impl Live {
     #[must_use]
     pub fn state(&self) -> &NetworkState {
         &self.state
+    }
+
+    /// Whose the namespaces are, as last seen.
+    #[must_use]
+    pub fn owners(&self) -> Arc<Owners> {
+        self.owners.owners()
     }
 
     /// How each probe point is attached.
@@ -183,8 +284,9 @@ impl Live {
     /// Ages out what outlived its packet.
     pub fn age(&mut self) {
         self.side.print_log();
-        // A failure leaves entries for the next turn.
+        // A failure leaves entries, and modules, for the next turn.
         let _ = self.side.age();
+        let _ = self.side.attach_modules();
     }
 
     /// Lets go of everything.
@@ -216,8 +318,12 @@ impl Live {
     fn attach(&mut self, inum: Inum) {
         let Some(netns) = self.state.netns.get(&inum) else { return };
         self.side.attach_netns(netns);
+        if let Some(rules) = &mut self.rules {
+            rules.start(netns);
+        }
+        let beside = self.tc_only_beside_others.then(|| self.side.with_other_classifiers(netns));
         for device in netns.devices.values() {
-            if self.tc_only_beside_others && !self.side.has_other_classifier(netns, device) {
+            if beside.as_ref().is_some_and(|others| !others.contains(&device.ifindex)) {
                 continue;
             }
             // A device that went away meanwhile, or a kernel without tcx: `doctor` tells.
@@ -225,22 +331,21 @@ impl Live {
         }
     }
 
-    /// Resolves `--netns` and `--dev` anew.
+    /// Resolves `--netns`, `--container`, `--pod` and `--dev` anew.
     fn set_scope(&mut self) -> Result<()> {
-        let netns = match &self.netns_spec {
-            Some(spec) => {
-                let inum = net::resolve(spec).ok();
-                self.side.set_netns_scope(inum.as_slice())?;
-                inum
-            }
-            None => None,
-        };
+        let mut netns = None;
+        if !self.scope.is_empty() {
+            let inums = self.scope.resolve(&self.owners.owners()).ok().flatten();
+            let inums = inums.unwrap_or_default();
+            self.side.set_netns_scope(&inums.iter().copied().collect::<Vec<_>>())?;
+            netns = Some(inums);
+        }
         if let Some(name) = &self.dev_spec {
             let devices: Vec<(u32, u32)> = self
                 .state
                 .netns
                 .values()
-                .filter(|n| netns.is_none_or(|inum| inum == n.inum))
+                .filter(|n| netns.as_ref().is_none_or(|inums| inums.contains(&n.inum)))
                 .flat_map(|n| n.devices.values().map(move |d| (n.inum, d)))
                 .filter(|(_, d)| d.name == *name)
                 .map(|(inum, d)| (inum, d.ifindex))
@@ -258,16 +363,33 @@ fn holds_any(netns: &Netns, networks: &[Network]) -> bool {
     })
 }
 
-/// Fails early when `--netns` or `--dev` name nothing.
-fn check_names(config: &Config, state: &NetworkState) -> Result<()> {
-    let netns = match &config.netns {
-        Some(spec) => Some(net::resolve(spec).context("--netns")?),
-        None => None,
-    };
+/// Whose the namespaces are, to begin with. A trace without names is better than none.
+async fn snapshot_owners() -> Result<Owners> {
+    match timeout(PATIENCE, owner::scan_beside()).await {
+        Ok(owners) => owners,
+        Err(_) => {
+            log::warn!("looking for containers takes long: their names come later");
+            Ok(Owners::default())
+        }
+    }
+}
+
+/// What `--service` means.
+async fn find_service(state: &NetworkState, spec: &str) -> Result<Service> {
+    let (state, spec) = (state.clone(), spec.to_owned());
+    let found = tokio::task::spawn_blocking(move || service::find(&state, &spec)).await?;
+    found.context("--service")
+}
+
+/// Fails early when `--netns`, `--container`, `--pod` or `--dev` name nothing.
+fn check_names(config: &Config, state: &NetworkState, owners: &Owners) -> Result<()> {
+    let netns = config.scope.resolve(owners)?;
+    let netns = netns.as_ref();
     let Some(name) = &config.dev else { return Ok(()) };
-    let names = |inum: Option<Inum>| {
-        let namespaces = state.netns.values().filter(move |n| inum.is_none_or(|i| i == n.inum));
-        namespaces.flat_map(|n| n.devices.values().map(|d| d.name.as_str()))
+    let names = |scope: Option<&BTreeSet<Inum>>| {
+        let is_in = |n: &&Netns| scope.is_none_or(|inums| inums.contains(&n.inum));
+        let namespaces: Vec<&Netns> = state.netns.values().filter(is_in).collect();
+        namespaces.into_iter().flat_map(|n| n.devices.values().map(|d| d.name.as_str()))
     };
     if names(netns).any(|n| n == name) {
         return Ok(());

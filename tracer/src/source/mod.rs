@@ -1,5 +1,9 @@
 //! Where events come from. Today from this kernel; recordings will be read through the same form.
 
+mod capture;
 mod live;
+mod routes;
+mod rules;
 
-pub use live::{Live, Setup};
+pub use capture::{Capture, Captured};
+pub use live::{Drained, Live, Setup};

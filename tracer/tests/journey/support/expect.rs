@@ -5,7 +5,7 @@
 //! stages STAGE…              parent JOURNEY KIND      lost N | gap BEFORE_HOP N
 //! nat HOP KIND SRC DST -> SRC DST                     none nat|parent|drop|gap
 //! route HOP TYPE [via=] [dev=] [table=]               hop N KEY=VALUE… (hook, verdict, dev, out,
-//! note TEXT                  flow SRC DST             master, layer, source, flow, vni)
+//! note TEXT                  flow SRC DST             master, layer, table, chain, note, …)
 //! ```
 
 use pkttrace::report::{Endpoints, Flow, Hop, Journey};
@@ -96,12 +96,20 @@ fn check_hop(words: &[&str], journey: &Journey) {
             "dev" => name(&hop.dev),
             "out" => name(&hop.out_dev),
             "master" => hop.master.clone(),
+            "table" => hop.table.clone(),
+            "chain" => hop.chain.clone(),
+            "note" => hop.note.as_ref().map(|note| note.replace(' ', "_")),
             "layer" => hop.layer.clone(),
             "netns" => Some(hop.netns.name.clone()),
             "source" => Some(hop.source.join("+")),
             "flow" => hop.flow.as_ref().map(flow).map(|f| f.replace(' ', ">")),
             "vni" => hop.tunnel.as_ref().and_then(|t| t.vni).map(|v| v.to_string()),
-            "neigh" => hop.neigh.as_ref().map(|n| format!("{}/{}", n.address, n.state)),
+            "neigh" => hop.neigh.as_ref().map(|n| {
+                let outcome = n.outcome.as_ref().map(|o| format!("/{o}")).unwrap_or_default();
+                format!("{}/{}{outcome}", n.address, n.state)
+            }),
+            "ct" => hop.ct.clone(),
+            "conntrack" => hop.conntrack.as_ref().map(|c| format!("{}/{}", c.zone, c.mark)),
             "icmp" => hop.icmp_error.as_ref().map(|i| format!("{}/{}", i.kind, i.code)),
             other => panic!("hop {other}="),
         };

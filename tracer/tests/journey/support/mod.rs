@@ -53,6 +53,10 @@ impl Names for Kernel {
         self.reasons.get(&reason).cloned()
     }
 
+    fn gives(&self, reason: &str) -> bool {
+        self.reasons.values().any(|name| name == reason)
+    }
+
     fn symbol(&self, address: u64) -> Option<String> {
         self.symbols.get(&address).cloned()
     }

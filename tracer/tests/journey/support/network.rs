@@ -46,10 +46,11 @@ fn device(netns: &Netns, name: &str, index: &str, kind: &str, words: &[&str]) ->
             other => DeviceKind::Other(other.to_owned()),
         },
         master,
+        mac: (kind != "lo").then_some([2, 0, 0, 0, 0, 0]),
         up: true,
         carrier: true,
         addresses: addresses.split(',').filter(|a| !a.is_empty()).map(prefix).collect(),
-        vxlan: (kind == "vxlan").then_some(Vxlan { vni: 1, port: 8472, local: None }),
+        vxlan: (kind == "vxlan").then_some(Vxlan { vni: 1, port: 8472, ..Vxlan::default() }),
         ..Device::default()
     }
 }

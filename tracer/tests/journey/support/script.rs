@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use pkttrace::net::NetworkState;
 use tracer_common::{
     Probe,
-    event::{DETAIL_LEN, SNAP_LEN, flags},
+    event::{CT_READ, DETAIL_LEN, SNAP_LEN, flags, origin},
 };
 
 use super::{Kernel, network, number, packet::Packet, value};
@@ -96,9 +96,11 @@ impl Script {
         let len = value(words, "len").map(|l| l.parse().expect("len"));
         let len: u32 = len.or(packet.map(|p| p.len)).unwrap_or(0);
         let mut bytes = Vec::with_capacity(192);
-        for word in [time, journey, 0xffff_8880_0000_0000 + journey * 256, head] {
-            bytes.extend(word.to_ne_bytes());
-        }
+        bytes.extend([time.to_ne_bytes(), journey.to_ne_bytes()].concat());
+        bytes.extend(number::<u32>(words, "ctmark").to_ne_bytes());
+        bytes.extend(number::<u16>(words, "ctstatus").to_ne_bytes());
+        bytes.extend(number::<u16>(words, "ctzone").to_ne_bytes());
+        bytes.extend(head.to_ne_bytes());
         for word in [place.netns.inum, place.ifindex, len, 0] {
             bytes.extend(word.to_ne_bytes());
         }
@@ -106,7 +108,9 @@ impl Script {
         bytes.extend([probe as u8, bits]);
         bytes.extend(number::<u16>(words, "gso").to_ne_bytes());
         bytes.extend(packet.map_or(0x0800, |p| p.protocol).to_be_bytes());
-        bytes.extend([ct(value(words, "ct")), number(words, "pkt_type"), 0, 0]);
+        let is_read = if value(words, "ctstatus").is_some() { CT_READ } else { 0 };
+        let ct = ct(value(words, "ct")) | is_read;
+        bytes.extend([ct, number(words, "pkt_type"), 0, 0]);
         bytes.extend(progress.lost.to_ne_bytes());
         bytes.extend([0, 0]);
         bytes.extend(detail);
@@ -141,13 +145,30 @@ impl Script {
                 bytes.extend(address(value(words, "key").expect("key=").parse().expect("key")));
             }
             Probe::IcmpSend => bytes.extend([number::<u8>(words, "type"), number(words, "code")]),
-            Probe::NfFirst | Probe::NfLast => {
+            Probe::NfFirst | Probe::NfLast | Probe::HookEnter | Probe::HookExit | Probe::Output => {
                 bytes.extend(dev("in").unwrap_or(0).to_ne_bytes());
                 bytes.extend(dev("out").unwrap_or(0).to_ne_bytes());
-                bytes.extend([hook(words), 2]);
+                let hook = if probe == Probe::Output { 4 } else { hook(words) };
+                bytes.extend([hook, 2]);
                 gateway(&mut bytes, words, "gw", 5);
             }
-            _ => bytes.extend(place.name.as_bytes()),
+            Probe::HookStep => {
+                let verdict = value(words, "verdict").map_or(1, |v| u8::from(v != "drop"));
+                bytes.extend([step(words), verdict]);
+                bytes.extend(padded::<14>(value(words, "table")));
+                bytes.extend(padded::<16>(value(words, "chain")));
+            }
+            Probe::Origin => {
+                let parent: u64 = number(words, "parent");
+                bytes.extend(parent.to_ne_bytes());
+                bytes.push(if words.contains(&"copied") { origin::COPY } else { origin::CLONE });
+            }
+            _ => {
+                bytes.extend(place.name.as_bytes());
+                bytes.resize(16, 0);
+                bytes.extend(mac(value(words, "dst")));
+                bytes.extend(mac(value(words, "src")));
+            }
         }
         bytes.resize(DETAIL_LEN, 0);
         assert!(place.state.netns.contains_key(&place.netns.inum));
@@ -172,6 +193,29 @@ fn address(addr: IpAddr) -> [u8; 16] {
             bytes
         }
     }
+}
+
+/// `02:00:00:00:00:01`, or zeroes.
+fn mac(text: Option<&str>) -> [u8; 6] {
+    let mut bytes = [0; 6];
+    for (to, digits) in bytes.iter_mut().zip(text.into_iter().flat_map(|t| t.split(':'))) {
+        *to = u8::from_str_radix(digits, 16).expect("a link-layer address");
+    }
+    bytes
+}
+
+/// A name in its place.
+fn padded<const N: usize>(name: Option<&str>) -> [u8; N] {
+    let mut bytes = [0; N];
+    let name = name.unwrap_or_default().as_bytes();
+    bytes[..name.len()].copy_from_slice(name);
+    bytes
+}
+
+fn step(words: &[&str]) -> u8 {
+    let kinds = ["ipt", "ip6t", "nft", "conntrack", "confirm"];
+    let at = kinds.iter().position(|kind| words.contains(kind)).expect("a kind of step");
+    at as u8 + 1
 }
 
 fn hook(words: &[&str]) -> u8 {
@@ -208,6 +252,12 @@ fn probe(name: &str) -> Probe {
         "tce-last" => Probe::TcEgressLast,
         "cg" => Probe::CgSocket,
         "reused" => Probe::Reused,
+        "enter" => Probe::HookEnter,
+        "exit" => Probe::HookExit,
+        "step" => Probe::HookStep,
+        "origin" => Probe::Origin,
+        "output" => Probe::Output,
+        "flood" => Probe::Flood,
         other => panic!("no probe {other}"),
     }
 }

@@ -1,0 +1,249 @@
+//! The exact rules (`--rules`): nftables' tracing in every namespace that has rules or gets some,
+//! and the rules as configured, read again when they change.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use crate::firewall::{self, Destinations, Firewall};
+use crate::journey::{Journey, Nat, NatKind};
+use crate::net::{Inum, Netns, NetworkState, setns};
+use crate::nftrace::{Attribution, Tracer, Watch};
+
+/// How long rules have to be left alone before they are read again: a restore is many changes.
+const SETTLED: Duration = Duration::from_millis(200);
+/// How often namespaces without rules are asked whether they have any by now.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Rules and what packets met of them.
+#[derive(Debug)]
+pub(super) struct Rules {
+    tracers: BTreeMap<Inum, Tracer>,
+    /// Namespaces without rules so far.
+    waiting: BTreeMap<Inum, (Watch, Netns)>,
+    looked: Instant,
+    attribution: Attribution,
+    /// The rules that nftables cannot tell of.
+    legacy: BTreeMap<Inum, Firewall>,
+    /// Where all rules can lead.
+    destinations: BTreeMap<Inum, Destinations>,
+    /// Last change, and how to get there.
+    changed: BTreeMap<Inum, (Instant, Netns)>,
+    places: BTreeMap<Inum, Netns>,
+    /// Being read.
+    reading: BTreeSet<Inum>,
+    sender: Sender<(Inum, Firewall)>,
+    read: Receiver<(Inum, Firewall)>,
+    overran: bool,
+    notes: Vec<String>,
+}
+
+impl Rules {
+    pub(super) fn new() -> Self {
+        let (sender, read) = channel();
+        Self {
+            tracers: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            looked: Instant::now(),
+            attribution: Attribution::default(),
+            legacy: BTreeMap::new(),
+            destinations: BTreeMap::new(),
+            changed: BTreeMap::new(),
+            places: BTreeMap::new(),
+            reading: BTreeSet::new(),
+            sender,
+            read,
+            overran: false,
+            notes: Vec::new(),
+        }
+    }
+
+    /// Switches tracing on in a namespace, as soon as it has rules at all.
+    pub(super) fn start(&mut self, netns: &Netns) {
+        if self.places.contains_key(&netns.inum) {
+            return;
+        }
+        match self.try_start(netns) {
+            Ok(()) => {}
+            // It has gone meanwhile.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => {
+                self.notes.push(format!("--rules: nftables tracing in {}: {error}", netns.name));
+            }
+        }
+    }
+
+    fn try_start(&mut self, netns: &Netns) -> std::io::Result<()> {
+        let place = Netns {
+            inum: netns.inum,
+            name: netns.name.clone(),
+            path: netns.path.clone(),
+            ..Netns::default()
+        };
+        let mut tracer = Tracer::start(netns)?;
+        if tracer.is_none() && !self.waiting.contains_key(&netns.inum) {
+            self.waiting.insert(netns.inum, (Watch::start(netns)?, place.clone()));
+            // Rules may have come just before it listened.
+            tracer = Tracer::start(netns)?;
+        }
+        let has_legacy =
+            || setns::run_in_inum(&netns.path, netns.inum, || Ok(firewall::has_legacy_here()));
+        if tracer.is_none() && !has_legacy().unwrap_or(false) {
+            return Ok(());
+        }
+        if let Some(tracer) = tracer {
+            self.waiting.remove(&netns.inum);
+            self.tracers.insert(netns.inum, tracer);
+        }
+        self.places.insert(netns.inum, place);
+        self.read(netns.inum);
+        Ok(())
+    }
+
+    /// Begins where there were no rules and are some now.
+    fn look(&mut self) {
+        if self.looked.elapsed() < LOOK {
+            return;
+        }
+        self.looked = Instant::now();
+        let news = self
+            .waiting
+            .values_mut()
+            .filter_map(|(watch, place)| watch.has_news().then(|| place.clone()));
+        for place in news.collect::<Vec<_>>() {
+            // Those of iptables-legacy may be known already.
+            self.places.remove(&place.inum);
+            self.start(&place);
+        }
+    }
+
+    /// Lets go of a namespace.
+    pub(super) fn stop(&mut self, netns: Inum) {
+        self.tracers.remove(&netns);
+        self.waiting.remove(&netns);
+        self.places.remove(&netns);
+        self.changed.remove(&netns);
+        self.attribution.forget(netns);
+        self.legacy.remove(&netns);
+        self.destinations.remove(&netns);
+    }
+
+    /// Waits until the rules of all namespaces have been read.
+    pub(super) fn settle(&mut self) {
+        while !self.reading.is_empty() {
+            let Ok((netns, firewall)) = self.read.recv() else { return };
+            self.take(netns, &firewall);
+        }
+    }
+
+    /// Takes over what was told since, and follows changes.
+    pub(super) fn turn(&mut self) {
+        self.look();
+        while let Ok((netns, firewall)) = self.read.try_recv() {
+            self.take(netns, &firewall);
+        }
+        for (netns, tracer) in &mut self.tracers {
+            let (attribution, own) = (&mut self.attribution, tracer.table.clone());
+            let drained = tracer.drain(|step| attribution.push(*netns, step, &own));
+            self.overran |= drained.overran;
+            if drained.changed
+                && let Some(place) = self.places.get(netns)
+            {
+                self.changed.insert(*netns, (Instant::now(), place.clone()));
+            }
+        }
+        let due: Vec<Inum> = self
+            .changed
+            .iter()
+            .filter(|(netns, (at, _))| at.elapsed() > SETTLED && !self.reading.contains(netns))
+            .map(|(netns, _)| *netns)
+            .collect();
+        for netns in due {
+            self.changed.remove(&netns);
+            self.read(netns);
+        }
+    }
+
+    /// Names the rules at the hops of a journey.
+    pub(super) fn attribute(&mut self, journey: &mut Journey, state: &NetworkState) {
+        self.attribution.attribute(journey);
+        for (netns, firewall) in &self.legacy {
+            if journey.hops.iter().any(|hop| hop.netns == *netns) {
+                firewall::infer(journey, *netns, firewall, state);
+            }
+        }
+        for nat in &journey.nat {
+            let Some(hop) = journey.hops.get_mut(nat.hop) else { continue };
+            if hop.note.is_none() && self.is_stale(nat, hop.netns, state) {
+                hop.note = Some(format!("stale: no rule leads to {} any more", nat.after.dst));
+            }
+        }
+    }
+
+    /// Whether conntrack translates as a rule did that is gone. Only where the rules are known as
+    /// they are now (changes of iptables-legacy are not told), and know the destination that was asked
+    /// for.
+    fn is_stale(&self, nat: &Nat, netns: Inum, state: &NetworkState) -> bool {
+        if nat.kind != NatKind::Dnat
+            || self.legacy.contains_key(&netns)
+            || self.changed.contains_key(&netns)
+            || self.reading.contains(&netns)
+        {
+            return false;
+        }
+        let to = nat.after.dst;
+        let has = |n: &Netns| n.devices.values().any(|d| d.addresses.iter().any(|(a, _)| *a == to));
+        let is_local = state.netns.get(&netns).is_some_and(has);
+        let destinations = self.destinations.get(&netns);
+        destinations.is_some_and(|d| d.speak_of(nat.before.dst) && !d.may_be(to)) && !is_local
+    }
+
+    /// What could not be done, once.
+    pub(super) fn take_notes(&mut self) -> Vec<String> {
+        if std::mem::take(&mut self.overran) {
+            self.notes.push(
+                "--rules: nftables told more than could be read in time; some packets have no rule"
+                    .to_owned(),
+            );
+        }
+        std::mem::take(&mut self.notes)
+    }
+
+    fn take(&mut self, netns: Inum, firewall: &Firewall) {
+        self.reading.remove(&netns);
+        self.cover_bridge(netns, firewall);
+        self.attribution.set_rules(netns, firewall);
+        self.destinations.insert(netns, Destinations::of(firewall));
+        match firewall.legacy() {
+            Some(legacy) => _ = self.legacy.insert(netns, legacy),
+            None => _ = self.legacy.remove(&netns),
+        }
+    }
+
+    /// Starts tracing anew when the first rules for bridged frames have come: they take a table of
+    /// their own. What was not yet read of the old trace is lost.
+    fn cover_bridge(&mut self, netns: Inum, firewall: &Firewall) {
+        let is_covered = self.tracers.get(&netns).is_none_or(|tracer| tracer.has_bridge);
+        if is_covered || !firewall.tables.iter().any(|t| t.family == "bridge") {
+            return;
+        }
+        // First: its tables go with it, and have the same name.
+        self.tracers.remove(&netns);
+        if let Some(place) = self.places.remove(&netns) {
+            self.start(&place);
+        }
+    }
+
+    /// Reads the rules of a namespace on a thread of its own.
+    fn read(&mut self, netns: Inum) {
+        let Some(place) = self.places.get(&netns) else { return };
+        let (path, sender) = (place.path.clone(), self.sender.clone());
+        self.reading.insert(netns);
+        std::thread::spawn(move || {
+            // A namespace that has gone has no rules.
+            let firewall = firewall::read_in(&path, netns).unwrap_or_default();
+            // Nobody to tell is no harm: the trace has ended.
+            let _ = sender.send((netns, firewall));
+        });
+    }
+}
