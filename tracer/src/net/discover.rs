@@ -190,7 +190,7 @@ fn by_process(pids: &[u32]) -> Option<(String, PathBuf)> {
 }
 
 /// The namespace that a process lives in.
-pub(super) fn netns_of_pid(pid: u32) -> Option<Inum> {
+pub(crate) fn netns_of_pid(pid: u32) -> Option<Inum> {
     inum_of_link(&fs::read_link(format!("/proc/{pid}/ns/net")).ok()?)
 }
 

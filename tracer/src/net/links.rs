@@ -8,11 +8,12 @@ use rtnetlink::Handle;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{
-    InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
-    State,
+    BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVlan,
+    InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, State,
+    XdpAttached,
 };
 
-use super::state::{Device, DeviceKind, Inum, Peer, Vxlan};
+use super::state::{Bridge, BridgePort, Device, DeviceKind, Inum, Peer, Vxlan, Xdp};
 
 /// All devices of the namespace `inum` that `handle` is connected to.
 pub(super) async fn dump(
@@ -48,6 +49,7 @@ pub(super) fn device(inum: Inum, message: &LinkMessage) -> Option<Device> {
     let mut device = Device {
         ifindex: message.header.index,
         up: message.header.flags.contains(LinkFlags::Up),
+        is_noarp: message.header.flags.contains(LinkFlags::Noarp),
         ..Device::default()
     };
     let mut link = None;
@@ -64,6 +66,8 @@ pub(super) fn device(inum: Inum, message: &LinkMessage) -> Option<Device> {
             }
             LinkAttribute::Address(bytes) => device.mac = bytes.as_slice().try_into().ok(),
             LinkAttribute::LinkInfo(info) => link_info(&mut device, info),
+            LinkAttribute::Xdp(parts) => device.xdp = xdp(parts),
+            LinkAttribute::GsoMaxSize(bytes) => device.gso_max = *bytes,
             _ => {}
         }
     }
@@ -101,9 +105,74 @@ fn link_info(device: &mut Device, info: &[LinkInfo]) {
         match part {
             LinkInfo::Kind(kind) => device.kind = device_kind(kind),
             LinkInfo::Data(InfoData::Vxlan(data)) => device.vxlan = Some(vxlan(data)),
+            LinkInfo::Data(InfoData::Vlan(data)) => device.vlan = vlan_id(data),
+            LinkInfo::Data(InfoData::Bridge(data)) => device.bridge = Some(bridge(data)),
+            LinkInfo::PortData(InfoPortData::BridgePort(data)) => device.port = Some(port(data)),
             _ => {}
         }
     }
+}
+
+fn vlan_id(data: &[InfoVlan]) -> Option<u16> {
+    data.iter().find_map(|part| match part {
+        InfoVlan::Id(id) => Some(*id),
+        _ => None,
+    })
+}
+
+fn bridge(data: &[InfoBridge]) -> Bridge {
+    let mut bridge = Bridge::default();
+    for part in data {
+        match part {
+            InfoBridge::StpState(state) => bridge.stp = *state != BridgeStpState::Disabled,
+            InfoBridge::VlanFiltering(on) => bridge.vlan_filtering = *on,
+            InfoBridge::ForwardDelay(delay) => bridge.forward_delay = *delay,
+            _ => {}
+        }
+    }
+    bridge
+}
+
+/// Starts from what a port is when the kernel does not say (`br_port_fill_attrs` always does).
+fn port(data: &[InfoBridgePort]) -> BridgePort {
+    let mut port = BridgePort {
+        state: 3,
+        hairpin: false,
+        isolated: false,
+        learning: true,
+        unicast_flood: true,
+        broadcast_flood: true,
+        neigh_suppress: false,
+    };
+    for part in data {
+        match part {
+            InfoBridgePort::State(state) => port.state = (*state).into(),
+            InfoBridgePort::HairpinMode(on) => port.hairpin = *on,
+            InfoBridgePort::Isolated(on) => port.isolated = *on,
+            InfoBridgePort::Learning(on) => port.learning = *on,
+            InfoBridgePort::UnicastFlood(on) => port.unicast_flood = *on,
+            InfoBridgePort::BroadcastFlood(on) => port.broadcast_flood = *on,
+            InfoBridgePort::NeighSupress(on) => port.neigh_suppress = *on,
+            _ => {}
+        }
+    }
+    port
+}
+
+/// `None` without a program. With several modes at once, that of the driver runs first.
+fn xdp(parts: &[LinkXdp]) -> Option<Xdp> {
+    let mut xdp = Xdp { mode: 0, prog: 0 };
+    for part in parts {
+        match part {
+            LinkXdp::Attached(XdpAttached::Driver | XdpAttached::Multiple) => xdp.mode = 1,
+            LinkXdp::Attached(XdpAttached::SocketBuffer) => xdp.mode = 2,
+            LinkXdp::Attached(XdpAttached::Hardware) => xdp.mode = 3,
+            LinkXdp::ProgId(id) | LinkXdp::DrvProgId(id) => xdp.prog = *id,
+            LinkXdp::SkbProgId(id) | LinkXdp::HwProgId(id) if xdp.prog == 0 => xdp.prog = *id,
+            _ => {}
+        }
+    }
+    (xdp.mode != 0).then_some(xdp)
 }
 
 fn device_kind(kind: &InfoKind) -> DeviceKind {
@@ -116,13 +185,16 @@ fn device_kind(kind: &InfoKind) -> DeviceKind {
 }
 
 fn vxlan(data: &[InfoVxlan]) -> Vxlan {
-    let mut vxlan = Vxlan { vni: 0, port: 0, local: None };
+    let mut vxlan = Vxlan::default();
     for part in data {
         match part {
             InfoVxlan::Id(vni) => vxlan.vni = *vni,
             InfoVxlan::Port(port) => vxlan.port = *port,
             InfoVxlan::Local(local) => vxlan.local = Some(IpAddr::V4(*local)),
             InfoVxlan::Local6(local) => vxlan.local = Some(IpAddr::V6(*local)),
+            InfoVxlan::Group(remote) => vxlan.remote = Some(IpAddr::V4(*remote)),
+            InfoVxlan::Group6(remote) => vxlan.remote = Some(IpAddr::V6(*remote)),
+            InfoVxlan::Learning(on) => vxlan.learning = *on,
             _ => {}
         }
     }
@@ -186,10 +258,14 @@ mod tests {
             LinkAttribute::IfName("eth0.5".to_owned()),
             LinkAttribute::Mtu(1500),
             LinkAttribute::Link(2),
-            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Vlan)]),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Vlan),
+                LinkInfo::Data(InfoData::Vlan(vec![InfoVlan::Id(5)])),
+            ]),
         ];
         let device = device(1, &message(attributes)).unwrap();
         assert_eq!(device.kind, DeviceKind::Other("vlan".to_owned()));
+        assert_eq!(device.vlan, Some(5));
         assert_eq!(device.link, Some(Peer { netns: Some(1), ifindex: 2 }));
     }
 
@@ -200,7 +276,31 @@ mod tests {
         let attributes = vec![LinkAttribute::Mtu(1450), LinkAttribute::LinkInfo(info)];
         let device = device(1, &message(attributes)).unwrap();
         assert_eq!(device.link, Some(Peer { netns: Some(1), ifindex: 2 }));
-        assert_eq!(device.vxlan, Some(Vxlan { vni: 1, port: 8472, local: None }));
+        assert_eq!(device.vxlan, Some(Vxlan { vni: 1, port: 8472, ..Vxlan::default() }));
+    }
+
+    #[test]
+    fn a_port_keeps_its_flags_and_an_xdp_program_is_seen() {
+        let port = InfoPortData::BridgePort(vec![
+            InfoBridgePort::State(4_u8.into()),
+            InfoBridgePort::HairpinMode(true),
+            InfoBridgePort::Learning(false),
+        ]);
+        let mut message = message(vec![
+            LinkAttribute::Mtu(1500),
+            LinkAttribute::LinkInfo(vec![LinkInfo::PortData(port)]),
+            LinkAttribute::Xdp(vec![
+                LinkXdp::Attached(XdpAttached::SocketBuffer),
+                LinkXdp::ProgId(77),
+            ]),
+        ]);
+        message.header.flags |= LinkFlags::Noarp;
+        let device = device(1, &message).unwrap();
+        let port = device.port.unwrap();
+        assert_eq!((port.state, port.hairpin, port.learning), (4, true, false));
+        assert!(port.unicast_flood && !port.isolated);
+        assert_eq!(device.xdp, Some(Xdp { mode: 2, prog: 77 }));
+        assert!(device.is_noarp);
     }
 
     #[test]

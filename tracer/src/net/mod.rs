@@ -4,18 +4,29 @@
 //! current. Nothing here changes the node, and nothing here keeps a namespace alive that the node
 //! has given up.
 
+pub mod detail;
 pub mod discover;
+pub mod echo;
 mod error;
+pub mod fib;
+pub mod inspect;
 mod links;
 mod nsid;
 mod resolve;
 pub mod setns;
 pub mod snapshot;
 pub mod state;
+pub mod view;
 pub mod watch;
 
 pub use discover::{Found, Skipped, resolve};
 pub use error::Error;
+pub use inspect::conntrack;
+pub(crate) use inspect::nftables;
+pub use inspect::{What, inspect, inspect_now};
 pub use resolve::near;
-pub use state::{Device, DeviceKind, Inum, Netns, NetworkState, Peer, Sysctls, Vxlan};
+pub use state::{
+    Bridge, BridgePort, Device, DeviceKind, Inum, Mac, Netns, NetworkState, Peer, Sysctls, Vxlan,
+    Xdp,
+};
 pub use watch::{Change, DeviceChange, Watcher};

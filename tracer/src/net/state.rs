@@ -7,6 +7,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use super::detail::Detail;
+
+/// Link-layer address.
+pub type Mac = [u8; 6];
+
 /// Inode number of a network namespace, as `stat(2)` on its file and the kernel's `ns.inum` say.
 pub type Inum = u32;
 
@@ -37,6 +42,8 @@ pub struct Netns {
     pub forwards_v6: bool,
     /// IPv6 exists in it (`disable_ipv6` of `all` is 0).
     pub has_ipv6: bool,
+    /// The rest of its configuration, when it was asked for.
+    pub detail: Option<Box<Detail>>,
 }
 
 /// The settings of a namespace that decide whether it routes.
@@ -73,11 +80,62 @@ pub struct Device {
     /// Bytes.
     pub mtu: u32,
     /// Link-layer address.
-    pub mac: Option<[u8; 6]>,
+    pub mac: Option<Mac>,
     /// Addresses with their prefix lengths.
     pub addresses: Vec<(IpAddr, u8)>,
+    /// VLAN id of an 802.1Q device.
+    pub vlan: Option<u16>,
     /// VXLAN parameters.
     pub vxlan: Option<Vxlan>,
+    /// As a port of a bridge.
+    pub port: Option<BridgePort>,
+    /// As a bridge.
+    pub bridge: Option<Bridge>,
+    /// An XDP program runs on what it receives.
+    pub xdp: Option<Xdp>,
+    /// `IFF_NOARP`: never asks for neighbours.
+    pub is_noarp: bool,
+    /// Largest GSO packet, bytes (`IFLA_GSO_MAX_SIZE`), 0 when it was not told.
+    pub gso_max: u32,
+}
+
+/// Settings of a bridge's port (`IFLA_BRPORT_*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BridgePort {
+    /// `BR_STATE_*`: 0 disabled, 1 listening, 2 learning, 3 forwarding, 4 blocking.
+    pub state: u8,
+    /// Frames may leave by the port that they came in by.
+    pub hairpin: bool,
+    /// Does not talk to other isolated ports.
+    pub isolated: bool,
+    /// Learns addresses from frames.
+    pub learning: bool,
+    /// Frames to unknown addresses leave by it.
+    pub unicast_flood: bool,
+    /// Broadcasts leave by it.
+    pub broadcast_flood: bool,
+    /// Answers ARP for its neighbours itself.
+    pub neigh_suppress: bool,
+}
+
+/// Settings of a bridge (`IFLA_BR_*`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bridge {
+    /// Spanning tree protocol runs.
+    pub stp: bool,
+    /// VLANs are told apart.
+    pub vlan_filtering: bool,
+    /// Seconds in listening and learning each, times 100.
+    pub forward_delay: u32,
+}
+
+/// An XDP program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Xdp {
+    /// `XDP_ATTACHED_*`: 1 driver, 2 generic, 3 offloaded.
+    pub mode: u8,
+    /// Program id.
+    pub prog: u32,
 }
 
 /// The device at the other end.
@@ -90,7 +148,7 @@ pub struct Peer {
 }
 
 /// VXLAN parameters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Vxlan {
     /// Network identifier.
     pub vni: u32,
@@ -98,6 +156,10 @@ pub struct Vxlan {
     pub port: u16,
     /// Local outer address.
     pub local: Option<IpAddr>,
+    /// Remote end, or group, of what the forwarding database does not know.
+    pub remote: Option<IpAddr>,
+    /// Learns remote ends from frames.
+    pub learning: bool,
 }
 
 /// What a device is.

@@ -20,6 +20,9 @@ pub enum Change {
     Renamed(Inum, String, PathBuf),
     /// Settings changed.
     Sysctls(Inum, Sysctls),
+    /// Routes or policy routing rules changed: what the state may hold of them is old, and who
+    /// needs them reads them anew. IPv4 routes that go with their device are not told of.
+    Routing(Inum),
 }
 
 /// What has changed of a device.
@@ -59,6 +62,7 @@ impl NetworkState {
                 let Some(netns) = self.netns.get_mut(&inum) else { return };
                 netns.set_sysctls(sysctls);
             }
+            Change::Routing(_) => {}
         }
     }
 

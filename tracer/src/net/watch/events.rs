@@ -34,7 +34,11 @@ impl Supervisor {
                     .await;
             }
             Event::Settings => _ = self.unset.insert(inum),
-            Event::Lost => _ = self.stale.insert(inum),
+            Event::Routing => _ = self.unrouted.insert(inum),
+            Event::Lost => {
+                self.stale.insert(inum);
+                self.unrouted.insert(inum);
+            }
         }
     }
 

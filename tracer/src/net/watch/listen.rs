@@ -21,13 +21,20 @@ use crate::net::error::Error;
 use crate::net::state::{Device, Inum};
 use crate::net::{links, snapshot};
 
-const GROUPS: [MulticastGroup; 5] = [
+const GROUPS: [MulticastGroup; 9] = [
     MulticastGroup::Link,
     MulticastGroup::Ipv4Ifaddr,
     MulticastGroup::Ipv6Ifaddr,
     MulticastGroup::Ipv4Netconf,
     MulticastGroup::Ipv6Netconf,
+    MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv6Route,
+    MulticastGroup::Ipv4Rule,
+    MulticastGroup::Ipv6Rule,
 ];
+/// They only say that something has changed: tables may be large, and are read when needed.
+const ROUTING: [u16; 4] =
+    [libc::RTM_NEWROUTE, libc::RTM_DELROUTE, libc::RTM_NEWRULE, libc::RTM_DELRULE];
 /// `RTM_NEWNETCONF` and `RTM_DELNETCONF`, which the netlink crates do not know.
 const NETCONF: [u16; 2] = [80, 81];
 /// More than any notification (the kernel allocates them by `NLMSG_GOODSIZE`, a page).
@@ -57,6 +64,8 @@ pub(super) enum Event {
     AddressGone(u32, (IpAddr, u8)),
     /// A setting has changed.
     Settings,
+    /// A route or a policy routing rule has changed.
+    Routing,
     /// Notifications were lost.
     Lost,
 }
@@ -159,6 +168,10 @@ fn events(inum: Inum, mut datagram: &[u8]) -> Vec<Event> {
         if NETCONF.contains(&message.message_type()) {
             if is_of_all(&datagram[..length]) {
                 events.push(Event::Settings);
+            }
+        } else if ROUTING.contains(&message.message_type()) {
+            if !matches!(events.last(), Some(Event::Routing)) {
+                events.push(Event::Routing);
             }
         } else {
             events.extend(event(inum, &datagram[..length]));

@@ -88,6 +88,8 @@ pub(super) struct Supervisor {
     unreadable: BTreeSet<Inum>,
     /// Whose settings may have changed.
     pub(super) unset: BTreeSet<Inum>,
+    /// Whose routes have changed.
+    pub(super) unrouted: BTreeSet<Inum>,
     /// Whose notifications were lost.
     pub(super) stale: BTreeSet<Inum>,
     /// The files when last looked at.
@@ -113,6 +115,7 @@ impl Supervisor {
             new: VecDeque::new(),
             unreadable: BTreeSet::new(),
             unset: BTreeSet::new(),
+            unrouted: BTreeSet::new(),
             stale: BTreeSet::new(),
             files: BTreeMap::new(),
             looked: Instant::now(),
@@ -167,6 +170,7 @@ impl Supervisor {
             alive.listener.close().await;
         }
         self.unset.remove(&inum);
+        self.unrouted.remove(&inum);
         self.stale.remove(&inum);
         if self.state.netns.contains_key(&inum) {
             self.emit(Change::Gone(inum)).await;
@@ -197,7 +201,8 @@ impl Supervisor {
     }
 
     fn has_work(&self, is_quiet: bool) -> bool {
-        !self.new.is_empty() || is_quiet && !(self.stale.is_empty() && self.unset.is_empty())
+        let is_idle = self.stale.is_empty() && self.unset.is_empty() && self.unrouted.is_empty();
+        !self.new.is_empty() || is_quiet && !is_idle
     }
 
     /// One piece of what can wait. While notifications pour in (`!is_quiet`), nothing that they
@@ -215,6 +220,8 @@ impl Supervisor {
             self.read_again(inum).await;
         } else if is_quiet && let Some(inum) = self.unset.pop_first() {
             self.read_sysctls(inum).await;
+        } else if is_quiet && let Some(inum) = self.unrouted.pop_first() {
+            self.emit(Change::Routing(inum)).await;
         }
     }
 

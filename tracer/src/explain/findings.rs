@@ -1,0 +1,96 @@
+//! What `diagnose` finds: the ids of its rules, and the named faults of the labs.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use super::Entry;
+use crate::diagnose::RULES;
+use crate::lab::Fault;
+
+/// Every id once: a fault of the lab in its own words, with the rule that tells it.
+pub(super) fn entries() -> Vec<Entry> {
+    let faults = Fault::all().map(|f| (f.id, f));
+    let faults: BTreeMap<&str, &Fault> = faults.collect();
+    let ids = RULES.iter().flat_map(|r| r.covers.iter().chain([&r.id]).map(move |id| (*id, r)));
+    let mut rules: BTreeMap<&str, _> = ids.collect();
+    let mut list: Vec<Entry> = faults
+        .values()
+        .map(|fault| {
+            let why = rules.remove(fault.id).map(|r| Cow::Borrowed(r.explain));
+            let what = sentence(fault.title);
+            let broken = format!(
+                "One would suspect it in {}; lab `{}` shows it: `pkttrace lab break {}`.",
+                fault.scenario, fault.lab, fault.id
+            );
+            Entry {
+                why: why.unwrap_or_else(|| explained_by(fault)),
+                look: Cow::Owned(look(fault)),
+                ..finding(fault.id, what, broken)
+            }
+        })
+        .collect();
+    list.extend(rules.into_iter().map(|(id, rule)| {
+        let what = match id == rule.id {
+            true => "A cause, or an observation, that `pkttrace diagnose` names.".to_owned(),
+            false => format!("A case of `{}` that `pkttrace diagnose` tells apart.", rule.id),
+        };
+        let where_ = "It is met in pods, containers and plain namespaces alike.".to_owned();
+        Entry { why: Cow::Borrowed(rule.explain), ..finding(id, what, where_) }
+    }));
+    list
+}
+
+fn finding(id: &'static str, what: String, kubernetes: String) -> Entry {
+    Entry {
+        word: Cow::Borrowed(id),
+        aliases: &[],
+        group: "",
+        what: Cow::Owned(what),
+        why: Cow::Borrowed(""),
+        kubernetes: Cow::Owned(kubernetes),
+        look: Cow::Borrowed("pkttrace diagnose --from NETNS --to ADDRESS"),
+    }
+}
+
+/// A fault that is told by a more general finding, or by none since nothing is wrong.
+fn explained_by(fault: &Fault) -> Cow<'static, str> {
+    Cow::Borrowed(match fault.kind {
+        crate::lab::FaultKind::Fault => {
+            "`pkttrace diagnose` tells it by what it does to packets, under a more general id."
+        }
+        crate::lab::FaultKind::Trap => {
+            "It looks like a fault and is none: `pkttrace diagnose` says nothing about it."
+        }
+    })
+}
+
+fn look(fault: &Fault) -> String {
+    let target = &fault.target;
+    let to = format!("--from {} --to {} --proto {}", target.from, target.to, target.proto);
+    match target.sport {
+        Some(port) => format!("pkttrace diagnose {to} --sport {port}"),
+        None => format!("pkttrace diagnose {to}"),
+    }
+}
+
+fn sentence(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next().into_iter().flat_map(char::to_uppercase);
+    let text: String = first.chain(letters).collect();
+    if text.ends_with(['.', ')']) { text } else { text + "." }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::lookup;
+    use super::*;
+
+    #[test]
+    fn every_id_is_explained() {
+        let ids = RULES.iter().flat_map(|r| r.covers.iter().chain([&r.id]).copied());
+        for id in ids.chain(Fault::all().map(|f| f.id)) {
+            let entry = lookup(id).unwrap_or_else(|| panic!("{id} is not explained"));
+            assert_eq!(entry.word, id);
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Which `resolv.conf` the programs of a namespace read.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use crate::net::detail::Resolver;
+use crate::net::discover;
+use crate::net::state::Inum;
+
+const FILE: &str = "etc/resolv.conf";
+/// As many links may lead to the file.
+const LINKS: usize = 8;
+
+/// The processes of all namespaces.
+pub(super) type Pids = BTreeMap<Inum, Vec<u32>>;
+
+/// Who lives where; empty when `/proc` cannot be read.
+pub(super) fn pids() -> Pids {
+    let found = discover::scan().map(|scan| scan.found).unwrap_or_default();
+    found.into_values().map(|found| (found.inum, found.pids)).collect()
+}
+
+/// The file as a process of the namespace sees it. Containers have their own view of the file
+/// system; for a namespace without one, it is what `ip netns exec` would show.
+pub(super) fn read(netns_file: &Path, pids: &[u32]) -> Option<Resolver> {
+    let own_view = fs::read_link("/proc/self/ns/mnt").ok();
+    let other_view = || {
+        pids.iter().find(|pid| {
+            let view = fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+            view.is_some() && view != own_view
+        })
+    };
+    let of = |pid: u32| PathBuf::from(format!("/proc/{pid}/root"));
+    let ours = PathBuf::from("/");
+    let candidates = match (other_view(), named(netns_file)) {
+        // The node's own: services with a view of their own see what they were given.
+        _ if pids.contains(&1) => vec![of(1), ours],
+        _ if pids.contains(&std::process::id()) => vec![ours],
+        (Some(pid), _) => vec![of(*pid)],
+        (None, Some(name)) => vec![Path::new("/etc/netns").join(name), ours],
+        (None, None) => vec![ours],
+    };
+    candidates.into_iter().find_map(|root| {
+        let path = match root.starts_with("/etc/netns") {
+            true => root.join("resolv.conf"),
+            false => within(&root, FILE)?,
+        };
+        let text = fs::read_to_string(&path).ok()?;
+        Some(Resolver { path: path.display().to_string(), ..parse(&text) })
+    })
+}
+
+/// The name that `ip netns` knows it by.
+fn named(netns_file: &Path) -> Option<&std::ffi::OsStr> {
+    let dir = netns_file.parent()?;
+    ["/run/netns", "/var/run/netns"].iter().any(|d| dir == Path::new(d)).then_some(())?;
+    netns_file.file_name()
+}
+
+/// Where a file below another root really is: absolute links start there, not at ours.
+fn within(root: &Path, file: &str) -> Option<PathBuf> {
+    let mut path = root.join(file);
+    for _ in 0..LINKS {
+        let Ok(target) = fs::read_link(&path) else { return Some(path) };
+        path = match target.strip_prefix("/") {
+            Ok(absolute) => root.join(absolute),
+            Err(_) => path.parent()?.join(target),
+        };
+    }
+    None
+}
+
+/// `resolv.conf(5)`; the last `search` or `domain` counts.
+fn parse(text: &str) -> Resolver {
+    let mut resolver = Resolver { ndots: 1, ..Resolver::default() };
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        match words.next() {
+            Some("nameserver") => {
+                // A zone (`fe80::1%eth0`) is not kept.
+                let server = words.next().map(|word| word.split('%').next().unwrap_or(word));
+                let server = server.and_then(|word| word.parse::<IpAddr>().ok());
+                resolver.nameservers.extend(server);
+            }
+            Some("search" | "domain") => resolver.search = words.map(str::to_owned).collect(),
+            Some("options") => {
+                let mut ndots = words.filter_map(|word| word.strip_prefix("ndots:")?.parse().ok());
+                // The library takes no more than 15.
+                resolver.ndots = ndots.next_back().map_or(resolver.ndots, |n: u8| n.min(15));
+            }
+            _ => {}
+        }
+    }
+    resolver
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pods_file_is_parsed() {
+        let resolver = parse(
+            "# made by kubelet\nsearch shop.svc.cluster.local svc.cluster.local\n\
+             nameserver 10.96.0.10\nnameserver fe80::1%eth0\noptions ndots:5 timeout:2\n",
+        );
+        assert_eq!(resolver.nameservers.len(), 2);
+        assert_eq!(resolver.nameservers[0], "10.96.0.10".parse::<IpAddr>().unwrap());
+        assert_eq!(resolver.search, ["shop.svc.cluster.local", "svc.cluster.local"]);
+        assert_eq!(resolver.ndots, 5);
+        assert_eq!(parse("").ndots, 1);
+    }
+
+    #[test]
+    fn links_stay_below_their_root() {
+        let root = std::env::temp_dir().join(format!("pkttrace-resolver-{}", std::process::id()));
+        fs::create_dir_all(root.join("etc")).unwrap();
+        fs::create_dir_all(root.join("run")).unwrap();
+        fs::write(root.join("run/stub"), "nameserver 127.0.0.53\n").unwrap();
+        std::os::unix::fs::symlink("/run/stub", root.join(FILE)).unwrap();
+        let path = within(&root, FILE).unwrap();
+        let text = fs::read_to_string(&path);
+        fs::remove_dir_all(&root).unwrap();
+        assert_eq!(
+            (path, text.unwrap().as_str()),
+            (root.join("run/stub"), "nameserver 127.0.0.53\n")
+        );
+    }
+}

@@ -1,0 +1,221 @@
+//! Sockets that take what comes (`sock_diag`), and the processes that hold them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::wire::{Netlink, addr_of, attributes_after, be16_at, u8_at, u32_at};
+use crate::net::detail::Socket;
+
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const INET_DIAG_SKMEMINFO: u16 = 7;
+const INET_DIAG_SKV6ONLY: u16 = 11;
+/// Indices into the numbers of `INET_DIAG_SKMEMINFO`.
+const SK_MEMINFO_RCVBUF: usize = 1;
+const SK_MEMINFO_DROPS: usize = 8;
+/// `struct inet_diag_msg`.
+const HEADER: usize = 72;
+const TCP_ESTABLISHED: u8 = 1;
+const TCP_CLOSE: u8 = 7;
+const TCP_LISTEN: u8 = 10;
+const KINDS: [(i32, &[u8]); 2] =
+    [(libc::IPPROTO_TCP, &[TCP_LISTEN]), (libc::IPPROTO_UDP, &[TCP_CLOSE, TCP_ESTABLISHED])];
+
+/// Process by inode of its socket: PID and command name.
+pub(super) type Processes = BTreeMap<u32, (u32, String)>;
+
+/// The sockets of the calling thread's namespace. Kinds that the kernel has no reader for are
+/// said in `unread`.
+pub(super) fn sockets(
+    netlink: &mut Netlink,
+    processes: &Processes,
+    unread: &mut Vec<String>,
+) -> Vec<Socket> {
+    let mut sockets = Vec::new();
+    for (proto, states) in KINDS {
+        for family in [libc::AF_INET, libc::AF_INET6] {
+            match netlink.dump(SOCK_DIAG_BY_FAMILY, &request(family, proto, states)) {
+                Ok(answer) => sockets.extend(
+                    answer.messages().filter_map(|(_, body)| socket(proto as u8, body, processes)),
+                ),
+                // IPv6 is not there: nor are its sockets.
+                Err(_) if family == libc::AF_INET6 => {}
+                Err(error) => unread.push(format!("sockets of protocol {proto}: {error}")),
+            }
+        }
+    }
+    for file in ["raw", "raw6"] {
+        let text = fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap_or_default();
+        sockets.extend(text.lines().skip(1).filter_map(|line| raw(line, processes)));
+    }
+    sockets
+}
+
+/// A line of `/proc/net/raw`, which every kernel has, unlike the reader for `sock_diag`. The port
+/// is the protocol's number.
+fn raw(line: &str, processes: &Processes) -> Option<Socket> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let (addr, proto) = words.get(1)?.split_once(':')?;
+    let (_, queued) = words.get(4)?.split_once(':')?;
+    Some(Socket {
+        proto: u8::from_str_radix(proto, 16).ok()?,
+        addr: hex_addr(addr)?,
+        port: 0,
+        v6only: addr.len() > 8,
+        peer: None,
+        queued: u32::from_str_radix(queued, 16).ok()?,
+        limit: 0,
+        drops: words.last()?.parse().ok()?,
+        dev: None,
+        process: processes.get(&words.get(9)?.parse().ok()?).cloned(),
+    })
+}
+
+/// Words of 32 bits in host byte order, as `/proc/net` writes addresses.
+fn hex_addr(text: &str) -> Option<IpAddr> {
+    let words = (0..text.len() / 8).map(|at| {
+        let word = u32::from_str_radix(text.get(at * 8..at * 8 + 8)?, 16).ok()?;
+        Some(word.to_ne_bytes())
+    });
+    super::wire::addr(words.collect::<Option<Vec<_>>>()?.as_flattened())
+}
+
+/// `struct inet_diag_req_v2`.
+fn request(family: i32, proto: i32, states: &[u8]) -> [u8; 56] {
+    let mut request = [0; 56];
+    request[0] = family as u8;
+    request[1] = proto as u8;
+    request[2] = 1 << (INET_DIAG_SKMEMINFO - 1);
+    let mask = states.iter().fold(0_u32, |mask, state| mask | 1 << state);
+    request[4..8].copy_from_slice(&mask.to_ne_bytes());
+    request
+}
+
+fn socket(proto: u8, body: &[u8], processes: &Processes) -> Option<Socket> {
+    let (family, state) = (u8_at(body, 0)?, u8_at(body, 1)?);
+    let mut socket = Socket {
+        proto,
+        addr: addr_of(family, body.get(8..24)?)?,
+        port: be16_at(body, 4)?,
+        v6only: false,
+        peer: None,
+        queued: u32_at(body, 56)?,
+        limit: u32_at(body, 60)?,
+        drops: 0,
+        dev: u32_at(body, 40).filter(|dev| *dev != 0),
+        process: processes.get(&u32_at(body, 68)?).cloned(),
+    };
+    if proto != libc::IPPROTO_TCP as u8 && state == TCP_ESTABLISHED {
+        socket.peer = Some((addr_of(family, body.get(24..40)?)?, be16_at(body, 6)?));
+    }
+    if proto == libc::IPPROTO_UDP as u8 && socket.port == 0 {
+        return None; // takes nothing yet
+    }
+    for (kind, value) in attributes_after(body, HEADER) {
+        match kind {
+            INET_DIAG_SKMEMINFO => {
+                let number = |at: usize| u32_at(value, at * 4);
+                if state != TCP_LISTEN {
+                    socket.limit = number(SK_MEMINFO_RCVBUF).unwrap_or(socket.limit);
+                }
+                socket.drops = number(SK_MEMINFO_DROPS).unwrap_or(0).into();
+            }
+            INET_DIAG_SKV6ONLY => socket.v6only = u8_at(value, 0) == Some(1),
+            _ => {}
+        }
+    }
+    Some(socket)
+}
+
+/// Who holds which socket: a look at every descriptor that there is, so only on request.
+pub(super) fn processes() -> Processes {
+    let mut found = Processes::new();
+    let Ok(entries) = fs::read_dir("/proc") else { return found };
+    let pids = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
+    for pid in pids {
+        // Processes come and go, and some must not be looked at: their sockets stay nameless.
+        let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
+        let mut inodes =
+            descriptors.flatten().filter_map(|e| inode(&fs::read_link(e.path()).ok()?));
+        let Some(first) = inodes.next() else { continue };
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        for inode in std::iter::once(first).chain(inodes) {
+            found.entry(inode).or_insert_with(|| (pid, name.trim_end().to_owned()));
+        }
+    }
+    found
+}
+
+/// `socket:[4711]` → 4711.
+fn inode(link: &std::path::Path) -> Option<u32> {
+    link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+}
+
+impl Socket {
+    /// Whether a packet to `addr` and `port` that comes in by device `dev` is for it, as far as
+    /// addresses decide.
+    #[must_use]
+    pub fn takes(&self, addr: IpAddr, port: u16, dev: u32) -> bool {
+        let is_any = match self.addr {
+            IpAddr::V4(own) => own == Ipv4Addr::UNSPECIFIED && addr.is_ipv4(),
+            IpAddr::V6(own) => own == Ipv6Addr::UNSPECIFIED && !(addr.is_ipv4() && self.v6only),
+        };
+        self.port == port && (is_any || self.addr == addr) && self.dev.is_none_or(|d| d == dev)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, UdpSocket};
+
+    use super::*;
+
+    fn own() -> Vec<Socket> {
+        let mut netlink = Netlink::open(libc::NETLINK_SOCK_DIAG).unwrap();
+        let mut unread = Vec::new();
+        let sockets = sockets(&mut netlink, &processes(), &mut unread);
+        assert_eq!(unread, Vec::<String>::new());
+        sockets
+    }
+
+    #[test]
+    fn an_own_listener_is_found_with_its_process_and_queue() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let _waiting = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let sockets = own();
+        let found = sockets.iter().find(|s| s.port == port && s.proto == 6).unwrap();
+        assert_eq!(found.addr, Ipv4Addr::LOCALHOST);
+        assert_eq!(found.queued, 1);
+        assert!(found.limit > 1);
+        assert_eq!(found.process.as_ref().unwrap().0, std::process::id());
+        assert!(found.takes(Ipv4Addr::LOCALHOST.into(), port, 1));
+        assert!(!found.takes("192.0.2.1".parse().unwrap(), port, 1));
+    }
+
+    #[test]
+    fn raw_sockets_are_read_from_their_file() {
+        let line = "   1: 0100007F:0001 00000000:0000 07 00000000:00000300 00:00000000 00000000     \
+                    0        0 4711 2 00000000aa 5";
+        let holder = (12, "ping".to_owned());
+        let socket = raw(line, &[(4711, holder.clone())].into()).unwrap();
+        assert_eq!((socket.proto, socket.addr), (1, Ipv4Addr::LOCALHOST.into()));
+        assert_eq!((socket.queued, socket.drops, socket.process), (0x300, 5, Some(holder)));
+        let v6 = hex_addr("000080FE000000000000000001000000");
+        assert_eq!(v6, Some("fe80::1".parse().unwrap()));
+    }
+
+    #[test]
+    fn udp_sockets_tell_what_waits_and_whom_they_talk_to() {
+        let bound = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let connected = UdpSocket::bind("127.0.0.1:0").unwrap();
+        connected.connect(bound.local_addr().unwrap()).unwrap();
+        connected.send(&[0; 100]).unwrap();
+        let sockets = own();
+        let port = |socket: &UdpSocket| socket.local_addr().unwrap().port();
+        let of = |port: u16| sockets.iter().find(|s| s.port == port && s.proto == 17).unwrap();
+        assert!(of(port(&bound)).queued >= 100 && of(port(&bound)).limit > 1000);
+        let peer = Some((Ipv4Addr::LOCALHOST.into(), port(&bound)));
+        assert_eq!(of(port(&connected)).peer, peer);
+    }
+}

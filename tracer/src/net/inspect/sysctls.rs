@@ -1,0 +1,105 @@
+//! Settings below `/proc/sys/net`. The kernel shows those of the namespace of the thread that
+//! opens the file.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+const NET: &str = "/proc/sys/net";
+
+/// Of the namespace as a whole. A kernel without the feature has no such file.
+const PLAIN: [&str; 27] = [
+    "bridge/bridge-nf-call-arptables",
+    "bridge/bridge-nf-call-ip6tables",
+    "bridge/bridge-nf-call-iptables",
+    "bridge/bridge-nf-filter-vlan-tagged",
+    "core/netdev_max_backlog",
+    "core/somaxconn",
+    "ipv4/icmp_echo_ignore_all",
+    "ipv4/icmp_ratelimit",
+    "ipv4/ip_default_ttl",
+    "ipv4/ip_forward",
+    "ipv4/ip_forward_use_pmtu",
+    "ipv4/ip_local_port_range",
+    "ipv4/ip_local_reserved_ports",
+    "ipv4/ip_no_pmtu_disc",
+    "ipv4/neigh/default/gc_thresh3",
+    "ipv4/tcp_abort_on_overflow",
+    "ipv4/tcp_max_syn_backlog",
+    "ipv4/tcp_mtu_probing",
+    "ipv4/tcp_syncookies",
+    "ipv6/icmp/echo_ignore_all",
+    "ipv6/neigh/default/gc_thresh3",
+    "netfilter/nf_conntrack_buckets",
+    "netfilter/nf_conntrack_count",
+    "netfilter/nf_conntrack_max",
+    "netfilter/nf_conntrack_tcp_be_liberal",
+    "netfilter/nf_conntrack_tcp_loose",
+    "netfilter/nf_conntrack_udp_timeout",
+];
+
+/// Of `ipv4/conf/{all,default,DEV}`.
+const IPV4: [&str; 14] = [
+    "accept_local",
+    "arp_announce",
+    "arp_filter",
+    "arp_ignore",
+    "disable_policy",
+    "disable_xfrm",
+    "forwarding",
+    "ignore_routes_with_linkdown",
+    "proxy_arp",
+    "proxy_arp_pvlan",
+    "route_localnet",
+    "rp_filter",
+    "send_redirects",
+    "src_valid_mark",
+];
+
+/// Of `ipv6/conf/{all,default,DEV}`.
+const IPV6: [&str; 7] = [
+    "accept_ra",
+    "disable_ipv6",
+    "disable_policy",
+    "force_forwarding",
+    "forwarding",
+    "ignore_routes_with_linkdown",
+    "proxy_ndp",
+];
+
+/// The settings of the calling thread's namespace with these devices.
+pub(super) fn read<'a>(devices: impl Iterator<Item = &'a str>) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    for path in PLAIN {
+        enter(&mut found, path.to_owned());
+    }
+    for dev in ["all", "default"].into_iter().chain(devices) {
+        for key in IPV4 {
+            enter(&mut found, format!("ipv4/conf/{dev}/{key}"));
+        }
+        for key in IPV6 {
+            enter(&mut found, format!("ipv6/conf/{dev}/{key}"));
+        }
+    }
+    found
+}
+
+/// A list has its numbers apart by one space.
+fn enter(found: &mut BTreeMap<String, String>, path: String) {
+    if let Ok(text) = fs::read_to_string(format!("{NET}/{path}")) {
+        found.insert(path, text.split_whitespace().collect::<Vec<_>>().join(" "));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_of_the_namespace_and_of_devices_are_read() {
+        let found = read(["lo"].into_iter());
+        assert!(["0", "1"].contains(&found["ipv4/ip_forward"].as_str()));
+        assert!(found.contains_key("ipv4/conf/lo/rp_filter"));
+        assert!(found.contains_key("ipv4/conf/all/accept_local"));
+        assert_eq!(found["ipv4/ip_local_port_range"].split(' ').count(), 2);
+    }
+}

@@ -1,0 +1,212 @@
+//! Which firewall rules a packet met, exactly: nftables' own tracing (`meta nftrace`), which sees
+//! the rules of iptables-nft too.
+//!
+//! Tracing ends where a packet leaves its namespace, so every namespace has a [`Tracer`] of its
+//! own: a netlink socket that owns the table that switches it on and receives what it tells.
+
+mod attribute;
+mod passages;
+mod step;
+mod table;
+mod wire;
+
+use std::collections::BTreeSet;
+use std::io;
+
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+
+pub use attribute::Attribution;
+pub use step::{Step, Verdict, What};
+
+use crate::net::{Netns, setns};
+
+/// `NFNLGRP_NFTABLES`
+const GROUP_RULES: u32 = 7;
+/// `NFNLGRP_NFTRACE`
+const GROUP_TRACE: u32 = 9;
+/// Bytes that may wait to be read: a packet through Kubernetes' rules takes some 10 KB.
+const BUFFER: usize = 64 << 20;
+/// What the names of tracing tables begin with, the process's number follows.
+pub(crate) const TABLE_PREFIX: &str = "pkttrace_";
+/// `NFPROTO_BRIDGE`
+const BRIDGE_FAMILY: u8 = 7;
+/// The largest datagram: the kernel fills at most this for a notification.
+const DATAGRAM: usize = 64 << 10;
+
+/// nftables' tracing in one namespace, for as long as this lives.
+#[derive(Debug)]
+pub struct Tracer {
+    socket: Socket,
+    buffer: Vec<u8>,
+    /// The name of its table, by which its own steps are told.
+    pub table: String,
+    /// Bridged frames are traced too.
+    pub has_bridge: bool,
+}
+
+/// What [`Tracer::drain`] met beside steps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drained {
+    /// The kernel had more to tell than was read in time: some steps are missing.
+    pub overran: bool,
+    /// The rules have changed.
+    pub changed: bool,
+}
+
+impl Tracer {
+    /// Switches tracing on in `netns`, for bridged frames too when there are rules for them. `None`
+    /// when there are no rules at all.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` or `EOPNOTSUPP` before 5.12, where no table can be made to vanish with its
+    /// process; `EPERM` without `CAP_NET_ADMIN`; that of entering the namespace.
+    pub fn start(netns: &Netns) -> io::Result<Option<Self>> {
+        let socket = open(netns)?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        let families = families(&socket)?;
+        if families.is_empty() {
+            return Ok(None);
+        }
+        enlarge(&socket);
+        let table = format!("{TABLE_PREFIX}{}", std::process::id());
+        let has_bridge = families.contains(&BRIDGE_FAMILY);
+        for family in [Some(table::INET), has_bridge.then_some(table::BRIDGE)].into_iter().flatten()
+        {
+            socket.send(table::make(&table, family).bytes(), 0)?;
+            acknowledged(&socket)?;
+        }
+        // Only now: making the table is a change of the rules as well.
+        socket.add_membership(GROUP_TRACE)?;
+        socket.add_membership(GROUP_RULES)?;
+        socket.set_non_blocking(true)?;
+        Ok(Some(Self { socket, buffer: Vec::with_capacity(DATAGRAM), table, has_bridge }))
+    }
+
+    /// Hands the steps that wait to `take`, in the order in which they happened.
+    pub fn drain(&mut self, mut take: impl FnMut(Step)) -> Drained {
+        let mut drained = Drained::default();
+        loop {
+            self.buffer.clear();
+            match self.socket.recv(&mut self.buffer, 0) {
+                Ok(_) => {}
+                Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => {
+                    drained.overran = true;
+                    continue;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => break,
+            }
+            for message in wire::messages(&self.buffer) {
+                match Step::parse(&message) {
+                    Some(step) => take(step),
+                    None => drained.changed = true,
+                }
+            }
+        }
+        drained
+    }
+}
+
+/// Waits for the first rules of a namespace.
+#[derive(Debug)]
+pub struct Watch {
+    socket: Socket,
+    buffer: Vec<u8>,
+}
+
+impl Watch {
+    /// Listens for changes of the rules from now on.
+    ///
+    /// # Errors
+    ///
+    /// That of entering the namespace, or the kernel's.
+    pub fn start(netns: &Netns) -> io::Result<Self> {
+        let socket = open(netns)?;
+        socket.add_membership(GROUP_RULES)?;
+        socket.set_non_blocking(true)?;
+        Ok(Self { socket, buffer: Vec::with_capacity(DATAGRAM) })
+    }
+
+    /// Whether rules have changed since this was asked last.
+    pub fn has_news(&mut self) -> bool {
+        let mut has_news = false;
+        loop {
+            self.buffer.clear();
+            match self.socket.recv(&mut self.buffer, 0) {
+                Ok(_) => has_news = true,
+                // There was more than there was room for.
+                Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => has_news = true,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return has_news,
+            }
+        }
+    }
+}
+
+/// A socket in the namespace.
+fn open(netns: &Netns) -> io::Result<Socket> {
+    setns::run_in_inum(&netns.path, netns.inum, || {
+        let mut socket = Socket::new(NETLINK_NETFILTER)?;
+        socket.bind_auto()?;
+        Ok(socket)
+    })
+}
+
+/// The families of the namespace's tables, but for tables of other tracers.
+fn families(socket: &Socket) -> io::Result<BTreeSet<u8>> {
+    socket.send(table::list().bytes(), 0)?;
+    let mut families = BTreeSet::new();
+    loop {
+        let (bytes, _) = socket.recv_from_full()?;
+        for message in wire::messages(&bytes) {
+            if i32::from(message.kind) == libc::NLMSG_DONE {
+                return Ok(families);
+            }
+            if let Some(code) = message.error() {
+                return Err(io::Error::from_raw_os_error(-code));
+            }
+            let is_ours = message.attributes().any(|(kind, value)| {
+                kind == table::NAME && wire::text(value).starts_with(TABLE_PREFIX)
+            });
+            if !is_ours {
+                families.insert(message.family);
+            }
+        }
+    }
+}
+
+/// Reads up to the acknowledgement of a batch, or to the first error.
+fn acknowledged(socket: &Socket) -> io::Result<()> {
+    loop {
+        let (bytes, _) = socket.recv_from_full()?;
+        for message in wire::messages(&bytes) {
+            match message.error() {
+                Some(0) => return Ok(()),
+                Some(code) => return Err(io::Error::from_raw_os_error(-code)),
+                None => {}
+            }
+        }
+    }
+}
+
+/// Beyond the system's limit where that is allowed; more is lost sooner otherwise.
+fn enlarge(socket: &Socket) {
+    use std::os::fd::AsRawFd as _;
+    let size = libc::c_int::try_from(BUFFER).unwrap_or(libc::c_int::MAX);
+    for option in [libc::SO_RCVBUFFORCE, libc::SO_RCVBUF] {
+        // SAFETY: reads one integer of the length given.
+        let rc = unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                option,
+                (&raw const size).cast(),
+                size_of::<libc::c_int>() as libc::socklen_t,
+            )
+        };
+        if rc == 0 {
+            return;
+        }
+    }
+}

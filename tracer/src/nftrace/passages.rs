@@ -1,0 +1,249 @@
+//! Steps to passages: what one packet met from where it entered a namespace (or was made there)
+//! to where it left it.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use super::Step;
+use crate::event::{Headers, L4, Tuple};
+use crate::net::Inum;
+
+/// Passages kept per namespace: those of packets that nobody follows are never asked for.
+const KEPT: usize = 50_000;
+
+/// One packet's way through the rules of a namespace.
+#[derive(Clone, Debug)]
+pub(super) struct Passage {
+    /// As it entered.
+    pub(super) headers: Headers,
+    /// `NFPROTO_*` of the table that began it: inet, or bridge.
+    pub(super) family: u8,
+    /// It began where packets enter a namespace or are made. Else the kernel has given a packet
+    /// another name on its way: it does when a bridge hands a frame up, since the name depends on
+    /// the input device.
+    pub(super) is_entry: bool,
+    /// In order, without those of the own table.
+    pub(super) steps: Vec<Step>,
+    is_claimed: bool,
+}
+
+/// The passages of one namespace.
+#[derive(Debug, Default)]
+struct Netns {
+    passages: VecDeque<Passage>,
+    /// How many have left the front.
+    dropped: u64,
+    /// The latest passage of each of the kernel's names, counted from the first ever.
+    latest: HashMap<(u8, u32), u64>,
+}
+
+impl Passage {
+    /// The hooked chain that `step` begins has been passed already: it is another packet's.
+    fn has(&self, step: &Step) -> bool {
+        self.is_claimed
+            || self
+                .steps
+                .iter()
+                .any(|s| s.headers.is_some() && (&s.table, &s.chain) == (&step.table, &step.chain))
+    }
+}
+
+/// All passages that journeys may still ask for.
+#[derive(Debug, Default)]
+pub(super) struct Passages(BTreeMap<Inum, Netns>);
+
+impl Passages {
+    /// Adds a step; `own` is the name of the table that switches tracing on, whose first step in
+    /// a hook begins a passage.
+    pub(super) fn push(&mut self, netns: Inum, step: Step, own: &str) {
+        let is_entry = step.table == own;
+        if !is_entry && step.table.starts_with(super::TABLE_PREFIX) {
+            return; // another tracer's
+        }
+        let netns = self.0.entry(netns).or_default();
+        let name = (u8::from(step.family == super::BRIDGE_FAMILY), step.id);
+        let at = netns.latest.get(&name).and_then(|at| at.checked_sub(netns.dropped));
+        let latest = at.and_then(|at| netns.passages.get_mut(at as usize));
+        let begins = is_entry || latest.as_ref().is_none_or(|passage| passage.has(&step));
+        match (step.headers, latest) {
+            (Some(headers), _) if begins => {
+                netns.latest.insert(name, netns.dropped + netns.passages.len() as u64);
+                netns.passages.push_back(Passage {
+                    headers,
+                    family: step.family,
+                    is_entry,
+                    steps: if is_entry { Vec::new() } else { vec![step] },
+                    is_claimed: false,
+                });
+            }
+            (_, Some(latest)) if !is_entry => latest.steps.push(step),
+            _ => {}
+        }
+        if netns.passages.len() > KEPT {
+            netns.passages.pop_front();
+            netns.dropped += 1;
+        }
+    }
+
+    /// Takes the first `limit` passages that are those of the packet `same` recognises.
+    pub(super) fn claim(
+        &mut self,
+        netns: Inum,
+        limit: usize,
+        same: impl Fn(&Passage) -> bool,
+    ) -> Vec<Passage> {
+        let Some(netns) = self.0.get_mut(&netns) else { return Vec::new() };
+        let mut claimed = Vec::new();
+        for passage in &mut netns.passages {
+            if claimed.len() == limit {
+                break;
+            }
+            if !passage.is_claimed && same(passage) {
+                passage.is_claimed = true;
+                claimed.push(passage.clone());
+            }
+        }
+        while netns.passages.front().is_some_and(|p| p.is_claimed) {
+            netns.passages.pop_front();
+            netns.dropped += 1;
+        }
+        claimed
+    }
+
+    /// Forgets a namespace.
+    pub(super) fn forget(&mut self, netns: Inum) {
+        self.0.remove(&netns);
+    }
+}
+
+/// Whether headers may be those of one packet, before and after translation.
+pub(super) fn is_same(a: &Headers, b: &Headers) -> bool {
+    a.ip_id == b.ip_id
+        && match (&a.l4, &b.l4) {
+            (L4::Tcp(a), L4::Tcp(b)) => (a.seq, a.ack, a.flags) == (b.seq, b.ack, b.flags),
+            (L4::Icmp(a), L4::Icmp(b)) => (a.kind, a.code, a.seq) == (b.kind, b.code, b.seq),
+            (L4::Udp { len: a_len }, L4::Udp { len: b_len }) => {
+                let (x, y) = (a.payload.as_slice(), b.payload.as_slice());
+                let common = x.len().min(y.len());
+                a_len == b_len && x[..common] == y[..common]
+            }
+            _ => true,
+        }
+}
+
+/// Whether a passage began with this tuple. Translation of ports leaves an ICMP identifier that
+/// both sides count as ports.
+pub(super) fn began_as(passage: &Passage, tuples: &[Tuple]) -> bool {
+    tuples.contains(&passage.headers.tuple)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{PayloadHead, Proto};
+    use crate::nftrace::{Verdict, What};
+
+    const OWN: &str = "pkttrace_1";
+    const PACKETS: u32 = 2_000;
+    /// So many are under way at once; the kernel's names are used again by the next ones.
+    const NAMES: u32 = 24;
+    /// The hooked chains that each passes, and how many rules it meets in each.
+    const CHAINS: [(&str, u64); 3] = [("PREROUTING", 3), ("FORWARD", 2), ("POSTROUTING", 1)];
+
+    /// Numbers that look random and are the same in every run.
+    struct Dice(u64);
+
+    impl Dice {
+        fn roll(&mut self, sides: usize) -> usize {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            usize::try_from(self.0 >> 33).unwrap() % sides
+        }
+    }
+
+    /// All have the same tuple, as those of a flow under load have.
+    fn headers(packet: u32) -> Headers {
+        let tuple = Tuple {
+            src: "10.244.1.2".parse().unwrap(),
+            dst: "10.96.0.10".parse().unwrap(),
+            proto: Proto::Udp,
+            sport: 4000,
+            dport: 53,
+        };
+        Headers {
+            tuple,
+            len: 28,
+            ttl: Some(64),
+            ip_id: Some(packet),
+            fragment: None,
+            dont_fragment: false,
+            l4: L4::Udp { len: 8 },
+            payload: PayloadHead::default(),
+        }
+    }
+
+    /// What nftables tells of a packet, in order; a rule's handle says whose it is.
+    fn told(packet: u32) -> Vec<Step> {
+        let step = |table: &str, chain: &str, what, headers| Step {
+            id: packet % NAMES,
+            family: 2,
+            table: table.to_owned(),
+            chain: chain.to_owned(),
+            what,
+            verdict: Verdict::Continue,
+            iif: 1,
+            oif: 0,
+            headers,
+        };
+        let mut steps = vec![step(OWN, "in", What::Policy, Some(headers(packet)))];
+        for (chain, rules) in CHAINS {
+            for rule in 0..rules {
+                let shown = (rule == 0).then(|| headers(packet));
+                let handle = u64::from(packet) * 10 + rule;
+                steps.push(step("filter", chain, What::Rule(handle), shown));
+            }
+        }
+        steps.reverse();
+        steps
+    }
+
+    #[test]
+    fn no_packet_of_a_flow_under_load_gets_the_rules_of_another() {
+        let (mut passages, mut dice) = (Passages::default(), Dice(7));
+        let mut waiting: Vec<u32> = (0..PACKETS).rev().collect();
+        let mut under_way: Vec<(u32, Vec<Step>)> = Vec::new();
+        let mut over: Vec<u32> = Vec::new();
+        let mut claimed = 0;
+        while !(waiting.is_empty() && under_way.is_empty() && over.is_empty()) {
+            // A name is given again only when its packet is through.
+            let is_free = |n: &u32| under_way.iter().all(|(other, _)| other % NAMES != n % NAMES);
+            if dice.roll(3) == 0 && waiting.last().is_some_and(is_free) {
+                under_way.extend(waiting.pop().map(|packet| (packet, told(packet))));
+            }
+            if !under_way.is_empty() {
+                let at = dice.roll(under_way.len());
+                if let Some(step) = under_way[at].1.pop() {
+                    passages.push(1, step, OWN);
+                } else {
+                    over.push(under_way.swap_remove(at).0);
+                }
+            }
+            // Journeys end later, and in another order.
+            if over.len() > 40 || (waiting.is_empty() && under_way.is_empty() && !over.is_empty()) {
+                let packet = over.swap_remove(dice.roll(over.len()));
+                let asked = headers(packet);
+                let found = passages
+                    .claim(1, 1, |p| began_as(p, &[asked.tuple]) && is_same(&asked, &p.headers));
+                let [passage] = &found[..] else { panic!("packet {packet}: {found:?}") };
+                let owners: Vec<u64> = passage
+                    .steps
+                    .iter()
+                    .filter_map(|s| {
+                        if let What::Rule(handle) = s.what { Some(handle / 10) } else { None }
+                    })
+                    .collect();
+                assert_eq!(owners, [u64::from(packet); 6]);
+                claimed += 1;
+            }
+        }
+        assert_eq!(claimed, PACKETS);
+    }
+}
