@@ -72,16 +72,16 @@ fn set_sysctls(prefix: &Prefix, sysctls: &[Sysctl]) -> Result<(), Error> {
 }
 
 /// A netlink socket in each namespace.
-struct Nets(BTreeMap<&'static str, Netlink>);
+pub(crate) struct Nets(BTreeMap<&'static str, Netlink>);
 
 impl Nets {
-    fn open(prefix: &Prefix, topology: &Topology) -> Result<Self, Error> {
+    pub(crate) fn open(prefix: &Prefix, topology: &Topology) -> Result<Self, Error> {
         let names = topology.host_names().into_iter();
         let open = names.map(|name| Ok((name, Netlink::open(prefix, name)?)));
         open.collect::<Result<_, Error>>().map(Self)
     }
 
-    fn of(&self, host: &str) -> Result<&Netlink, Error> {
+    pub(crate) fn of(&self, host: &str) -> Result<&Netlink, Error> {
         self.0.get(host).ok_or_else(|| Error::BadSpec(format!("the lab has no host `{host}`")))
     }
 
@@ -96,7 +96,7 @@ impl Nets {
     }
 
     /// Adds a device, makes it a port, sets it up, and for a veth its peer too.
-    async fn add_link(&self, prefix: &Prefix, link: &Link) -> Result<(), Error> {
+    pub(crate) async fn add_link(&self, prefix: &Prefix, link: &Link) -> Result<(), Error> {
         let net = self.of(link.host)?;
         let LinkKind::Veth { peer_host, peer_dev } = link.kind else {
             net.add_link(link, None).await?;
@@ -116,21 +116,35 @@ impl Nets {
     }
 
     async fn add_routes(&self, topology: &Topology) -> Result<(), Error> {
-        for host_route in &topology.routes {
-            self.of(host_route.host)?.replace_route(&host_route.route).await?;
-        }
-        for n in &topology.neighbours {
-            self.of(n.host)?.replace_neighbour(n.dev, n.ip, n.mac).await?;
-        }
-        for entry in &topology.fdb {
-            self.of(entry.host)?.replace_fdb(entry.dev, entry.mac, entry.remote).await?;
+        for host in self.0.keys() {
+            self.add_routes_of(host, topology).await?;
         }
         Ok(())
     }
 
+    /// Writes the routes and the permanent neighbour and fdb entries of one host.
+    pub(crate) async fn add_routes_of(&self, host: &str, topology: &Topology) -> Result<(), Error> {
+        let net = self.of(host)?;
+        for route in topology.routes.iter().filter(|route| route.host == host) {
+            net.replace_route(&route.route).await?;
+        }
+        for n in topology.neighbours.iter().filter(|n| n.host == host) {
+            net.replace_neighbour(n.dev, n.ip, n.mac).await?;
+        }
+        for entry in topology.fdb.iter().filter(|entry| entry.host == host) {
+            net.replace_fdb(entry.dev, entry.mac, entry.remote).await?;
+        }
+        Ok(())
+    }
+
+    /// Every host's socket.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Netlink> {
+        self.0.values()
+    }
+
     /// The kernel turns a device's carrier into a working queue and a forwarding bridge port a
     /// little later, in a worker; until then packets are lost.
-    async fn wait_for_carriers(&self) -> Result<(), Error> {
+    pub(crate) async fn wait_for_carriers(&self) -> Result<(), Error> {
         let deadline = Instant::now() + CARRIER_LIMIT;
         for net in self.0.values() {
             while let Some(dev) = net.waiting_link().await? {

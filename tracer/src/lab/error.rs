@@ -21,6 +21,28 @@ pub enum Error {
     #[error("lab `{lab}` has no probe `{probe}`: choose one of {known}")]
     UnknownProbe { lab: String, probe: String, known: String },
 
+    #[error("no fault is called `{id}`: did you mean {near}? (all: `pkttrace lab list --faults`)")]
+    UnknownFault { id: String, near: String },
+
+    #[error(
+        "fault {fault} belongs to lab `{lab}`, and with prefix `{prefix}` lab `{up}` is up: take `pkttrace lab up {lab}` with another --prefix"
+    )]
+    OtherLab { fault: &'static str, lab: &'static str, up: String, prefix: String },
+
+    #[error(
+        "fault {fault} is active already: undo it with `pkttrace lab fix {fault} --prefix {prefix}`"
+    )]
+    Broken { fault: &'static str, prefix: String },
+
+    #[error(
+        "fault {fault} is not active in the lab with prefix `{prefix}`: {}",
+        if active.is_empty() { "no fault is".to_owned() } else { format!("active is {active}") }
+    )]
+    NotBroken { fault: &'static str, active: String, prefix: String },
+
+    #[error("{0} is not installed, and this fault is made with it: install it")]
+    NoTool(String),
+
     #[error("no lab is up with prefix `{prefix}`: {hint}")]
     NotUp { prefix: String, hint: String },
 

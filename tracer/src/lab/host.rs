@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use super::prefix::ETC_NETNS_DIR;
 use super::topology::{Resolver, Sysctl};
-use super::{Backend, Error, Prefix};
+use super::{Backend, Error, LOCK_WAIT, Prefix};
 use crate::net::setns;
 
 /// The first line of every file written below `/etc/netns`. `/etc` outlives a reboot and `/run`
@@ -91,7 +91,7 @@ impl Host<'_> {
     ///
     /// As [`Self::run`].
     pub fn restore_rules(&self, backend: Backend, text: &str) -> Result<(), Error> {
-        self.run(&backend.restore_program(), &["-w", "5", "--noflush"], text)
+        self.run(&backend.restore_program(), &["-w", LOCK_WAIT, "--noflush"], text)
     }
 
     /// Writes the host's own `/etc/resolv.conf`.

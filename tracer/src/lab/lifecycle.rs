@@ -57,6 +57,7 @@ impl Lab {
             ipv6: choice.ipv6,
             is_complete: false,
             hosts: topology.host_names().into_iter().map(str::to_owned).collect(),
+            faults: Vec::new(),
         };
         if !state.claim()? {
             return Self::already(prefix, &record).await.map(Up::Already);
@@ -157,6 +158,21 @@ impl Lab {
         daemon::start(&self.prefix, &self.state).await
     }
 
+    /// Keeps others from changing this lab until the lock is dropped.
+    pub(crate) fn lock(&self) -> Result<std::fs::File, Error> {
+        self.state.lock()
+    }
+
+    /// Reads the record again, which another process may have written meanwhile.
+    pub(crate) fn reload(&mut self) -> Result<(), Error> {
+        self.record = self.state.load()?.ok_or_else(|| not_up(&self.prefix))?;
+        Ok(())
+    }
+
+    pub(crate) fn store(&self) -> Result<(), Error> {
+        self.state.store(&self.record)
+    }
+
     async fn realise(&self, topology: &Topology) -> Result<(), Error> {
         build::build(&self.prefix, topology, self.record.iptables).await?;
         self.serve(&topology.servers).await
@@ -175,7 +191,8 @@ impl Lab {
         if !record.is_complete {
             return Err(occupied(&record.lab, "half-built, or being built"));
         }
-        if record != (Record { is_complete: true, ..wanted.clone() }) {
+        let faults = record.faults.clone();
+        if record != (Record { is_complete: true, faults, ..wanted.clone() }) {
             return Err(occupied(&record.lab, "another lab, or made with other options"));
         }
         let lab = Self::open(prefix)?;

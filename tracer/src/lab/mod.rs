@@ -9,6 +9,7 @@ mod build;
 mod daemon;
 mod error;
 mod exec;
+mod faults;
 mod host;
 mod inhabitants;
 mod labs;
@@ -29,15 +30,20 @@ use serde::{Deserialize, Serialize};
 pub use addr::{Cidr, Mac};
 pub use error::Error;
 pub use exec::exec;
+pub use faults::{Fault, FaultKind, Op, Seen, Speaker};
 pub use host::Host;
 pub use inhabitants::Inhabitant;
 pub use labs::{LABS, Spec};
 pub use lifecycle::{Lab, Removed, Up, down};
-pub use netlink::{LinkChange, Netlink};
+pub use netlink::{Hook, LinkChange, Netlink};
 pub use prefix::Prefix;
 pub use route::{Route, RouteKind};
 pub use serve::run as serve;
 pub use state::Record;
+
+/// Seconds that iptables waits for `/run/xtables.lock`, which the legacy kind of every namespace
+/// shares: labs come up side by side, and slow machines hold it long.
+pub(crate) const LOCK_WAIT: &str = "60";
 
 /// Which iptables writes a lab's rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -54,6 +60,15 @@ impl Backend {
         match self {
             Self::Nft => "nft",
             Self::Legacy => "legacy",
+        }
+    }
+
+    /// The one that is not this one.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::Nft => Self::Legacy,
+            Self::Legacy => Self::Nft,
         }
     }
 

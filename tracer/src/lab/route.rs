@@ -1,6 +1,7 @@
 //! A route, written in the words of `ip route`: `default via 10.244.1.1`,
 //! `10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink`, `blackhole 10.244.2.0/24`.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
@@ -34,6 +35,31 @@ impl FromStr for Route {
 
     fn from_str(text: &str) -> Result<Self, Error> {
         parse(text).ok_or_else(|| Error::BadSpec(format!("`{text}` is not a route")))
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            RouteKind::Unicast => {}
+            RouteKind::Blackhole => f.write_str("blackhole ")?,
+            RouteKind::Unreachable => f.write_str("unreachable ")?,
+            RouteKind::Prohibit => f.write_str("prohibit ")?,
+        }
+        match self.dst.len {
+            0 => f.write_str("default")?,
+            _ => write!(f, "{}", self.dst)?,
+        }
+        if let Some(via) = self.via {
+            write!(f, " via {via}")?;
+        }
+        if let Some(dev) = &self.dev {
+            write!(f, " dev {dev}")?;
+        }
+        if let Some(table) = self.table {
+            write!(f, " table {table}")?;
+        }
+        if self.is_onlink { f.write_str(" onlink") } else { Ok(()) }
     }
 }
 
@@ -93,6 +119,14 @@ mod tests {
 
         let route: Route = "blackhole 10.244.2.0/24".parse().unwrap();
         assert_eq!(route.kind, RouteKind::Blackhole);
+
+        for text in [
+            "10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink",
+            "default via 10.0.0.1 table 100",
+            "prohibit 10.244.2.0/24",
+        ] {
+            assert_eq!(text.parse::<Route>().unwrap().to_string(), text);
+        }
     }
 
     #[test]

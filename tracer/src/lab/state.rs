@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Backend, Error, Prefix};
+use super::{Backend, Error, Prefix, sys};
 
 const LABS_DIR: &str = "/run/pkttrace/labs";
 
@@ -22,6 +22,9 @@ pub struct Record {
     pub is_complete: bool,
     /// The hosts whose namespaces belong to this lab, so that `down` needs no topology.
     pub hosts: Vec<String>,
+    /// The faults that are active, in the order in which they were made.
+    #[serde(default)]
+    pub faults: Vec<String>,
 }
 
 /// The state directory of one prefix.
@@ -67,6 +70,13 @@ impl StateDir {
     pub(crate) fn store(&self, record: &Record) -> Result<(), Error> {
         let path = self.file("lab.json");
         write_json(&path, record).map_err(Error::io("write", path))
+    }
+
+    /// Waits until nobody else changes this lab, and keeps it so until the lock is dropped.
+    pub(crate) fn lock(&self) -> Result<fs::File, Error> {
+        let dir = fs::File::open(&self.0).map_err(Error::io("open", &self.0))?;
+        sys::lock(&dir).map_err(Error::io("lock", &self.0))?;
+        Ok(dir)
     }
 
     #[must_use]

@@ -87,6 +87,30 @@ pub(crate) fn raw_socket(family: libc::c_int, protocol: libc::c_int) -> io::Resu
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Sets an offload of a device by `SIOCETHTOOL` (`struct ethtool_value`), in the namespace of the
+/// calling thread.
+pub(crate) fn set_offload(dev: &str, command: u32, on: bool) -> io::Result<()> {
+    #[repr(C)]
+    struct Value {
+        command: u32,
+        data: u32,
+    }
+    const SIOCETHTOOL: libc::Ioctl = 0x8946;
+    let mut value = Value { command, data: on.into() };
+    // SAFETY: ifreq is a plain structure for which zeroes are valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if dev.len() >= request.ifr_name.len() {
+        return Err(io::Error::from_raw_os_error(libc::ENODEV));
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(dev.bytes()) {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_data = (&raw mut value).cast();
+    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
+    // SAFETY: the request is a whole ifreq whose data is a whole Value; both outlive the call.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) })
+}
+
 /// Leaves the terminal's session, so that its end and its Ctrl-C do not reach this process.
 pub(crate) fn leave_session() -> io::Result<()> {
     // SAFETY: setsid takes no argument.

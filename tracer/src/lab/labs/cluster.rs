@@ -91,6 +91,7 @@ pub(super) fn topology(choice: Choice) -> Result<Topology, Error> {
         ("lab exec p1 -- ping -c1 10.244.2.2", "pod p1 on n1 to pod p3 on n2, through VXLAN"),
         ("lab exec p1 -- curl -s 10.96.45.100", "pod to Service, p2 or p3 answers"),
         ("lab healthy", "whether all of the lab works"),
+        ("lab list --faults", "what `lab break` can break, to find out why"),
         ("--dst 10.244.2.2", "follow what goes to p3, in another terminal"),
     ];
     Ok(lab)

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::lab::sys;
+use crate::net::echo::{is_reply, request};
 
 const WAIT: Duration = Duration::from_secs(1);
 const DEFAULT_SIZE: u16 = 56;
-const HEADER_LEN: usize = 8;
 
 /// Pings `to`. With a `size` the packet has that many bytes of data and may not be fragmented.
 pub(super) fn ping(to: IpAddr, size: u16) -> io::Result<()> {
@@ -19,7 +19,7 @@ pub(super) fn ping(to: IpAddr, size: u16) -> io::Result<()> {
     }
     socket.connect(SocketAddr::new(to, 0))?;
     let id = next_id();
-    socket.send(&echo_request(to, id, if size == 0 { DEFAULT_SIZE } else { size }))?;
+    socket.send(&request(to, id, 1, usize::from(if size == 0 { DEFAULT_SIZE } else { size })))?;
     let deadline = Instant::now() + WAIT;
     let mut packet = [0; 2048];
     loop {
@@ -63,50 +63,14 @@ fn next_id() -> u16 {
     base.wrapping_add(count)
 }
 
-fn echo_request(to: IpAddr, id: u16, size: u16) -> Vec<u8> {
-    let kind = if to.is_ipv4() { 8 } else { 128 };
-    let [id_hi, id_lo] = id.to_be_bytes();
-    let mut packet = vec![kind, 0, 0, 0, id_hi, id_lo, 0, 1];
-    packet.resize(HEADER_LEN + usize::from(size), 0x70);
-    // The kernel fills in the ICMPv6 checksum, which covers addresses that it chooses.
-    if to.is_ipv4() {
-        let sum = checksum(&packet).to_be_bytes();
-        packet[2..4].copy_from_slice(&sum);
-    }
-    packet
-}
-
-/// RFC 1071. The packets here have an even length.
-fn checksum(packet: &[u8]) -> u16 {
-    let words = packet.chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(*w.get(1).unwrap_or(&0)));
-    let mut sum: u32 = words.sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    #[expect(clippy::cast_possible_truncation, reason = "folded to 16 bits above")]
-    let sum = sum as u16;
-    !sum
-}
-
-/// An IPv4 raw socket delivers the IP header, an IPv6 one does not.
-fn is_reply(to: IpAddr, id: u16, packet: &[u8]) -> bool {
-    let (kind, header) = match to {
-        IpAddr::V4(_) => (0, packet.first().map_or(0, |b| usize::from(b & 0xf) * 4)),
-        IpAddr::V6(_) => (129, 0),
-    };
-    let Some(icmp) = packet.get(header..).filter(|icmp| icmp.len() >= HEADER_LEN) else {
-        return false;
-    };
-    icmp[0] == kind && icmp[4..6] == id.to_be_bytes()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::echo::checksum;
 
     #[test]
     fn echo_request_sums_to_zero() {
-        let packet = echo_request("10.0.0.1".parse().unwrap(), 0x1234, 56);
+        let packet = request("10.0.0.1".parse().unwrap(), 0x1234, 1, 56);
         assert_eq!(packet.len(), 64);
         assert_eq!(checksum(&packet), 0);
     }

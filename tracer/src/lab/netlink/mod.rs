@@ -1,20 +1,25 @@
 //! Changing the devices, addresses, routes and neighbours of one lab host by rtnetlink. The
 //! socket is made inside the host's namespace, so no message can reach another one.
 
+mod conntrack;
+mod hook;
+mod neighbour;
+mod port;
+mod rule;
+
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{BorrowedFd, RawFd};
 
 use futures_util::{Stream, StreamExt, pin_mut};
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{
-    InfoData, InfoVeth, LinkAttribute, LinkMessage, State as OperState,
+    InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage, MacVlanMode, State as OperState,
 };
-use rtnetlink::packet_route::neighbour::NeighbourFlags;
 use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol, RouteScope, RouteType};
 use rtnetlink::{
-    LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan,
-    RouteMessageBuilder,
+    AddressMessageBuilder, LinkBridge, LinkBridgePort, LinkMacVlan, LinkMessageBuilder, LinkUnspec,
+    LinkVeth, LinkVxlan, RouteMessageBuilder,
 };
 use tokio::task::JoinHandle;
 
@@ -24,8 +29,11 @@ use super::topology::{Link, LinkKind};
 use super::{Error, Prefix};
 use crate::net::setns;
 
+pub(crate) use conntrack::forget_connections;
+pub use hook::Hook;
+
 /// A change to a device that exists.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinkChange<'a> {
     Up,
     Down,
@@ -33,8 +41,13 @@ pub enum LinkChange<'a> {
     /// Make it a port of this bridge.
     Master(&'a str),
     NoMaster,
-    /// As a bridge port.
+    /// As a bridge port: may send a frame back out of the port it came in by.
     Hairpin(bool),
+    /// As a bridge port: passes nothing to other isolated ports.
+    Isolated(bool),
+    /// As a bridge port: forwards, or is disabled as by STP.
+    Forwarding(bool),
+    Address(Mac),
 }
 
 /// An rtnetlink socket in one host's namespace.
@@ -110,6 +123,26 @@ impl Netlink {
         added.map_err(self.failed(format!("add device {}", link.dev)))
     }
 
+    /// Makes a macvlan in mode bridge above `parent`, in another namespace, down.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal, or that a device it names is not there.
+    pub async fn add_macvlan(
+        &self,
+        parent: &str,
+        dev: &str,
+        netns: BorrowedFd<'_>,
+    ) -> Result<(), Error> {
+        use std::os::fd::AsRawFd;
+        let parent = self.ifindex(parent).await?;
+        let message = LinkMacVlan::new(dev, parent, MacVlanMode::Bridge)
+            .setns_by_fd(netns.as_raw_fd())
+            .build();
+        let added = self.handle.link().add(message).execute().await;
+        added.map_err(self.failed(format!("add device {dev}")))
+    }
+
     /// Changes a device.
     ///
     /// # Errors
@@ -125,6 +158,9 @@ impl Netlink {
             LinkChange::Master(bridge) => link.controller(self.ifindex(bridge).await?).build(),
             LinkChange::NoMaster => link.nocontroller().build(),
             LinkChange::Hairpin(on) => LinkBridgePort::new(index).hairpin(on).build(),
+            LinkChange::Isolated(on) => LinkBridgePort::new(index).isolated(on).build(),
+            LinkChange::Forwarding(on) => return self.set_port_state(dev, index, on).await,
+            LinkChange::Address(mac) => link.address(mac.0.to_vec()).build(),
         };
         let changed = self.handle.link().change(message).execute().await;
         changed.map_err(self.failed(format!("set {dev} {change:?}")))
@@ -155,6 +191,25 @@ impl Netlink {
         added.map_err(self.failed(format!("add address {cidr} to {dev}")))
     }
 
+    /// Removes an address.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal, or that a device it names is not there.
+    pub async fn del_address(&self, dev: &str, cidr: Cidr) -> Result<(), Error> {
+        let index = self.ifindex(dev).await?;
+        let message = match cidr.ip {
+            IpAddr::V4(ip) => {
+                AddressMessageBuilder::<Ipv4Addr>::new().index(index).address(ip, cidr.len).build()
+            }
+            IpAddr::V6(ip) => {
+                AddressMessageBuilder::<Ipv6Addr>::new().index(index).address(ip, cidr.len).build()
+            }
+        };
+        let deleted = self.handle.address().del(message).execute().await;
+        deleted.map_err(self.failed(format!("delete address {cidr} from {dev}")))
+    }
+
     /// Adds a route, or changes the one that is there.
     ///
     /// # Errors
@@ -163,7 +218,7 @@ impl Netlink {
     pub async fn replace_route(&self, route: &Route) -> Result<(), Error> {
         let message = self.route_message(route).await?;
         let added = self.handle.route().add(message).replace().execute().await;
-        added.map_err(self.failed(format!("add route {route:?}")))
+        added.map_err(self.failed(format!("add route {route}")))
     }
 
     /// Removes a route.
@@ -172,34 +227,12 @@ impl Netlink {
     ///
     /// The kernel's refusal, or that a device it names is not there.
     pub async fn del_route(&self, route: &Route) -> Result<(), Error> {
-        let message = self.route_message(route).await?;
+        let mut message = self.route_message(route).await?;
+        // As `ip route del`: what is not said may be anything.
+        message.header.scope = RouteScope::NoWhere;
+        message.header.protocol = RouteProtocol::Unspec;
         let deleted = self.handle.route().del(message).execute().await;
-        deleted.map_err(self.failed(format!("delete route {route:?}")))
-    }
-
-    /// Writes a permanent neighbour entry.
-    ///
-    /// # Errors
-    ///
-    /// The kernel's refusal, or that a device it names is not there.
-    pub async fn replace_neighbour(&self, dev: &str, ip: IpAddr, mac: Mac) -> Result<(), Error> {
-        let index = self.ifindex(dev).await?;
-        let request = self.handle.neighbours().add(index, ip).link_layer_address(&mac.0);
-        let added = request.replace().execute().await;
-        added.map_err(self.failed(format!("add neighbour {ip} to {dev}")))
-    }
-
-    /// Writes a permanent entry in the device's own forwarding database
-    /// (`bridge fdb replace … self permanent`).
-    ///
-    /// # Errors
-    ///
-    /// The kernel's refusal, or that a device it names is not there.
-    pub async fn replace_fdb(&self, dev: &str, mac: Mac, remote: IpAddr) -> Result<(), Error> {
-        let index = self.ifindex(dev).await?;
-        let request = self.handle.neighbours().add_bridge(index, &mac.0).destination(remote);
-        let added = request.flags(NeighbourFlags::Own).replace().execute().await;
-        added.map_err(self.failed(format!("add fdb entry {mac} to {dev}")))
+        deleted.map_err(self.failed(format!("delete route {route}")))
     }
 
     /// A device that is set up and does not carry yet; `None` when all do.
@@ -211,7 +244,8 @@ impl Netlink {
         let links = self.handle.link().get().execute();
         pin_mut!(links);
         while let Some(link) = self.next(&mut links, "list devices").await? {
-            if link.attributes.iter().any(is_not_carrying) {
+            let is_up = link.header.flags.contains(LinkFlags::Up);
+            if is_up && link.attributes.iter().any(is_not_carrying) {
                 let name = link.attributes.into_iter().find_map(|attribute| match attribute {
                     LinkAttribute::IfName(name) => Some(name),
                     _ => None,

@@ -1,4 +1,6 @@
-//! `pkttrace lab …`: labs up and down, commands and probes inside them.
+//! `pkttrace lab …`: labs up and down, commands, probes and faults inside them.
+
+mod faults;
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, Write};
@@ -8,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
 
+use self::faults::{FaultArgs, FixArgs};
 use crate::lab::probe::{Expected, Probe};
 use crate::lab::topology::{Choice, Topology};
 use crate::lab::{self, Backend, Error, Inhabitant, LABS, Lab, Prefix, Record, Removed, Spec, Up};
@@ -37,6 +40,19 @@ enum LabCommand {
     Probe(ProbeArgs),
     /// Try everything that works in a healthy lab; exit code 0 if all does, 1 if not.
     Healthy(PrefixArgs),
+    /// Break the lab by a named fault; see `lab list --faults`.
+    ///
+    /// Says what it did in the commands that a person would type, which probe shows it, and what
+    /// to diagnose. Several faults can be active at once.
+    Break(FaultArgs),
+    /// Show a fault's symptom; exit code 0 if it shows, 1 if not.
+    ///
+    /// Runs the probes that fail by it and those that still work. With a trap, all must work.
+    Symptom(FaultArgs),
+    /// Undo the active faults, or one of them.
+    ///
+    /// Also right after a repair by hand: it leaves what is healthy as it is.
+    Fix(FixArgs),
     /// Remove the lab and all that belongs to it, also one that is half-built.
     Down(PrefixArgs),
     /// Be the lab's servers. `up` starts this.
@@ -53,6 +69,14 @@ struct PrefixArgs {
 
 #[derive(Debug, Args)]
 struct ListArgs {
+    /// List the faults and traps that `lab break` can make instead.
+    #[arg(long)]
+    faults: bool,
+    /// With --faults -o json: name the namespaces of this lab.
+    ///
+    /// By default those of the only lab that is up, or of the one with the default prefix.
+    #[arg(long, requires = "faults")]
+    prefix: Option<Prefix>,
     /// How to print it.
     #[arg(short, long, value_enum, default_value = "table")]
     output: Output,
@@ -104,11 +128,14 @@ struct ProbeArgs {
 /// A usage or environment error, as one line.
 pub fn run(args: LabArgs) -> Result<ExitCode> {
     match args.command {
-        LabCommand::List(args) => list(args.output),
+        LabCommand::List(args) => list(&args),
         LabCommand::Up(args) => up(&args),
         LabCommand::Exec(args) => exec(&args),
         LabCommand::Probe(args) => probe(&args),
         LabCommand::Healthy(args) => healthy(&args.prefix),
+        LabCommand::Break(args) => faults::make(&args),
+        LabCommand::Symptom(args) => faults::symptom(&args),
+        LabCommand::Fix(args) => faults::fix(&args),
         LabCommand::Down(args) => down(&args.prefix),
         LabCommand::Serve(args) => {
             lab::serve(&args.prefix)?;
@@ -273,11 +300,13 @@ fn healthy(prefix: &Prefix) -> Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-fn list(output: Output) -> Result<ExitCode> {
+fn list(args: &ListArgs) -> Result<ExitCode> {
     let up = Lab::all();
-    let text = match output {
-        Output::Json => list_json(&up)?,
-        Output::Table => list_table(&up)?,
+    let text = match (args.output, args.faults) {
+        (Output::Json, false) => list_json(&up)?,
+        (Output::Table, false) => list_table(&up)?,
+        (Output::Json, true) => faults::list_json(args.prefix.as_ref(), &up),
+        (Output::Table, true) => faults::list_table(),
     };
     print(&text)?;
     Ok(ExitCode::SUCCESS)
@@ -297,7 +326,10 @@ fn list_table(up: &Records) -> Result<String> {
             Some(record) => {
                 let topology = Spec::find(&record.lab)?.topology(Choice::default())?;
                 let half = if record.is_complete { "" } else { ", half-built" };
-                format!("{}{}{half}", record.lab, options(record, &topology))
+                let faults = record.faults.join(", ");
+                let broken =
+                    if faults.is_empty() { String::new() } else { format!(", broken: {faults}") };
+                format!("{}{}{half}{broken}", record.lab, options(record, &topology))
             }
             None => "half-built".to_owned(),
         };
@@ -326,6 +358,7 @@ fn list_json(up: &Records) -> Result<String> {
             "lab": record.as_ref().map(|record| &record.lab),
             "iptables": record.as_ref().map(|record| record.iptables.name()),
             "ipv6": record.as_ref().map(|record| record.ipv6),
+            "faults": record.as_ref().map(|record| &record.faults),
             "complete": record.as_ref().is_some_and(|record| record.is_complete),
         })
     });
