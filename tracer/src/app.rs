@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal as _, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -12,12 +13,14 @@ use tokio::time::{Instant, interval, sleep, sleep_until};
 
 use crate::bpf::{self, Counters};
 use crate::config::Config;
+use crate::explain;
 use crate::journey::{self, Fate, Gap, Journey, Lineage, Stage};
 use crate::kernel::names::KernelNames;
-use crate::net::DeviceKind;
+use crate::net::{self, DeviceKind, Inum};
+use crate::owner::Owners;
 use crate::render::{self, Renderer, Style};
 use crate::report::{self, Summary};
-use crate::source::{Live, Setup};
+use crate::source::{Drained, Live, Setup};
 
 /// How often the ring is looked at: no packet wakes the reader, so that a hop stays cheap.
 const TICK: Duration = Duration::from_millis(2);
@@ -52,7 +55,11 @@ struct Trace {
     order: journey::Sequencer,
     /// When journeys could begin, CLOCK_MONOTONIC.
     enabled_ns: u64,
+    /// Those that `context` speaks of.
+    owners: Arc<Owners>,
     context: report::Context,
+    /// The root namespace of the node whose view is asked for.
+    view: Option<Inum>,
     renderer: Box<dyn Renderer>,
     out: Box<dyn Write>,
     counted: u64,
@@ -62,6 +69,7 @@ struct Trace {
 
 impl Trace {
     async fn start(config: Config) -> Result<Self> {
+        let view = config.view.as_deref().map(net::resolve).transpose().context("--view")?;
         // Before anything is attached: a file that cannot be written costs nothing then.
         let out = open(config.write.as_deref())?;
         let Setup { live, names, notes } = Live::start(&config).await?;
@@ -70,6 +78,12 @@ impl Trace {
                 say(&note);
             }
         }
+        let owners = live.owners();
+        let context = report::Context {
+            node: node_name(),
+            clock_offset_ns: bpf::clock_offset_ns(),
+            owners: owners.report(),
+        };
         let style = Style { has_color: config.color, width: terminal_width(&config) };
         Ok(Self {
             renderer: render::new(config.format, style),
@@ -78,11 +92,9 @@ impl Trace {
             builder: journey::Builder::new(journey::Options::default()),
             order: journey::Sequencer::default(),
             enabled_ns: bpf::monotonic_ns(),
-            context: report::Context {
-                node: node_name(),
-                clock_offset_ns: bpf::clock_offset_ns(),
-                ..report::Context::default()
-            },
+            owners,
+            context,
+            view,
             out,
             counted: 0,
             finished: 0,
@@ -103,13 +115,6 @@ impl Trace {
                 biased;
                 () = signals.recv() => break Ok(()),
                 () = sleep_until(deadline) => break Ok(()),
-                () = self.live.follow_change() => {}
-                _ = age.tick() => {
-                    self.live.age();
-                    if self.config.write.is_none() && is_reader_gone() {
-                        break Ok(());
-                    }
-                }
                 () = sleep_until(next_turn) => match self.turn() {
                     Ok(Turn { is_enough: true, .. }) => break Ok(()),
                     Ok(Turn { events, .. }) => {
@@ -120,9 +125,26 @@ impl Trace {
                     }
                     Err(e) => break Err(e),
                 },
+                _ = age.tick() => {
+                    self.live.age();
+                    if self.config.write.is_none() && is_reader_gone() {
+                        break Ok(());
+                    }
+                }
+                // Last: a node that changes without pause must not keep the ring from being read.
+                () = self.live.follow_change() => self.name_owners(),
             }
         };
         self.end(result, &mut signals).await
+    }
+
+    /// Takes over the owners as they are known now.
+    fn name_owners(&mut self) {
+        let owners = self.live.owners();
+        if !Arc::ptr_eq(&owners, &self.owners) {
+            self.context.owners = owners.report();
+            self.owners = owners;
+        }
     }
 
     /// Says that every probe is attached.
@@ -139,20 +161,26 @@ impl Trace {
     /// Reads what is there and prints what is finished.
     fn turn(&mut self) -> Result<Turn> {
         let builder = &mut self.builder;
-        let mut newest_ns = 0;
-        let events = self.live.drain(|event| {
-            newest_ns = newest_ns.max(event.ktime_ns);
-            builder.push(event);
-        });
-        let now = bpf::monotonic_ns();
+        let Drained { events, newest_ns, read_to_ns: now } =
+            self.live.drain(|event| builder.push(event));
+        self.live.drain_rules();
         let mut done = self.builder.take_finished(now, self.live.state(), &self.names);
+        done.iter_mut().for_each(|j| self.live.attribute(j));
         done.iter_mut().for_each(|j| self.doubt_hooks(j));
-        let is_scoped = self.config.netns.is_some() || self.config.dev.is_some();
+        let is_scoped = !self.config.scope.is_empty() || self.config.dev.is_some();
         if !is_scoped && now < self.enabled_ns + MOMENT_NS {
             done.iter_mut().for_each(|j| self.doubt(j));
         }
-        let due = self.order.pass(done, now);
+        let due = self.order.pass(self.in_view(done), now);
         Ok(Turn { events, newest_ns, is_enough: !self.print(due)? })
+    }
+
+    /// What the node that was asked for sees of the journeys. Its pods come and go.
+    fn in_view(&self, journeys: Vec<Journey>) -> Vec<Journey> {
+        let Some(root) = self.view.filter(|_| !journeys.is_empty()) else { return journeys };
+        let state = self.live.state();
+        let view = net::view::view(state, root);
+        journeys.into_iter().filter_map(|journey| journey.within(&view, state)).collect()
     }
 
     /// Hops in the hooks of a namespace that had no probe points yet are missing.
@@ -201,8 +229,10 @@ impl Trace {
                 () = sleep(Duration::from_millis(1)) => {}
             }
         }
-        let open = self.builder.flush(self.live.state(), &self.names);
-        let rest = self.order.finish(open);
+        self.live.drain_rules();
+        let mut open = self.builder.flush(self.live.state(), &self.names);
+        open.iter_mut().for_each(|j| self.live.attribute(j));
+        let rest = self.order.finish(self.in_view(open));
         self.print(rest).map(|_| ())
     }
 
@@ -216,7 +246,10 @@ impl Trace {
             if self.config.dropped && !dropped {
                 continue;
             }
-            let twin = report::Journey::from(&journey, &self.context);
+            let mut twin = report::Journey::from(&journey, &self.context);
+            if self.config.explain {
+                twin.explain(explain::hop);
+            }
             self.renderer.journey(&twin, &mut self.out)?;
             self.counted += u64::from(counts(&journey));
             if self.config.count.is_some_and(|n| self.counted >= n) {
@@ -249,6 +282,7 @@ impl Trace {
         // An error is all that is said, but nobody reading any more is none.
         let is_clean = result.as_ref().err().is_none_or(is_closed_pipe);
         if !self.config.quiet && is_clean {
+            self.live.rule_notes().iter().for_each(|note| say(note));
             self.sum_up(&counters);
         }
         let code = u8::from(self.config.exit_code && self.drops > 0);
@@ -307,7 +341,7 @@ impl Trace {
 }
 
 /// The signals that end a run.
-struct Signals {
+pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
     /// Absent under `nohup`, which is to be obeyed.
@@ -315,7 +349,7 @@ struct Signals {
 }
 
 impl Signals {
-    fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
@@ -325,7 +359,7 @@ impl Signals {
         })
     }
 
-    async fn recv(&mut self) {
+    pub(crate) async fn recv(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
@@ -400,11 +434,11 @@ fn is_reader_gone() -> bool {
 
 /// A line on stderr; without stderr there is nobody left to tell.
 fn say(text: &str) {
-    let _ = writeln!(io::stderr(), "pkttrace: {text}");
+    let _ = writeln!(io::stderr(), "pkttrace: {}", render::escape(text));
 }
 
 /// The host name.
-fn node_name() -> String {
+pub(crate) fn node_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname")
         .map(|name| name.trim().to_owned())
         .unwrap_or_default()
@@ -412,7 +446,12 @@ fn node_name() -> String {
 
 /// Columns of the terminal that is written to, if it is one.
 fn terminal_width(config: &Config) -> Option<usize> {
-    if config.write.is_some() || !io::stdout().is_terminal() {
+    if config.write.is_some() { None } else { stdout_width() }
+}
+
+/// Columns of the terminal that standard output is, if it is one.
+pub(crate) fn stdout_width() -> Option<usize> {
+    if !io::stdout().is_terminal() {
         return None;
     }
     let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };

@@ -1,20 +1,28 @@
 //! From what was typed to what is done: validated, with every conflict said in one line.
 
+use std::collections::BTreeSet;
 use std::io::IsTerminal as _;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use tracer_common::filter::{Filter, Prefix, terms};
+use tracer_common::filter::{Filter, Portal, Prefix, terms};
 
 use crate::bpf::Backends;
 use crate::cli::filter::{FilterArgs, Network, Proto};
-use crate::cli::trace::{Color, Probes, TraceArgs};
+use crate::cli::trace::{Probes, TraceArgs};
+use crate::owner::Scope;
+use crate::owner::service::{Place, Service};
 use crate::render::Format;
 
 /// UDP ports that carry VXLAN: flannel's and Linux's default, and the IANA number.
 const VXLAN_PORTS: [u16; 2] = [8472, 4789];
+
+/// Ring of a capture, bytes.
+const CAPTURE_RING: u32 = 16 << 20;
+/// Journeys a second of a capture.
+const CAPTURE_RATE: u64 = 20_000;
 
 /// What to do.
 #[derive(Clone, Debug)]
@@ -23,14 +31,20 @@ pub struct Config {
     pub filter: Filter,
     /// The addresses that it asks for.
     pub networks: Vec<Network>,
-    /// `--netns`, as typed: resolved when it starts and when namespaces change.
-    pub netns: Option<String>,
+    /// `--netns`, `--container` and `--pod`: resolved when it starts and when namespaces change.
+    pub scope: Scope,
+    /// `--service`: resolved when it starts.
+    pub service: Option<String>,
     /// `--dev`, as typed: likewise.
     pub dev: Option<String>,
+    /// Print only what the node with this root namespace sees, as typed.
+    pub view: Option<String>,
     /// Print only drops.
     pub dropped: bool,
     /// Exit code 1 on a drop.
     pub exit_code: bool,
+    /// A sentence for each hop.
+    pub explain: bool,
     /// How to print.
     pub format: Format,
     /// With colours.
@@ -45,6 +59,8 @@ pub struct Config {
     pub ring_bytes: u32,
     /// Journeys a second, 0 for no limit.
     pub max_journeys: u64,
+    /// Attribute the exact firewall rules.
+    pub rules: bool,
     /// What to attach.
     pub backends: Backends,
     /// tc classifiers only on devices that carry other tc programs.
@@ -67,14 +83,12 @@ impl Config {
         let common = &args.common;
         let to_terminal = common.write.is_none() && std::io::stdout().is_terminal();
         let format = common.output.unwrap_or(if to_terminal { Format::Tree } else { Format::Line });
-        let color = match common.color {
-            Color::Always => true,
-            Color::Never => false,
-            Color::Auto => to_terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()),
-        };
+        let color = common.color.is_on(to_terminal);
         let backends = match common.probes {
-            Probes::Auto => Backends { tp: true, nf: true, tc: true, cg: true },
-            Probes::Only { tp, nf, tc } => Backends { tp, nf, tc, cg: tp },
+            Probes::Auto => {
+                Backends { tp: true, nf: true, func: true, tc: true, clsact: false, cg: true }
+            }
+            Probes::Only { tp, nf, func, tc } => Backends { tp, nf, func, tc, clsact: tc, cg: tp },
         };
         Ok(Self {
             filter: compile(&args.filter)?,
@@ -82,10 +96,13 @@ impl Config {
                 .into_iter()
                 .flatten()
                 .collect(),
-            netns: args.filter.netns.clone(),
+            scope: scope(&args.filter),
+            service: args.filter.service.clone(),
             dev: args.filter.dev.clone(),
+            view: args.view.clone(),
             dropped: args.dropped,
             exit_code: args.exit_code,
+            explain: args.explain,
             format,
             color,
             write: common.write.clone(),
@@ -93,11 +110,53 @@ impl Config {
             duration: common.duration.map(|d| d.0),
             ring_bytes: common.buffer.0,
             max_journeys: common.max_journeys,
+            rules: common.rules,
             backends,
             tc_only_beside_others: common.probes == Probes::Auto,
             ready_file: common.ready_file.clone(),
             verbose: common.verbose,
             quiet: common.quiet,
+        })
+    }
+}
+
+impl Config {
+    /// A capture that nobody prints: all that `filter` asks for, by what this kernel does best.
+    ///
+    /// # Errors
+    ///
+    /// As [`compile`].
+    pub fn capture(filter: &FilterArgs) -> Result<Self> {
+        Ok(Self {
+            filter: compile(filter)?,
+            networks: [filter.src, filter.dst, filter.host].into_iter().flatten().collect(),
+            scope: scope(filter),
+            service: filter.service.clone(),
+            dev: filter.dev.clone(),
+            view: None,
+            dropped: false,
+            exit_code: false,
+            explain: false,
+            format: Format::Json,
+            color: false,
+            write: None,
+            count: None,
+            duration: None,
+            ring_bytes: CAPTURE_RING,
+            max_journeys: CAPTURE_RATE,
+            rules: false,
+            backends: Backends {
+                tp: true,
+                nf: true,
+                func: true,
+                tc: true,
+                clsact: false,
+                cg: true,
+            },
+            tc_only_beside_others: true,
+            ready_file: None,
+            verbose: 0,
+            quiet: true,
         })
     }
 }
@@ -164,7 +223,7 @@ pub fn compile(args: &FilterArgs) -> Result<Filter> {
     if !args.no_replies {
         filter.terms |= terms::REPLIES;
     }
-    if args.netns.is_some() {
+    if !scope(args).is_empty() {
         filter.terms |= terms::NETNS;
     }
     if args.dev.is_some() {
@@ -175,6 +234,41 @@ pub fn compile(args: &FilterArgs) -> Result<Filter> {
         *slot = port.to_be();
     }
     Ok(filter)
+}
+
+/// The terms that name a namespace.
+fn scope(args: &FilterArgs) -> Scope {
+    Scope { netns: args.netns.clone(), container: args.container.clone(), pod: args.pod.clone() }
+}
+
+/// Makes a filter follow what goes to a Service: gives all the places where it is reached, as far
+/// as they go with the rest of the filter.
+///
+/// # Errors
+///
+/// When no packet can match.
+pub fn add_service(filter: &mut Filter, service: &Service) -> Result<Vec<Portal>> {
+    let fits = |place: &&Place| {
+        filter.terms & version(place.addr) != 0
+            && (filter.terms & terms::PROTO == 0 || filter.proto == u32::from(place.proto))
+    };
+    let places: Vec<&Place> = service.places.iter().filter(fits).collect();
+    let Some(versions) = places.iter().map(|p| version(p.addr)).reduce(|a, b| a | b) else {
+        bail!("it has no address and port that go with the rest of the filter")
+    };
+    filter.terms &= !(terms::IPV4 | terms::IPV6 | terms::ARP) | versions;
+    filter.terms |= terms::SERVICE;
+    let portals = places.iter().flat_map(|place| {
+        let addr = prefix(Network::host(place.addr)).addr;
+        let whole = Portal { addr, port: place.port.to_be(), proto: place.proto, reserved: 0 };
+        [whole, Portal { addr, ..Portal::default() }]
+    });
+    let portals: BTreeSet<Portal> = portals.collect();
+    Ok(portals.into_iter().collect())
+}
+
+fn version(addr: IpAddr) -> u32 {
+    if addr.is_ipv4() { terms::IPV4 } else { terms::IPV6 }
 }
 
 /// Refuses terms that no packet can fulfil together.
@@ -261,6 +355,29 @@ mod tests {
         assert!(compile(&hosts).is_ok());
         let ports = args(|a| (a.port, a.sport, a.dport) = (Some(1), Some(2), Some(3)));
         assert!(compile(&ports).unwrap_err().to_string().contains("--port 1"));
+    }
+
+    #[test]
+    fn a_service_is_all_its_addresses_and_ports() {
+        let place = |addr: &str, proto, port| Place { addr: addr.parse().unwrap(), proto, port };
+        let places =
+            [place("10.96.0.1", 6, 443), place("10.96.0.1", 17, 53), place("fd00::9", 6, 443)];
+        let service = Service { places: places.into() };
+        let fits = |change: &dyn Fn(&mut FilterArgs)| {
+            let mut filter = compile(&args(|a| change(a))).unwrap();
+            add_service(&mut filter, &service).map(|portals| (filter.terms, portals))
+        };
+        let (kept, portals) = fits(&|_| ()).unwrap();
+        assert_eq!(kept & (terms::IPV4 | terms::IPV6), terms::IPV4 | terms::IPV6);
+        assert_eq!(kept & (terms::ARP | terms::DST), 0);
+        // Five: two ports of one address and one of the other, and later fragments to both.
+        assert_eq!(portals.len(), 5);
+        let web = portals.iter().find(|p| p.proto == 6 && p.addr[3] == 0).unwrap();
+        assert_eq!(web.addr[0].to_ne_bytes(), [10, 96, 0, 1]);
+        assert_eq!(web.port.to_ne_bytes(), [1, 187]);
+        let (kept, portals) = fits(&|a| a.src = "fd00::1".parse().ok()).unwrap();
+        assert_eq!((kept & terms::IPV4, portals.len()), (0, 2));
+        assert!(fits(&|a| a.proto = "sctp".parse().ok()).is_err());
     }
 
     #[test]

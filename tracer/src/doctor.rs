@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use comfy_table::{Table, presets};
+use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 use tracer_common::filter::{Filter, terms};
 
@@ -82,11 +82,19 @@ fn probe_points() -> Result<Vec<ProbeStatus>> {
     filter.terms |= terms::NETNS;
     let mut side = KernelSide::load(
         LoadOptions {
+            portals: Vec::new(),
             filter,
             offsets: offsets::find(&kernel)?,
             ring_bytes: 256 << 10,
             max_journeys: 0,
-            backends: Backends { tp: true, nf: true, tc: true, cg: true },
+            backends: Backends {
+                tp: true,
+                nf: true,
+                func: true,
+                tc: true,
+                clsact: false,
+                cg: true,
+            },
             debug: false,
         },
         &kernel,
@@ -154,12 +162,12 @@ fn mount(what: &'static str, is_mounted: bool, without: &str) -> Fact {
 
 fn table(report: &Report) -> String {
     let mut facts = Table::new();
-    facts.load_style(presets::NOTHING);
+    facts.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     for fact in &report.facts {
         facts.add_row([fact.what, &fact.value, fact.hint.as_deref().unwrap_or_default()]);
     }
     let mut probes = Table::new();
-    probes.load_style(presets::NOTHING);
+    probes.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     probes.set_header(["PROBE POINT", "ATTACHED BY", "IF NOT, WHY"]);
     for probe in &report.probes {
         probes.add_row([

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use clap::Args;
 
 /// Filters shared by every command that follows packets.
-#[derive(Args, Clone, Debug, Default)]
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 #[command(next_help_heading = "Filters")]
 pub struct FilterArgs {
     /// Source address or network of the flow, as its first packet shows it.
@@ -33,12 +33,37 @@ pub struct FilterArgs {
     /// Network namespace in which a packet is first met.
     #[arg(long, value_name = "NAME|PATH|PID|INUM")]
     pub netns: Option<String>,
+    /// Container in whose network a packet is first met.
+    ///
+    /// Its name, its id, or the first four or more digits of that.
+    #[arg(long, value_name = "NAME|ID")]
+    pub container: Option<String>,
+    /// Pod in whose network a packet is first met.
+    #[arg(long, value_name = "NS/NAME", value_parser = qualified)]
+    pub pod: Option<String>,
+    /// Service to which the flow goes.
+    ///
+    /// By every address and port that kube-proxy's rules on this node give it, IPv4 and IPv6:
+    /// cluster, external and load balancer addresses, and its NodePort on the node's own. The
+    /// rules are read once, at the start.
+    #[arg(long, value_name = "NS/NAME", value_parser = qualified, conflicts_with_all = ["dst", "host"])]
+    pub service: Option<String>,
     /// Network device on which a packet is first met.
     #[arg(long, value_name = "IFNAME")]
     pub dev: Option<String>,
     /// Follow only packets that match as typed, not the replies to them.
     #[arg(long)]
     pub no_replies: bool,
+}
+
+/// `NS/NAME`.
+fn qualified(text: &str) -> Result<String, String> {
+    match text.split_once('/') {
+        Some((ns, name)) if !ns.is_empty() && !name.is_empty() && !name.contains('/') => {
+            Ok(text.to_owned())
+        }
+        _ => Err("not of the form NAMESPACE/NAME".to_owned()),
+    }
 }
 
 /// An address with its prefix length.
@@ -51,6 +76,12 @@ pub struct Network {
 }
 
 impl Network {
+    /// One address.
+    #[must_use]
+    pub fn host(addr: IpAddr) -> Self {
+        Self { addr, len: if addr.is_ipv4() { 32 } else { 128 } }
+    }
+
     /// Whether `addr` lies in it.
     #[must_use]
     pub fn contains(self, addr: IpAddr) -> bool {
@@ -137,6 +168,12 @@ mod tests {
         assert!("10.244.0.0/33".parse::<Network>().unwrap_err().contains("0 and 32"));
         assert!("10.244.1.300".parse::<Network>().is_err());
         assert!("web".parse::<Network>().unwrap_err().contains("not an IP address"));
+    }
+
+    #[test]
+    fn pods_have_a_namespace() {
+        assert_eq!(qualified("shop/web"), Ok("shop/web".to_owned()));
+        assert!(["web", "/web", "shop/", "a/b/c"].into_iter().all(|t| qualified(t).is_err()));
     }
 
     #[test]

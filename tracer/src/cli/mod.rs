@@ -1,9 +1,12 @@
 //! The command line: clap types and the way from them to what runs. No logic.
 
+pub mod diagnose;
 pub mod doctor;
+pub mod explain;
 pub mod filter;
 pub mod generate;
 pub mod lab;
+pub mod topology;
 pub mod trace;
 
 use std::io::{self, Write as _};
@@ -12,7 +15,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
-use crate::app;
+use crate::{app, render};
 
 /// Exit code of a usage or environment error.
 const ENVIRONMENT_ERROR: u8 = 2;
@@ -28,6 +31,7 @@ const ENVIRONMENT_ERROR: u8 = 2;
         pkttrace --dst 10.244.1.5                 follow packets to a pod, and the replies\n  \
         pkttrace --proto udp --port 53 -o json    DNS, one JSON object a line\n  \
         pkttrace --dropped                        only packets that are dropped\n  \
+        pkttrace diagnose --from web --to 10.96.0.10:53   why it does not get through\n  \
         pkttrace lab up cluster                   a whole cluster to try it on"
 )]
 pub struct Cli {
@@ -41,9 +45,13 @@ pub struct Cli {
 enum Command {
     /// Follow matching packets and print one timeline per packet (the default command).
     Trace(Box<trace::TraceArgs>),
+    Diagnose(Box<diagnose::DiagnoseArgs>),
+    Topology(topology::TopologyArgs),
     Lab(lab::LabArgs),
     /// Tell what this kernel and these privileges allow: each probe point, attached by what, or why not.
     Doctor(doctor::DoctorArgs),
+    /// Explain a word of the output: what it is, why one sees it, and its Kubernetes equivalent.
+    Explain(explain::ExplainArgs),
     /// Print the JSON Schema of the output.
     Schema,
     /// Print the completion script of a shell.
@@ -62,8 +70,11 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         None => trace::run(&cli.trace),
         Some(Command::Trace(args)) => trace::run(&args),
+        Some(Command::Diagnose(args)) => diagnose::run(&args),
+        Some(Command::Topology(args)) => topology::run(args),
         Some(Command::Lab(args)) => lab::run(args),
         Some(Command::Doctor(args)) => doctor::run(&args),
+        Some(Command::Explain(args)) => explain::run(&args),
         Some(Command::Schema) => generate::schema(),
         Some(Command::Completions(args)) => generate::completions(&args),
         Some(Command::Man) => generate::man(),
@@ -87,7 +98,8 @@ fn one_line(error: &anyhow::Error) -> String {
             text += &cause;
         }
     }
-    without_errno(&text).replace('\n', " ")
+    // Among the causes may be names that anybody may have given.
+    render::escape(&without_errno(&text).replace('\n', " "))
 }
 
 /// The system's words are enough; its numbers help nobody.
@@ -140,5 +152,6 @@ mod tests {
         assert_eq!(one_line(&error), "cannot create /x: No such file or directory");
         let error = anyhow::anyhow!("because").context("failed");
         assert_eq!(one_line(&error), "failed: because");
+        assert_eq!(one_line(&anyhow::anyhow!("no pod a\n\x1b[2J")), "no pod a \\u{1b}[2J");
     }
 }

@@ -21,9 +21,16 @@ pub struct TraceArgs {
     /// Print only packets that end in a drop.
     #[arg(long)]
     pub(crate) dropped: bool,
+    /// Show what the node with this root network namespace would see: the hops in it and in its
+    /// pods.
+    #[arg(long, value_name = "NETNS")]
+    pub(crate) view: Option<String>,
     /// Exit with code 1 when a packet was dropped (with --dropped).
     #[arg(long, requires = "dropped")]
     pub(crate) exit_code: bool,
+    /// Say under each hop what it is and who is behind it in Kubernetes (tree and json).
+    #[arg(long)]
+    pub(crate) explain: bool,
     #[command(flatten)]
     pub(crate) common: CommonArgs,
 }
@@ -44,13 +51,17 @@ pub struct CommonArgs {
     /// Stop after this long (10s, 500ms, 2m).
     #[arg(long, value_name = "TIME")]
     pub(crate) duration: Option<Span>,
+    /// Name the exact firewall rules: adds a table to nftables in every traced namespace that has
+    /// rules, which vanishes with pkttrace.
+    #[arg(long)]
+    pub(crate) rules: bool,
     /// Size of the buffer between kernel and pkttrace (16M, 256K); rounded up to a power of two.
     #[arg(long, value_name = "SIZE", default_value = "16M")]
     pub(crate) buffer: Bytes,
     /// Follow at most this many packets a second, the rest is counted; 0 is no limit.
     #[arg(long, value_name = "RATE", default_value_t = 20_000)]
     pub(crate) max_journeys: u64,
-    /// What to attach: auto, or a list of tp, nf, tc.
+    /// What to attach: auto, or a list of tp, nf, fn, tc.
     #[arg(long, value_name = "LIST", default_value = "auto")]
     pub(crate) probes: Probes,
     /// Create FILE once every probe is attached.
@@ -81,6 +92,18 @@ pub enum Color {
     Always,
     /// Never.
     Never,
+}
+
+impl Color {
+    /// Whether to use colours on an output that is a terminal, or is none.
+    #[must_use]
+    pub fn is_on(self, is_terminal: bool) -> bool {
+        match self {
+            Self::Always => true,
+            Self::Never => false,
+            Self::Auto => is_terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()),
+        }
+    }
 }
 
 /// A length of time.
@@ -153,6 +176,8 @@ pub enum Probes {
         tp: bool,
         /// BPF netfilter links.
         nf: bool,
+        /// Functions.
+        func: bool,
         /// tc classifiers.
         tc: bool,
     },
@@ -165,19 +190,26 @@ impl FromStr for Probes {
         if text == "auto" {
             return Ok(Self::Auto);
         }
-        let (mut tp, mut nf, mut tc) = (false, false, false);
+        let (mut tp, mut nf, mut func, mut tc) = (false, false, false, false);
         for name in text.split(',') {
             match name {
                 "tp" => tp = true,
                 "nf" => nf = true,
+                "fn" => func = true,
                 "tc" => tc = true,
                 _ => {
-                    return Err(format!("unknown backend {name:?}: use auto, or some of tp,nf,tc"));
+                    return Err(format!(
+                        "unknown backend {name:?}: use auto, or some of tp,nf,fn,tc"
+                    ));
                 }
             }
         }
         // Without tracepoints no packet would ever be seen to begin or to end.
-        if tp { Ok(Self::Only { tp, nf, tc }) } else { Err("tp must be among them".to_owned()) }
+        if tp {
+            Ok(Self::Only { tp, nf, func, tc })
+        } else {
+            Err("tp must be among them".to_owned())
+        }
     }
 }
 
@@ -213,7 +245,9 @@ mod tests {
 
     #[test]
     fn backends_need_tracepoints() {
-        assert_eq!("tp,nf".parse(), Ok(Probes::Only { tp: true, nf: true, tc: false }));
+        let only = Probes::Only { tp: true, nf: true, func: false, tc: false };
+        assert_eq!("tp,nf".parse(), Ok(only));
+        assert!(matches!("tp,fn".parse(), Ok(Probes::Only { nf: false, func: true, .. })));
         assert!("nf".parse::<Probes>().is_err());
         assert!("xdp".parse::<Probes>().unwrap_err().contains("unknown backend"));
     }

@@ -1,0 +1,197 @@
+//! `pkttrace diagnose`.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::{Args, ValueEnum};
+
+use super::filter::{FilterArgs, Proto};
+use super::trace::{Color, Span};
+use crate::app::{self, Signals};
+use crate::diagnose::Method;
+use crate::diagnose::run::{self, Ask, To, Watch};
+use crate::render::{self, Style};
+use crate::report;
+
+/// How long traffic of others is watched unless it is said.
+const WATCH: Duration = Duration::from_secs(3);
+
+/// Name the cause of a connectivity failure, with evidence and the command that fixes it.
+///
+/// With --from and --to it sends probes of its own from inside that network namespace, follows
+/// exactly those packets and their replies, and concludes. With filters it watches the traffic of
+/// others meanwhile. With neither it checks the whole node.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "Examples:\n  \
+    pkttrace diagnose --from web --to 10.244.2.2          ping from namespace web\n  \
+    pkttrace diagnose --from web --to 10.96.0.10:80       a Service, all its endpoints\n  \
+    pkttrace diagnose --from web --to db.prod --proto dns the name, by web's own resolver\n  \
+    pkttrace diagnose --dst 10.244.2.2 --duration 10s     while you reproduce the fault\n\n\
+    Exit codes: 0 nothing wrong was found, 1 a finding of severity error, 2 could not run.")]
+pub struct DiagnoseArgs {
+    /// Where to send probes from: a network namespace, container, pod, process, or host.
+    #[arg(long, value_name = "NETNS|CONTAINER|POD|PID|host", requires = "to")]
+    from: Option<String>,
+    /// Whom to reach. With a name, the resolver of --from is asked first.
+    #[arg(long, value_name = "IP[:PORT]|NAME[:PORT]", requires = "from")]
+    to: Option<To>,
+    /// How to probe: icmp, tcp, udp, dns; without it an echo, and TCP too when there is a port.
+    /// Without --from, a filter: also icmp6, sctp, arp or a number.
+    #[arg(long, value_name = "PROTO")]
+    proto: Option<String>,
+    /// How long to wait for an answer.
+    #[arg(long, value_name = "TIME", default_value = "3s")]
+    timeout: Span,
+    /// How long to watch without --from [default: 3s].
+    #[arg(long, value_name = "TIME", conflicts_with = "from")]
+    duration: Option<Span>,
+    /// See the world as the node with this root network namespace does: it and its pods.
+    #[arg(long, value_name = "NETNS")]
+    view: Option<String>,
+    /// Create FILE once every probe is attached: traffic may begin then.
+    #[arg(long, value_name = "FILE", conflicts_with = "from")]
+    ready_file: Option<PathBuf>,
+    #[command(flatten)]
+    filter: WatchArgs,
+    /// How to print it.
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Output::Tree)]
+    output: Output,
+    /// Colours: auto is a terminal without NO_COLOR.
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = Color::Auto)]
+    color: Color,
+}
+
+/// [`FilterArgs`] but for the protocol, which probes have too.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Filters (without --from, but for --sport)")]
+pub struct WatchArgs {
+    /// Source address or network of the flow, as its first packet shows it.
+    #[arg(long, value_name = "IP|CIDR", conflicts_with = "from")]
+    src: Option<super::filter::Network>,
+    /// Destination address or network of the flow, as its first packet shows it.
+    #[arg(long, value_name = "IP|CIDR", conflicts_with = "from")]
+    dst: Option<super::filter::Network>,
+    /// Address or network at either end.
+    #[arg(long, value_name = "IP|CIDR", conflicts_with = "from")]
+    host: Option<super::filter::Network>,
+    /// Source port; with --from that of the probe.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    sport: Option<u16>,
+    /// Destination port.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), conflicts_with = "from")]
+    dport: Option<u16>,
+    /// Port at either end.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), conflicts_with = "from")]
+    port: Option<u16>,
+    /// Network namespace in which a packet is first met.
+    #[arg(long, value_name = "NAME|PATH|PID|INUM", conflicts_with = "from")]
+    netns: Option<String>,
+    /// Network device on which a packet is first met.
+    #[arg(long, value_name = "IFNAME", conflicts_with = "from")]
+    dev: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people.
+    Tree,
+    /// One JSON object on one line.
+    Json,
+}
+
+/// Runs the command.
+///
+/// # Errors
+///
+/// What keeps it from running, in one line.
+pub fn run(args: &DiagnoseArgs) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let outcome = runtime.block_on(async {
+        let mut signals = Signals::new()?;
+        match (&args.from, &args.to) {
+            (Some(from), Some(to)) => {
+                let ask = args.ask(from, to)?;
+                tokio::select! {
+                    outcome = run::active(&ask) => outcome,
+                    () = signals.recv() => bail!("interrupted before there was a result"),
+                }
+            }
+            _ => run::passive(&args.watch()?, signals.recv()).await,
+        }
+    })?;
+    let healthy = outcome.diagnosis.is_healthy();
+    print(args, &outcome)?;
+    Ok(ExitCode::from(u8::from(!healthy)))
+}
+
+impl DiagnoseArgs {
+    fn ask(&self, from: &str, to: &To) -> Result<Ask> {
+        let proto = match self.proto.as_deref() {
+            None => None,
+            Some("icmp" | "icmp6") => Some(Method::Icmp),
+            Some("tcp") => Some(Method::Tcp),
+            Some("udp") => Some(Method::Udp),
+            Some("dns") => Some(Method::Dns),
+            Some(other) => bail!("--proto {other}: probes are icmp, tcp, udp or dns"),
+        };
+        Ok(Ask {
+            from: from.to_owned(),
+            to: to.clone(),
+            proto,
+            sport: self.filter.sport,
+            timeout: self.timeout.0,
+            view: self.view.clone(),
+        })
+    }
+
+    fn watch(&self) -> Result<Watch> {
+        let proto = self.proto.as_deref().map(str::parse::<Proto>).transpose();
+        let proto = proto.map_err(|why| anyhow::anyhow!("--proto: {why}"))?;
+        let WatchArgs { src, dst, host, sport, dport, port, netns, dev } = self.filter.clone();
+        Ok(Watch {
+            filter: FilterArgs {
+                src,
+                dst,
+                host,
+                sport,
+                dport,
+                port,
+                proto,
+                netns,
+                dev,
+                ..FilterArgs::default()
+            },
+            duration: self.duration.map_or(WATCH, |d| d.0),
+            view: self.view.clone(),
+            ready_file: self.ready_file.clone(),
+        })
+    }
+}
+
+fn print(args: &DiagnoseArgs, outcome: &run::Outcome) -> Result<()> {
+    let node = app::node_name();
+    let twin = report::diagnosis::Diagnosis::new(outcome, &node);
+    let mut out = io::stdout().lock();
+    match args.output {
+        Output::Json => {
+            serde_json::to_writer(&mut out, &twin)?;
+            out.write_all(b"\n")?;
+        }
+        Output::Tree => {
+            let is_plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
+            let has_color = match args.color {
+                Color::Always => true,
+                Color::Never => false,
+                Color::Auto => io::stdout().is_terminal() && !is_plain,
+            };
+            let style = Style { has_color, width: app::stdout_width() };
+            let paths = render::diagnosis::paths(&outcome.journeys);
+            render::diagnosis::write(&twin, &paths, style, &mut out)?;
+        }
+    }
+    out.flush()?;
+    Ok(())
+}

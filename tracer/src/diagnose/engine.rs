@@ -1,0 +1,258 @@
+//! From the findings of all rules to an answer: merged, ordered by cause, honest when no rule
+//! explains what failed.
+
+use std::collections::BTreeSet;
+
+use super::case::{Case, Purpose};
+use super::finding::{Confidence, Finding, Severity, Where};
+use super::rules::{self, RULES, unexplained};
+
+/// The answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Diagnosis {
+    /// Root cause first.
+    pub findings: Vec<Finding>,
+    /// What was looked at and found healthy, in sentences.
+    pub checked: Vec<String>,
+}
+
+impl Diagnosis {
+    /// No finding has severity error.
+    #[must_use]
+    pub fn is_healthy(&self) -> bool {
+        self.findings.iter().all(|f| f.severity != Severity::Error)
+    }
+}
+
+/// Runs every rule and concludes.
+#[must_use]
+pub fn conclude(case: &Case<'_>) -> Diagnosis {
+    let all = RULES.iter().flat_map(|rule| (rule.check)(case)).collect();
+    let mut findings = settle(all, case.is_failing());
+    if case.ways.iter().any(|w| w.purpose == Purpose::Check) {
+        temper(&mut findings);
+    }
+    let is_explained = |f: &Finding| f.severity == Severity::Error || f.id == "svc-ping-unanswered";
+    if case.is_failing() && !findings.iter().any(is_explained) {
+        findings.extend(unexplained::check(case));
+        findings = settle(findings, true);
+    }
+    for finding in &mut findings {
+        if finding.explain.is_empty() {
+            rules::explain(finding.id).unwrap_or_default().clone_into(&mut finding.explain);
+        }
+    }
+    let checked = super::checked::healthy(case, &findings);
+    Diagnosis { findings, checked }
+}
+
+/// The findings of several cases as those of one.
+#[must_use]
+pub fn join(parts: impl IntoIterator<Item = Vec<Finding>>) -> Vec<Finding> {
+    settle(parts.into_iter().flatten().collect(), true)
+}
+
+/// Where nobody was seen to fail: what the configuration alone suggests has to be certain, and
+/// what a rule forbids may be meant so. Whether a node lets itself be pinged is its own business.
+fn temper(findings: &mut Vec<Finding>) {
+    findings.retain(|f| {
+        let is_seen = !f.journeys.is_empty();
+        is_seen
+            || f.confidence == Confidence::Certain
+                && !matches!(f.place.hook, Some("input" | "output"))
+    });
+    for finding in findings.iter_mut().filter(|f| f.journeys.is_empty()) {
+        if finding.place.rule.is_some() && finding.severity == Severity::Error {
+            finding.severity = Severity::Warning;
+        }
+    }
+    findings.sort_by_key(|f| f.severity);
+}
+
+/// Merges, demotes what only follows, and orders.
+fn settle(findings: Vec<Finding>, is_failing: bool) -> Vec<Finding> {
+    let mut merged: Vec<Finding> = Vec::new();
+    for finding in findings {
+        match merged.iter_mut().find(|f| is_same(f, &finding)) {
+            Some(same) => absorb(same, finding),
+            None => merged.push(finding),
+        }
+    }
+    // What would stop a packet has been refuted by packets that got through.
+    if !is_failing {
+        merged.retain(|f| f.severity != Severity::Error);
+    }
+    demote_followers(&mut merged);
+    demote_by_mistake(&mut merged);
+    merged.sort_by_key(|f| {
+        (f.severity, f.confidence == Confidence::Possible, f.depth, f.confidence, f.id)
+    });
+    merged
+}
+
+/// Whether two findings name the same cause. One may know the device at which it was met, the
+/// other the rule or the setting.
+fn is_same(a: &Finding, b: &Finding) -> bool {
+    let agree = |a: &Option<String>, b: &Option<String>| a == b || a.is_none() || b.is_none();
+    let (p, q) = (&a.place, &b.place);
+    let has_cause = |w: &Where| w.chain.is_some() || w.sysctl.is_some() || w.route.is_some();
+    a.id == b.id
+        && p.netns == q.netns
+        && agree(&p.chain, &q.chain)
+        && agree(&p.rule, &q.rule)
+        && agree(&p.sysctl, &q.sysctl)
+        && agree(&p.route, &q.route)
+        && (agree(&p.dev, &q.dev) || (has_cause(p) && has_cause(q)))
+}
+
+/// The same cause, found again.
+fn absorb(into: &mut Finding, other: Finding) {
+    into.severity = into.severity.min(other.severity);
+    into.confidence = into.confidence.min(other.confidence);
+    into.depth = into.depth.min(other.depth);
+    for fact in other.evidence {
+        if !into.evidence.contains(&fact) {
+            into.evidence.push(fact);
+        }
+    }
+    for id in other.journeys {
+        if !into.journeys.contains(&id) {
+            into.journeys.push(id);
+        }
+    }
+    if into.fix.iter().all(|f| f.starts_with('#')) && !other.fix.is_empty() {
+        into.fix = other.fix;
+    }
+    let (place, rest) = (&mut into.place, other.place);
+    for (own, others) in [
+        (&mut place.dev, rest.dev),
+        (&mut place.table, rest.table),
+        (&mut place.chain, rest.chain),
+        (&mut place.rule, rest.rule),
+        (&mut place.sysctl, rest.sysctl),
+        (&mut place.route, rest.route),
+    ] {
+        if own.is_none() {
+            *own = others;
+        }
+    }
+}
+
+/// A finding that names another one of severity error as its cause is only worth knowing, and so is
+/// what merely may be a cause where another one is known.
+fn demote_followers(findings: &mut [Finding]) {
+    let causes: BTreeSet<&'static str> = findings
+        .iter()
+        .filter(|f| f.severity == Severity::Error && f.confidence != Confidence::Possible)
+        .map(|f| f.id)
+        .collect();
+    for finding in findings.iter_mut() {
+        let follows = finding.follows.iter().any(|id| *id != finding.id && causes.contains(id));
+        let is_guess = finding.confidence == Confidence::Possible
+            && finding.severity == Severity::Error
+            && !causes.is_empty();
+        if follows || is_guess {
+            finding.severity = Severity::Info;
+        }
+    }
+}
+
+/// What a host does with packets that came to it only because it has another's address follows
+/// from that.
+fn demote_by_mistake(findings: &mut [Finding]) {
+    let is_duplicate = |f: &Finding| matches!(f.id, "duplicate-address" | "duplicate-mac");
+    let mistaken: BTreeSet<_> = findings
+        .iter()
+        .filter(|f| is_duplicate(f) && f.severity == Severity::Error)
+        // Else it is not known which of them that is.
+        .filter(|f| f.fix.iter().any(|command| !command.starts_with('#')))
+        .filter_map(|f| f.place.netns)
+        .collect();
+    for finding in findings.iter_mut().filter(|f| !is_duplicate(f)) {
+        let is_there = finding.place.netns.is_some_and(|netns| mistaken.contains(&netns));
+        if is_there && finding.severity == Severity::Error {
+            finding.severity = Severity::Info;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnose::finding::Scenario;
+
+    fn finding(id: &'static str, depth: u32) -> Finding {
+        Finding::error(id, Scenario::Host, id).depth(depth)
+    }
+
+    fn ids(findings: &[Finding]) -> Vec<&'static str> {
+        findings.iter().map(|f| f.id).collect()
+    }
+
+    #[test]
+    fn the_earliest_certain_cause_comes_first() {
+        let list = vec![
+            finding("later", 20),
+            finding("guess", 1).confidence(Confidence::Possible),
+            finding("first", 10),
+            finding("hint", 0).severity(Severity::Info),
+        ];
+        assert_eq!(ids(&settle(list, true)), ["first", "later", "hint", "guess"]);
+    }
+
+    #[test]
+    fn the_same_cause_is_named_once_with_all_its_evidence() {
+        let place = Where { dev: Some("eth0".to_owned()), ..Where::default() };
+        let list = vec![
+            finding("a", 20).at(place.clone()).fact("one").journeys([1]),
+            finding("a", 10).at(place).fact("two").journeys([1, 2]),
+            finding("a", 5).at(Where { dev: Some("eth1".to_owned()), ..Where::default() }),
+        ];
+        let settled = settle(list, true);
+        assert_eq!(ids(&settled), ["a", "a"]);
+        assert_eq!(settled[1].evidence, ["one", "two"]);
+        assert_eq!((settled[1].depth, &settled[1].journeys[..]), (10, &[1, 2][..]));
+    }
+
+    #[test]
+    fn what_only_follows_is_information() {
+        let list = vec![finding("dns", 1).follows(&["path"]), finding("path", 20)];
+        let settled = settle(list, true);
+        assert_eq!(ids(&settled), ["path", "dns"]);
+        assert_eq!(settled[1].severity, Severity::Info);
+        let alone = settle(vec![finding("dns", 1).follows(&["path"])], true);
+        assert_eq!(alone[0].severity, Severity::Error);
+    }
+
+    #[test]
+    fn a_host_reached_by_mistake_is_not_accused() {
+        let at = |netns| Where { netns: Some(netns), ..Where::default() };
+        let found = |id, netns| finding(id, 1).at(at(netns)).fix("ip addr del");
+        let settled =
+            settle(vec![found("app", 7), found("duplicate-address", 7), found("x", 8)], true);
+        assert_eq!(ids(&settled), ["duplicate-address", "x", "app"]);
+        let advice = finding("duplicate-address", 2).at(at(7)).fix("# which of them?");
+        assert_eq!(settle(vec![found("app", 7), advice], true)[0].id, "app");
+    }
+
+    #[test]
+    fn a_check_speaks_of_what_is_certain() {
+        let place = |hook| Where { hook, rule: Some("drop".to_owned()), ..Where::default() };
+        let mut list = vec![
+            finding("policy", 1).at(place(Some("forward"))),
+            finding("own", 2).at(place(Some("input"))),
+            finding("guess", 3).confidence(Confidence::Possible),
+            finding("seen", 4).confidence(Confidence::Likely).journeys([1]),
+            finding("down", 5),
+        ];
+        temper(&mut list);
+        assert_eq!(ids(&list), ["seen", "down", "policy"]);
+        assert_eq!(list[2].severity, Severity::Warning);
+    }
+
+    #[test]
+    fn what_got_through_was_not_stopped() {
+        let list = vec![finding("a", 1), finding("b", 1).severity(Severity::Warning)];
+        assert_eq!(ids(&settle(list, false)), ["b"]);
+    }
+}

@@ -1,0 +1,281 @@
+//! The route that a namespace lacks, or has wrong, found in the configuration of the others: who on
+//! its links gets there.
+
+use std::net::IpAddr;
+
+use super::case::Case;
+use super::walk::{Ask, End, Scope, Walk, What, walk};
+use super::{fix, show};
+use crate::net::detail::{NextHop, Route, RouteType};
+use crate::net::{Device, DeviceKind, Inum, Netns};
+
+/// So many neighbours are tried as a gateway: a node with a thousand pods is one link.
+const TRIED: usize = 16;
+
+/// A gateway that gets there.
+struct Gateway {
+    via: IpAddr,
+    /// The device that its address is on the link of.
+    dev: String,
+    /// Behind it is the network that the destination is in, where its holder is seen.
+    net: Option<(IpAddr, u8)>,
+    /// Steps from it to the destination, `None` where it leaves the view on its way.
+    steps: Option<usize>,
+}
+
+impl Case<'_> {
+    /// The command that leads `netns` to `dst` by a gateway on one of its links that gets there.
+    /// `wrong` is the route that leads elsewhere now, and the next hop of it that nobody answers
+    /// for.
+    #[must_use]
+    pub(super) fn route_by_others(
+        &self,
+        netns: &Netns,
+        dst: IpAddr,
+        wrong: Option<(&Route, IpAddr)>,
+    ) -> Option<String> {
+        if let Some((route, dead)) = wrong
+            && let Some(command) = without(netns, route, dead)
+        {
+            return Some(fix::in_netns(netns, &command));
+        }
+        if let Some(command) = self.link_route(netns, dst) {
+            return Some(fix::in_netns(netns, &command));
+        }
+        let gateway = self.gateway_to(netns, dst)?;
+        let (via, dev) = (gateway.via, fix::quote(&gateway.dev));
+        let ip = ip(dst);
+        if let Some((route, _)) = wrong {
+            let same = |r: &&Route| {
+                *r != route
+                    && (r.dst, r.table) == (route.dst, route.table)
+                    && r.hops.iter().any(|h| h.via == Some(via))
+            };
+            let command = match netns.detail.iter().flat_map(|d| &d.routes).find(same) {
+                Some(_) => format!("{ip} route del {}", show::route(netns, route)),
+                None => format!("{ip} route replace {}", led_by(route, via, &dev)),
+            };
+            return Some(fix::in_netns(netns, &command));
+        }
+        let to = self.lacking_prefix(netns, dst, gateway.net);
+        Some(fix::in_netns(netns, &format!("{ip} route replace {to} via {via} dev {dev}")))
+    }
+
+    /// The route to whoever holds the address at the other end of a veth of `netns`, where no bridge
+    /// is between: what Calico and others write for each pod.
+    pub(super) fn link_route(&self, netns: &Netns, dst: IpAddr) -> Option<String> {
+        let full = if dst.is_ipv4() { 32 } else { 128 };
+        let holders = self.state.holders(dst).filter(|n| n.inum != netns.inum);
+        let mut ends = holders.flat_map(|n| n.devices.values()).filter_map(|d| {
+            d.addresses.iter().find(|(a, len)| *a == dst && *len == full)?;
+            let link = d.link.filter(|l| l.netns == Some(netns.inum))?;
+            netns.devices.get(&link.ifindex).filter(|end| end.master.is_none() && end.up)
+        });
+        let dev = fix::quote(&ends.next()?.name);
+        Some(format!("{} route replace {dst} dev {dev}", ip(dst)))
+    }
+
+    /// Commands that give a pod whose address is alone on its link the gateway that the others of
+    /// its node have: one that is on no network of theirs, and answered for (`proxy_arp`).
+    #[must_use]
+    pub(super) fn routed_gateway(&self, pod: &Netns, is_v4: bool) -> Vec<String> {
+        let Some(node) = super::place::node_of(self.state, pod.inum) else { return Vec::new() };
+        let Some(device) = pod.devices.values().find(|d| d.kind == DeviceKind::Veth && d.up) else {
+            return Vec::new();
+        };
+        let full = if is_v4 { 32 } else { 128 };
+        let is_alone = |d: &Device| {
+            let mut of_family = d.addresses.iter().filter(|(a, _)| a.is_ipv4() == is_v4);
+            of_family.any(|(_, len)| *len == full)
+        };
+        let siblings = self.state.netns.values().filter(|n| {
+            n.inum != pod.inum && super::place::node_of(self.state, n.inum) == Some(node)
+        });
+        let told = siblings.filter(|n| n.devices.values().any(is_alone)).find_map(|n| {
+            let routes = &n.detail.as_ref()?.routes;
+            let default = routes.iter().find(|r| r.dst.1 == 0 && r.dst.0.is_ipv4() == is_v4)?;
+            let via = default.hops.first()?.via?;
+            let link = routes.iter().any(|r| r.dst == (via, full) && r.kind == RouteType::Unicast);
+            Some((via, link))
+        });
+        let Some((via, has_link)) = told.filter(|_| is_alone(device)) else { return Vec::new() };
+        let (ip, dev) = (ip(via), fix::quote(&device.name));
+        let link = has_link.then(|| format!("{ip} route replace {via} dev {dev} scope link"));
+        let default = format!("{ip} route replace default via {via} dev {dev}");
+        link.iter().chain([&default]).map(|c| fix::in_netns(pod, c)).collect()
+    }
+
+    /// Commands for a device that has an address of a network without its prefix length: others on
+    /// its link say what it is.
+    #[must_use]
+    pub(super) fn widened(&self, netns: &Netns, dst: IpAddr) -> Vec<String> {
+        let full = if dst.is_ipv4() { 32 } else { 128 };
+        let alone = netns.devices.values().filter(|d| d.kind != DeviceKind::Loopback && d.up);
+        let alone = alone.flat_map(|d| d.addresses.iter().map(move |net| (d, *net)));
+        let mut alone = alone.filter(|(_, (a, len))| *len == full && a.is_ipv4() == dst.is_ipv4());
+        let found = alone.find_map(|(device, (addr, _))| {
+            let beside = self.beside(netns, device).into_iter();
+            let mut nets = beside.flat_map(|(n, d)| d.addresses.iter().map(move |net| (n, *net)));
+            let is_net = |(_, net): &(&Netns, (IpAddr, u8))| {
+                net.1 < full && net.0 != addr && show::covers(*net, addr)
+            };
+            let (other, net) = nets.find(is_net)?;
+            Some((device, addr, other, net))
+        });
+        let Some((device, addr, other, net)) = found else { return Vec::new() };
+        let dev = fix::quote(&device.name);
+        let mut commands = vec![format!("ip addr add {addr}/{} dev {dev}", net.1)];
+        let routes = if dst.is_ipv4() { other.forwards_v4 } else { other.forwards_v6 };
+        if !show::covers(net, dst) {
+            if !routes {
+                return Vec::new();
+            }
+            let to = self.lacking_prefix(netns, dst, None);
+            commands.push(format!("{} route replace {to} via {} dev {dev}", ip(dst), net.0));
+        }
+        commands.iter().map(|c| fix::in_netns(netns, c)).collect()
+    }
+
+    /// The devices at the other end of a veth: that of the peer, or the bridge that it is a port of
+    /// and what is behind that bridge's other ports.
+    pub(super) fn beside<'b>(
+        &'b self,
+        netns: &Netns,
+        device: &Device,
+    ) -> Vec<(&'b Netns, &'b Device)> {
+        let peer = |at: &'b Netns, d: &'b Device| {
+            let link = d.link?;
+            let there = self.netns(link.netns.unwrap_or(at.inum))?;
+            Some((there, there.devices.get(&link.ifindex)?))
+        };
+        let Some(link) = device.link.filter(|_| device.kind == DeviceKind::Veth) else {
+            return Vec::new();
+        };
+        let Some(there) = self.netns(link.netns.unwrap_or(netns.inum)) else { return Vec::new() };
+        let Some(end) = there.devices.get(&link.ifindex) else { return Vec::new() };
+        let Some(bridge) = end.master.and_then(|m| there.devices.get(&m)) else {
+            return vec![(there, end)];
+        };
+        let ports = there.devices.values().filter(|p| p.master == end.master);
+        let behind = ports.filter(|p| p.ifindex != end.ifindex).filter_map(|p| peer(there, p));
+        std::iter::once((there, bridge)).chain(behind).collect()
+    }
+
+    /// What the missing route is to cover: everything where only one device leads out; else the
+    /// network that the destination is in.
+    fn lacking_prefix(&self, netns: &Netns, dst: IpAddr, net: Option<(IpAddr, u8)>) -> String {
+        let has_default = netns.detail.iter().flat_map(|d| &d.routes).any(|r| {
+            r.dst.1 == 0 && r.dst.0.is_ipv4() == dst.is_ipv4() && r.kind == RouteType::Unicast
+        });
+        let outward = netns.devices.values().filter(|d| d.kind != DeviceKind::Loopback).count();
+        match net {
+            _ if outward < 2 && !has_default => "default".to_owned(),
+            None if !has_default => "default".to_owned(),
+            Some((addr, len)) => show::prefix((show::network(addr, len), len)),
+            None => dst.to_string(),
+        }
+    }
+
+    fn gateway_to(&self, netns: &Netns, dst: IpAddr) -> Option<Gateway> {
+        let others = self.state.netns.values().filter(|n| n.inum != netns.inum);
+        let holds = |n: &Netns| {
+            let mut all = n.devices.values().flat_map(|d| &d.addresses);
+            all.any(|(a, _)| *a == dst)
+        };
+        let routers = others.filter(|n| {
+            let routes = if dst.is_ipv4() { n.forwards_v4 } else { n.forwards_v6 };
+            routes || holds(n)
+        });
+        let addresses = routers.flat_map(|n| {
+            let all = n.devices.values().filter(|d| d.up).flat_map(|d| &d.addresses);
+            let of_family = all.filter(|(a, _)| a.is_ipv4() == dst.is_ipv4());
+            of_family.map(move |(a, _)| (n.inum, *a))
+        });
+        let near = addresses.filter_map(|(at, via)| {
+            let covers = |(a, len): &(IpAddr, u8)| *a != via && show::covers((*a, *len), via);
+            let mut own = netns.devices.values().filter(|d| d.up);
+            let own = own.find(|d| d.addresses.iter().any(covers))?;
+            Some((at, via, own.name.clone()))
+        });
+        let usable =
+            near.take(TRIED).filter_map(|(at, via, dev)| self.usable(netns, dst, (at, via, dev)));
+        usable.min_by_key(|g| (g.steps.is_none(), g.steps, g.via))
+    }
+
+    /// The neighbour as a gateway: it is on the link, and what it is given arrives.
+    fn usable(
+        &self,
+        netns: &Netns,
+        dst: IpAddr,
+        (at, via, dev): (Inum, IpAddr, String),
+    ) -> Option<Gateway> {
+        let there = walk(self.state, &Scope::everything(), &Ask::ping(netns.inum, via));
+        if !is_delivered(&there, at) || there.steps.iter().any(|s| matches!(s.what, What::Forward))
+        {
+            return None;
+        }
+        let on = walk(self.state, &Scope::everything(), &Ask::ping(at, dst));
+        if on.steps.iter().any(|s| s.netns == netns.inum && matches!(s.what, What::Forward)) {
+            return None;
+        }
+        let (net, steps) = match on.end {
+            End::Delivered { netns: holder, .. } if holder != netns.inum => {
+                (self.network_of(holder, dst), Some(on.steps.len()))
+            }
+            End::LeftView { .. } if on.stopped_at().is_none() => (None, None),
+            _ => return None,
+        };
+        Some(Gateway { via, dev, net, steps })
+    }
+
+    /// Who gets what `netns` sends to `dst` by a route with a gateway.
+    pub(super) fn led_to(&self, netns: &Netns, route: &Route, dst: IpAddr) -> Option<Inum> {
+        let via = route.hops.first()?.via?;
+        let scope = Scope::everything();
+        let there = walk(self.state, &scope, &Ask::ping(netns.inum, via));
+        let End::Delivered { netns: gateway, .. } = there.end else { return None };
+        match walk(self.state, &scope, &Ask::ping(gateway, dst)).end {
+            End::Delivered { netns: holder, .. } if holder != netns.inum => Some(holder),
+            _ => None,
+        }
+    }
+
+    /// The network that an address of `holder` is in; `None` where it is alone.
+    fn network_of(&self, holder: Inum, addr: IpAddr) -> Option<(IpAddr, u8)> {
+        let devices = self.netns(holder)?.devices.values();
+        let full = if addr.is_ipv4() { 32 } else { 128 };
+        let mut held = devices.flat_map(|d| &d.addresses).filter(|(a, _)| *a == addr);
+        held.next().copied().filter(|(_, len)| *len > 0 && *len < full)
+    }
+}
+
+fn is_delivered(walk: &Walk, at: Inum) -> bool {
+    matches!(walk.end, End::Delivered { netns, .. } if netns == at)
+}
+
+/// `ip`, with the family where a route alone does not tell it (`default`).
+pub(super) fn ip(addr: IpAddr) -> &'static str {
+    if addr.is_ipv4() { "ip" } else { "ip -6" }
+}
+
+/// A multipath route without the leg that is dead.
+fn without(netns: &Netns, route: &Route, dead: IpAddr) -> Option<String> {
+    let hops: Vec<NextHop> = route.hops.iter().filter(|h| h.via != Some(dead)).cloned().collect();
+    if hops.is_empty() || hops.len() == route.hops.len() {
+        return None;
+    }
+    let left = Route { hops, ..route.clone() };
+    Some(format!("{} route replace {}", ip(route.dst.0), show::route(netns, &left)))
+}
+
+/// The same route, by another gateway.
+fn led_by(route: &Route, via: IpAddr, dev: &str) -> String {
+    let mut text = format!("{} via {via} dev {dev}", show::prefix(route.dst));
+    if !matches!(route.table, 0 | 254) {
+        text += &format!(" table {}", route.table);
+    }
+    if route.metric != 0 {
+        text += &format!(" metric {}", route.metric);
+    }
+    text
+}

@@ -1,0 +1,98 @@
+//! Connections that conntrack still translates as rules did that are gone.
+
+use std::net::IpAddr;
+
+use super::met::in_netns;
+use super::{Case, Finding, Rule};
+use crate::diagnose::{Direction, Probed, Scenario, Where};
+use crate::event::Proto;
+use crate::firewall::Destinations;
+use crate::journey::Nat;
+use crate::net::Inum;
+
+pub(super) const RULE: Rule = Rule {
+    id: "conntrack-stale",
+    covers: &["conntrack-stale", "dns-stale-udp-conntrack"],
+    check,
+    explain: "Rules of table nat see the first packet of a connection only; conntrack remembers the \
+              translation for all later ones. A client that sends UDP from one port over and over \
+              keeps its entry alive for ever: when the endpoint is replaced, its packets go on to \
+              the one that is gone, while every new client is served.",
+};
+
+fn check(case: &Case<'_>) -> Vec<Finding> {
+    case.failed().filter_map(|probe| stale(case, probe)).collect()
+}
+
+fn stale(case: &Case<'_>, probe: &Probed) -> Option<Finding> {
+    let flow = case.flow_of(probe)?;
+    let (journey, nat, netns) = case.packets(flow, Direction::Request).find_map(|journey| {
+        let old = |nat: &&Nat| {
+            let netns = journey.hops.get(nat.hop).map(|h| h.netns)?;
+            (nat.kind.is_destination() && !is_by_rule(case, netns, nat.after.dst)?).then_some(netns)
+        };
+        journey.nat.iter().find_map(|nat| Some((journey, nat, old(&nat)?)))
+    })?;
+    let proto = match nat.before.proto {
+        Proto::Udp => "udp",
+        Proto::Tcp => "tcp",
+        _ => return None,
+    };
+    let is_dns = case.scenario() == Scenario::Dns;
+    let id = if is_dns { "dns-stale-udp-conntrack" } else { RULE.id };
+    let node = case.state.netns_name(netns);
+    let (before, after) = (&nat.before, nat.after.dst);
+    let title = format!(
+        "conntrack of {node} still leads {proto} port {} of {} to {after}, which no rule does any more",
+        before.sport, before.src
+    );
+    let forget = format!(
+        "conntrack -D -p {proto} --orig-dst {} --orig-port-dst {} --reply-src {after}",
+        before.dst, before.dport
+    );
+    Some(
+        Finding::error(id, case.scenario(), title)
+            .at(Where::netns(case.state, netns))
+            .fact(format!("seen in {node}: {before} became {}", nat.after))
+            .fact(format!("no rule of {node} translates to {after}"))
+            .fact(probe.sentence())
+            .fix(in_netns(case, netns, &forget))
+            .journeys([journey.id])
+            .depth(case.depth(Direction::Request, nat.hop)),
+    )
+}
+
+/// Whether a rule there translates to this address; `None` when the rules are not known.
+fn is_by_rule(case: &Case<'_>, netns: Inum, to: IpAddr) -> Option<bool> {
+    let detail = case.detail(netns)?;
+    if detail.firewall.tables.is_empty() {
+        return None;
+    }
+    let is_local =
+        case.netns(netns)?.devices.values().any(|d| d.addresses.iter().any(|(a, _)| *a == to));
+    let by_ipvs = detail.ipvs.iter().flat_map(|s| &s.servers).any(|s| s.0 == to);
+    Some(is_local || by_ipvs || Destinations::of(&detail.firewall).may_be(to))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnose::walk::tests::{inum, ip, ruled};
+
+    #[test]
+    fn what_a_rule_leads_to_is_not_stale() {
+        let rules = "*nat
+            :PREROUTING ACCEPT [0:0]
+            -A PREROUTING -d 10.99.0.53/32 -p udp -m udp --dport 53 -j DNAT --to-destination 10.1.2.2:53
+            COMMIT
+            ";
+        let state = ruled("", "a", rules);
+        let case = Case::new(None, Vec::new(), &[], &state);
+        let a = inum(&state, "a");
+        assert_eq!(is_by_rule(&case, a, ip("10.1.2.2")), Some(true));
+        assert_eq!(is_by_rule(&case, a, ip("10.1.2.22")), Some(false));
+        assert_eq!(is_by_rule(&case, a, ip("10.1.1.1")), Some(true), "an address of its own");
+        // Rules that were not read prove nothing.
+        assert_eq!(is_by_rule(&case, inum(&state, "b"), ip("10.1.2.22")), None);
+    }
+}

@@ -1,0 +1,310 @@
+//! Packets that arrive where nobody takes them.
+
+use super::met::each;
+use super::{Case, Finding, Rule, docker, service};
+use crate::diagnose::walk::{End, ObstacleKind as Kind};
+use crate::diagnose::{Confidence, Drop, Met, Outcome, Where, fix, place, show};
+use crate::event::{Proto, Tuple};
+use crate::net::Inum;
+use crate::net::detail::{RouteType, Socket};
+use crate::net::fib::{self, FibQuery, TABLE_MAIN};
+
+pub(super) const RULE: Rule = Rule {
+    id: "app-not-listening",
+    covers: &[
+        "app-not-listening",
+        "app-listens-localhost",
+        "app-hung",
+        "app-backlog-full",
+        "dns-server-down",
+        "dns-rcvbuf-full",
+        "echo-ignored",
+    ],
+    check,
+    explain: "The network has done its part: the packet arrived where its destination is. A TCP \
+              connection needs a socket in LISTEN at that port and address, or the kernel answers \
+              with a reset; a datagram needs a bound socket, or \"port unreachable\" comes back. A \
+              process that does not accept fills its queue, and then connections time out.",
+};
+
+fn check(case: &Case<'_>) -> Vec<Finding> {
+    let mut findings = each(case, one);
+    findings.extend(case.drops().filter_map(|d| no_socket(case, &d)));
+    if !findings.iter().any(|f| matches!(f.id, "dns-rcvbuf-full" | "app-backlog-full")) {
+        findings.extend(case.drops().filter_map(|d| no_room(case, &d)));
+    }
+    findings.extend(hung(case));
+    findings
+}
+
+fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
+    let netns = met.netns(case)?;
+    let node = &netns.name;
+    Some(match &met.obstacle.kind {
+        Kind::ListensElsewhere { sockets } => {
+            let port = sockets.first()?.port;
+            let title = format!(
+                "nothing in {node} listens at port {port} of the address asked for, only at {}",
+                list(sockets)
+            );
+            let all = if met.walk.tuple.dst.is_ipv4() { "0.0.0.0" } else { "[::]" };
+            let bound = sockets.iter().filter_map(|s| Some((s, s.dev?)));
+            let bound = bound.map(|(s, dev)| {
+                format!(
+                    "{} takes only what comes in by {}",
+                    process(s),
+                    case.dev_name(netns.inum, dev)
+                )
+            });
+            let is_v6only = |s: &&Socket| s.v6only && s.addr.is_unspecified();
+            let deaf = sockets.iter().filter(is_v6only).filter(|_| all == "0.0.0.0");
+            met.finding(case, "app-listens-localhost", title)
+                .facts(sockets.iter().map(|s| socket_fact(node, s)))
+                .facts(bound.collect::<Vec<_>>())
+                .facts(deaf.map(|s| format!("{} takes IPv6 only (IPV6_V6ONLY)", process(s))))
+                .fix(format!("# make the application in {node} listen at {all}:{port} (or at the pod's address)"))
+        }
+        Kind::NoListener { .. } => {
+            let tuple = met.walk.steps[met.step].tuple;
+            // Without a drop that proves it: only of a pod, and of a way that is free up to it.
+            let is_pod = place::node_of(case.state, netns.inum).is_some();
+            let is_first =
+                met.walk.stopped_at().is_some_and(|(_, o)| std::ptr::eq(o, met.obstacle));
+            if !is_pod || !is_first {
+                return None;
+            }
+            let finding = met.finding(case, RULE.id, String::new());
+            nobody_listens(case, finding, netns.inum, &tuple)?
+        }
+        Kind::QueueFull { socket } => {
+            let id = full(socket.proto, socket.port);
+            let title = format!(
+                "the queue of port {} in {node} is full: {} does not take what comes",
+                socket.port,
+                process(socket)
+            );
+            met.finding(case, id, title)
+                .fact(queue_fact(node, socket))
+                .fix(format!("# restart {} in {node}, or let it accept faster", process(socket)))
+        }
+        Kind::NotServed { socket } => {
+            let title =
+                format!("{} in {node} does not take connections from its queue", process(socket));
+            met.finding(case, "app-hung", title)
+                .confidence(Confidence::Likely)
+                .fact(format!(
+                    "{}: {} waiting to be accepted",
+                    socket_fact(node, socket),
+                    socket.queued
+                ))
+                .fix(format!("# restart {} in {node}", process(socket)))
+        }
+        Kind::EchoIgnored { sysctl } => {
+            let name = fix::sysctl_name(sysctl);
+            let title = format!("{node} does not answer pings: {name} is set");
+            met.finding(case, "echo-ignored", title).wrong_sysctl(netns, sysctl, "1", "0")
+        }
+        _ => return None,
+    })
+}
+
+/// What a full queue is called.
+fn full(proto: u8, port: u16) -> &'static str {
+    if (proto, port) == (17, 53) { "dns-rcvbuf-full" } else { "app-backlog-full" }
+}
+
+/// The drop itself proves that the buffer is full: by the numbers there may be room for a packet
+/// smaller than this one.
+fn no_room(case: &Case<'_>, drop: &Drop<'_>) -> Option<Finding> {
+    let tuple = drop.tuple()?;
+    let is_asked = drop.direction == super::Direction::Request && !drop.hop.is_encap;
+    if drop.reason != "SOCKET_RCVBUFF" || !is_asked || tuple.proto != Proto::Udp {
+        return None;
+    }
+    let (node, port) = (&drop.hop.netns_name, tuple.dport);
+    let sockets = case.detail(drop.hop.netns).map_or(&[][..], |d| &d.sockets);
+    let socket = sockets.iter().find(|s| s.proto == 17 && s.port == port);
+    let who = socket.map_or_else(|| "the application".to_owned(), process);
+    let title =
+        format!("the queue of port {port} in {node} is full: {who} does not take what comes");
+    let finding =
+        Finding::error(full(17, port), case.scenario(), title)
+            .at(Where::netns(case.state, drop.hop.netns))
+            .fact(drop.fact())
+            .facts(socket.map(|s| {
+                format!("{}: {} waiting, limit {}", socket_fact(node, s), s.queued, s.limit)
+            }))
+            .fix(format!("# restart {who} in {node}, or let it read faster"))
+            .journeys([drop.journey.id])
+            .depth(case.depth_of(drop));
+    Some(finding)
+}
+
+/// The drop itself proves that nobody listens.
+fn no_socket(case: &Case<'_>, drop: &Drop<'_>) -> Option<Finding> {
+    let is_lookup =
+        matches!(drop.function, "tcp_v4_rcv" | "tcp_v6_rcv" | "__udp4_lib_rcv" | "__udp6_lib_rcv");
+    let tuple = drop.tuple()?;
+    if drop.reason != "NO_SOCKET"
+        || !is_lookup
+        || drop.direction != super::Direction::Request
+        || drop.hop.is_encap
+    {
+        return None;
+    }
+    let holder = drop.hop.netns;
+    if !is_meant(case, holder, &tuple) {
+        return None;
+    }
+    if let Some(finding) = taken_before(case, drop, tuple) {
+        return Some(finding);
+    }
+    let is_pod = place::node_of(case.state, holder).is_some();
+    if !is_pod && let Some(finding) = docker::unpublished(case, drop, tuple.dport) {
+        return Some(finding);
+    }
+    let finding = Finding::error(RULE.id, case.scenario(), String::new())
+        .at(Where::netns(case.state, holder))
+        .fact(drop.fact())
+        .journeys([drop.journey.id])
+        .depth(case.depth_of(drop));
+    nobody_listens(case, finding, holder, &tuple)
+}
+
+/// A node that gets what was meant to be translated has another fault.
+fn is_meant(case: &Case<'_>, holder: Inum, tuple: &Tuple) -> bool {
+    let is_asked = case
+        .target
+        .as_ref()
+        .is_none_or(|t| t.addr == Some(tuple.dst) && t.port == Some(tuple.dport));
+    is_asked || place::node_of(case.state, holder).is_some()
+}
+
+/// Completes a finding about a port that no socket takes packets for; none where somebody listens
+/// there, but not for this.
+fn nobody_listens(
+    case: &Case<'_>,
+    finding: Finding,
+    holder: Inum,
+    tuple: &Tuple,
+) -> Option<Finding> {
+    let node = case.state.netns_name(holder);
+    let number = if tuple.proto == Proto::Udp { 17 } else { 6 };
+    let all = case.detail(holder).map_or(&[][..], |d| &d.sockets);
+    let of_proto = || all.iter().filter(|s| s.proto == number);
+    let sockets: Vec<&Socket> = of_proto().filter(|s| s.port == tuple.dport).collect();
+    let is_local = !sockets.is_empty() && sockets.iter().all(|s| s.addr.is_loopback());
+    // Somebody listens at the port, but not for this: what the walk finds tells it.
+    if !sockets.is_empty() && !is_local {
+        return None;
+    }
+    let is_dns = tuple.dport == 53 || case.scenario() == super::Scenario::Dns;
+    let (id, title) = match (is_local, is_dns) {
+        (true, _) => (
+            "app-listens-localhost",
+            format!("port {} in {node} is bound to localhost only", tuple.dport),
+        ),
+        (false, true) => {
+            ("dns-server-down", format!("no DNS server listens at port {} in {node}", tuple.dport))
+        }
+        (false, false) => (RULE.id, format!("nobody listens at port {} in {node}", tuple.dport)),
+    };
+    let open: Vec<&Socket> =
+        of_proto().filter(|s| s.peer.is_none() && !s.addr.is_loopback() && s.port != 0).collect();
+    let mut others: Vec<u16> = open.iter().map(|s| s.port).collect();
+    others.dedup();
+    let listening = format!(
+        "listening in {node}: {}",
+        if others.is_empty() { "nothing".to_owned() } else { format!("{others:?}") }
+    );
+    let fix = match is_local {
+        true => format!("# make the application in {node} listen at 0.0.0.0:{}", tuple.dport),
+        false => {
+            format!("# start the application in {node}, or ask for the port that it listens at")
+        }
+    };
+    let finding = Finding { id, title, ..finding }
+        .facts(sockets.iter().map(|s| socket_fact(&node, s)))
+        .fact(listening)
+        .fix(fix)
+        .follows(&["dns-resolvconf-empty", "dns-resolvconf-wrong-server"]);
+    let wrong = service::wrong_port(case, holder, (tuple.dst, tuple.dport), &open, &finding);
+    Some(wrong.filter(|_| !is_local).unwrap_or(finding))
+}
+
+/// The address is on a node on the way as well, which so takes what it should forward: somebody it
+/// has a route to holds the address too, and listens.
+fn taken_before(case: &Case<'_>, drop: &Drop<'_>, tuple: Tuple) -> Option<Finding> {
+    let here = case.netns(drop.hop.netns)?;
+    let main = FibQuery { table: Some(TABLE_MAIN), ..FibQuery::to(tuple.dst) };
+    let on = fib::lookup(here, &main).route.filter(|r| r.kind == RouteType::Unicast && r.dst.1 > 0);
+    let on = on?;
+    // Others on this kernel may have the same address and be nobody that it could reach.
+    let real = case.netns(case.led_to(here, on, tuple.dst)?)?;
+    let text = show::route(here, on);
+    let number = if tuple.proto == crate::event::Proto::Udp { 17 } else { 6 };
+    let mut sockets = real.detail.iter().flat_map(|d| &d.sockets);
+    if !sockets.any(|s| s.proto == number && s.port == tuple.dport && !s.addr.is_loopback()) {
+        return None;
+    }
+    let mut devices = here.devices.values();
+    let (device, len) = devices.find_map(|d| {
+        d.addresses.iter().find(|(a, _)| *a == tuple.dst).map(|(_, len)| (d, *len))
+    })?;
+    let (node, dst, dev) = (&here.name, tuple.dst, fix::quote(&device.name));
+    let title = format!("{node} has {dst}, the address of {}, as its own on {dev}", real.name);
+    let mut place = Where::netns(case.state, here.inum);
+    place.dev = Some(device.name.clone());
+    Some(
+        Finding::error("duplicate-address", case.scenario(), title)
+            .at(place)
+            .fact(drop.fact())
+            .fact(format!("ip addr of {node}: {dst}/{len} dev {dev}"))
+            .fact(format!("ip route of {node}: {text}"))
+            .journeys([drop.journey.id])
+            .depth(case.depth_of(drop))
+            .fix(fix::in_netns(here, &format!("ip addr del {dst}/{len} dev {dev}"))),
+    )
+}
+
+/// Connected, asked, and nothing came.
+fn hung(case: &Case<'_>) -> Option<Finding> {
+    let probe = case.failed().find(|p| p.outcome == Outcome::Silent { asked: true })?;
+    let title =
+        format!("the application at {} accepts connections and does not answer", case.aim());
+    let mut finding = Finding::error("app-hung", case.scenario(), title)
+        .confidence(Confidence::Likely)
+        .fact(probe.sentence())
+        .fix("# look at that application: it is busy, stopped, or does not speak HTTP at this port")
+        .depth(case.depth(super::Direction::Request, 9_000));
+    let server = case.ways.iter().find_map(|way| match &way.request.end {
+        End::Delivered { netns, .. } => case.state.netns.get(netns),
+        _ => None,
+    });
+    finding.place.netns = server.map(|n| n.inum);
+    finding.place.netns_name = server.map(|n| n.name.clone());
+    Some(finding)
+}
+
+fn list(sockets: &[Socket]) -> String {
+    let list: Vec<String> = sockets.iter().map(|s| s.addr.to_string()).collect();
+    list.join(", ")
+}
+
+fn process(socket: &Socket) -> String {
+    socket
+        .process
+        .as_ref()
+        .map_or_else(|| "the application".to_owned(), |(pid, name)| format!("{name} ({pid})"))
+}
+
+fn queue_fact(node: &str, socket: &Socket) -> String {
+    format!("{}: {} waiting, limit {}", socket_fact(node, socket), socket.queued, socket.limit)
+}
+
+fn socket_fact(node: &str, socket: &Socket) -> String {
+    let who =
+        socket.process.as_ref().map(|(pid, name)| format!(" ({name}, {pid})")).unwrap_or_default();
+    let at = std::net::SocketAddr::new(socket.addr, socket.port);
+    format!("{node} listens at {at}{who}")
+}

@@ -1,0 +1,352 @@
+//! Ports of the node itself that are meant to lead to a container or a pod, and do not: published
+//! ports and NodePorts.
+
+use std::net::IpAddr;
+
+use super::egress::command;
+use super::filtered::replace;
+use super::met::in_netns;
+use super::service::{nat_table, orphans};
+use super::{Case, Finding, Rule, kube_nft};
+use crate::diagnose::walk::RuleRef;
+use crate::diagnose::{Confidence, Drop, Where, fix, show};
+use crate::firewall::{Chain, Match, Table, Target};
+use crate::net::{Device, DeviceKind, Inum, Netns};
+
+pub(super) const RULE: Rule = Rule {
+    id: "port-not-published",
+    covers: &[
+        "port-not-published",
+        "nodeport-rules-missing",
+        "docker-nat-flushed",
+        "docker-publish-loopback",
+    ],
+    check: |_| Vec::new(),
+    explain: "A published port, or a NodePort, is a rule: it translates a port of the node to a pod \
+              or container. Where the rule is missing (flushed, or its writer is not running) or \
+              holds for 127.0.0.1 alone, the packet is for the node itself, which has nobody \
+              listening there and refuses the connection.",
+};
+
+/// Ports that Kubernetes gives to NodePorts unless it is told otherwise
+/// (`--service-node-port-range`).
+const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
+
+/// Nobody listens at a port of the node that a rule was to translate.
+pub(super) fn unpublished(case: &Case<'_>, drop: &Drop<'_>, port: u16) -> Option<Finding> {
+    let netns = case.netns(drop.hop.netns)?;
+    let tuple = drop.tuple()?;
+    let proto = match tuple.proto {
+        crate::event::Proto::Tcp => "tcp",
+        crate::event::Proto::Udp => "udp",
+        _ => return None,
+    };
+    let (id, title, chain, fixes) = if let Some((rule, text)) = only_local(case, netns, port) {
+        let title = format!("port {port} of {} is published on 127.0.0.1 only", netns.name);
+        let fixes = local(case, netns.inum, &rule, &text);
+        ("docker-publish-loopback", title, Some((rule.chain.clone(), text)), fixes)
+    } else if has_lost_nat(case, netns.inum) {
+        let title = format!(
+            "{} has no rule left that translates published ports: Docker's are flushed",
+            netns.name
+        );
+        ("docker-nat-flushed", title, None, restore(case, netns, Some((proto, port))))
+    } else if NODE_PORTS.contains(&port) && has_services(case, netns.inum) {
+        let title = format!("no rule in {} translates NodePort {port}", netns.name);
+        let fixes = node_port(case, netns.inum, (proto, port), tuple.dst);
+        ("nodeport-rules-missing", title, None, fixes)
+    } else {
+        return None;
+    };
+    let mut place = Where::netns(case.state, netns.inum);
+    place.table = Some("nat".to_owned());
+    place.rule = chain.as_ref().map(|c| c.1.clone());
+    place.chain = match (chain, id) {
+        (Some((chain, _)), _) => Some(chain),
+        (None, "nodeport-rules-missing") => Some("KUBE-NODEPORTS".to_owned()),
+        (None, _) => Some("DOCKER".to_owned()),
+    };
+    let confidence = if id == "nodeport-rules-missing" && chain_of(case, netns.inum).is_none() {
+        Confidence::Likely
+    } else {
+        Confidence::Certain
+    };
+    let fact = match &place.rule {
+        Some(rule) => format!("nat of {}: {rule}", netns.name),
+        None => format!("nat of {}: no rule for {proto} port {port}", netns.name),
+    };
+    let finding = Finding::error(id, case.scenario(), title)
+        .confidence(confidence)
+        .at(place)
+        .fact(drop.fact())
+        .fact(fact)
+        .journeys([drop.journey.id])
+        .depth(case.depth_of(drop));
+    Some(fixes.into_iter().fold(finding, Finding::fix))
+}
+
+fn has_services(case: &Case<'_>, netns: Inum) -> bool {
+    let Some(detail) = case.detail(netns) else { return false };
+    let mut tables = detail.firewall.tables.iter();
+    tables.any(|t| {
+        let has = |start: &str| t.chains.iter().any(|c| c.name.starts_with(start));
+        (t.name == "nat" && (has("KUBE-SVC") || has("KUBE-SERVICES") || has("KUBE-NODEPORTS")))
+            || t.name == "kube-proxy"
+    })
+}
+
+/// The rule that publishes `port`, where all that do hold for a loopback address alone.
+fn only_local(case: &Case<'_>, netns: &Netns, port: u16) -> Option<(RuleRef, String)> {
+    let tables = &case.detail(netns.inum)?.firewall.tables;
+    let chains = tables.iter().flat_map(|t| t.chains.iter().map(move |c| (t, c)));
+    let mut rules =
+        chains.flat_map(|(t, c)| c.rules.iter().map(move |r| (t, c, r))).filter(|(_, _, r)| {
+            matches!(r.target, Target::Dnat { .. })
+                && r.matches.iter().any(|m| match m {
+                    Match::Dport { ranges, not: false } => ranges.contains(&(port, port)),
+                    _ => false,
+                })
+        });
+    let is_local = |rule: &crate::firewall::Rule| {
+        rule.matches.iter().any(|m| match m {
+            Match::Dst { nets, not: false } => nets.iter().all(|(a, _)| a.is_loopback()),
+            _ => false,
+        })
+    };
+    let (table, chain, rule) = rules.next()?;
+    let is_it = is_local(rule) && rules.all(|(_, _, r)| is_local(r));
+    is_it.then(|| (reference(table, chain, rule), rule.text.clone()))
+}
+
+/// A rule as findings name it.
+pub(super) fn reference(table: &Table, chain: &Chain, rule: &crate::firewall::Rule) -> RuleRef {
+    RuleRef {
+        flavour: table.flavour,
+        family: table.family.clone(),
+        table: table.name.clone(),
+        command: table.command.clone(),
+        via: Vec::new(),
+        chain: chain.name.clone(),
+        number: Some(rule.number),
+        handle: rule.handle,
+        text: rule.text.clone(),
+        comment: rule.comment.clone(),
+        counter: rule.counter,
+    }
+}
+
+/// The same rule for every address of the node.
+fn local(case: &Case<'_>, netns: Inum, rule: &RuleRef, text: &str) -> Vec<String> {
+    let advice =
+        "# if others may have it: publish the port without an address (docker run -p PORT:PORT)";
+    let mut words: Vec<&str> = text.split(' ').collect();
+    let plain = words.iter().position(|w| *w == "-d").map(|at| {
+        words.drain(at..(at + 2).min(words.len()));
+        words.join(" ")
+    });
+    let command = plain.and_then(|text| replace(case, netns, rule, &text));
+    [advice.to_owned()].into_iter().chain(command).collect()
+}
+
+/// Docker is on this node, and none of its rules that translate are.
+pub(super) fn has_lost_nat(case: &Case<'_>, netns: Inum) -> bool {
+    let Some(detail) = case.detail(netns).filter(|_| case.is_docker_host(netns)) else {
+        return false;
+    };
+    let translates = |t: &Table| t.name == "nat" || t.name == "docker-bridges";
+    let tables = detail.firewall.tables.iter().filter(|t| translates(t));
+    let mut rules = tables.flat_map(|t| &t.chains).flat_map(|c| &c.rules);
+    !rules.any(|r| matches!(r.target, Target::Dnat { .. } | Target::Masquerade))
+}
+
+/// What Docker would write again, as far as its other rules tell.
+pub(super) fn restore(case: &Case<'_>, netns: &Netns, asked: Option<(&str, u16)>) -> Vec<String> {
+    let any: IpAddr = [0; 4].into();
+    let iptables = command(case, netns.inum, any);
+    let run = |rule: &str| fix::in_netns(netns, &format!("{iptables} -t nat {rule}"));
+    let mut commands =
+        vec!["# systemctl restart docker: it writes its rules anew; until then:".to_owned()];
+    let has_chain = nat_table(case, netns.inum, any)
+        .is_some_and(|t| t.chains.iter().any(|c| c.name == "DOCKER"));
+    if !has_chain {
+        commands.push(run("-N DOCKER"));
+    }
+    commands.push(run("-A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER"));
+    commands.push(run("-A OUTPUT ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j DOCKER"));
+    for bridge in netns.devices.values().filter(|d| is_docker_bridge(case, netns.inum, d)) {
+        let dev = fix::quote(&bridge.name);
+        for (addr, len) in bridge.addresses.iter().filter(|(a, _)| a.is_ipv4()) {
+            let net = show::prefix((show::network(*addr, *len), *len));
+            commands.push(run(&format!("-A POSTROUTING -s {net} ! -o {dev} -j MASQUERADE")));
+        }
+    }
+    let Some((proto, port)) = asked else { return commands };
+    let open = containers(case, netns.inum, proto);
+    match open.as_slice() {
+        [(addr, to)] => commands.push(run(&format!(
+            "-A DOCKER -p {proto} -m {proto} --dport {port} -j DNAT --to-destination {addr}:{to}"
+        ))),
+        _ => commands.push(format!(
+            "# and for each published port: {}",
+            run("-A DOCKER -p tcp --dport PORT -j DNAT --to-destination CONTAINER:PORT")
+        )),
+    }
+    commands
+}
+
+/// Its own default one, or one that the rules left over are about.
+fn is_docker_bridge(case: &Case<'_>, netns: Inum, device: &Device) -> bool {
+    let tables = case.detail(netns).into_iter().flat_map(|d| &d.firewall.tables);
+    let chains = tables.filter(|t| t.name == "filter").flat_map(|t| &t.chains);
+    let mut rules = chains.flat_map(|c| &c.rules);
+    let is_named = |m: &Match| match m {
+        Match::Iif { names, .. } | Match::Oif { names, .. } => names.contains(&device.name),
+        _ => false,
+    };
+    device.kind == DeviceKind::Bridge
+        && (device.name == "docker0" || rules.any(|r| r.matches.iter().any(is_named)))
+}
+
+/// Ports of containers that the filter lets in because they are published.
+fn containers(case: &Case<'_>, netns: Inum, proto: &str) -> Vec<(IpAddr, u16)> {
+    let number = if proto == "tcp" { 6 } else { 17 };
+    let Some(detail) = case.detail(netns) else { return Vec::new() };
+    let chains = detail.firewall.tables.iter().filter(|t| t.name == "filter");
+    let chains = chains.flat_map(|t| &t.chains).filter(|c| c.name.starts_with("DOCKER"));
+    let accepted = chains.flat_map(|c| &c.rules).filter(|r| r.target == Target::Accept);
+    let mut found: Vec<(IpAddr, u16)> = accepted
+        .filter_map(|rule| {
+            let is_proto =
+                |m: &Match| matches!(m, Match::Proto { number: n, not: false } if *n == number);
+            rule.matches.iter().find(|m| is_proto(m))?;
+            let addr = rule.matches.iter().find_map(|m| match m {
+                Match::Dst { nets, not: false } => nets.first().filter(|n| n.1 == 32).map(|n| n.0),
+                _ => None,
+            })?;
+            let port = rule.matches.iter().find_map(|m| match m {
+                Match::Dport { ranges, not: false } => ranges.first().map(|r| r.0),
+                _ => None,
+            })?;
+            Some((addr, port))
+        })
+        .collect();
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+/// The chain of NodePorts, where there is one.
+fn chain_of<'a>(case: &Case<'a>, netns: Inum) -> Option<&'a Chain> {
+    nat_table(case, netns, [0; 4].into())?.chains.iter().find(|c| c.name == "KUBE-NODEPORTS")
+}
+
+/// The chain of a Service that lost its NodePort, where only one did.
+fn node_port(
+    case: &Case<'_>,
+    netns: Inum,
+    (proto, port): (&str, u16),
+    addr: IpAddr,
+) -> Vec<String> {
+    let advice = "# restart kube-proxy on this node: it writes the rules of all Services anew";
+    let mut commands = vec![advice.to_owned()];
+    commands.extend(kube_nft::node_address(case, netns, (addr, port)));
+    let Some(table) = nat_table(case, netns, addr) else { return commands };
+    let lost: Vec<&str> = orphans(table)
+        .map(|c| c.name.as_str())
+        .filter(|n| n.starts_with("KUBE-EXT-") || n.starts_with("KUBE-XLB-"))
+        .collect();
+    let line = |chain: &str| {
+        let rule = format!("-p {proto} -m {proto} --dport {port} -j {chain}");
+        in_netns(case, netns, &format!("{} -t nat -A KUBE-NODEPORTS {rule}", table.command))
+    };
+    match lost.as_slice() {
+        [one] => commands.push(line(one)),
+        many => {
+            commands.extend(many.iter().map(|c| format!("# or, if it is its Service: {}", line(c))))
+        }
+    }
+    commands
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnose::walk::tests::{inum, ip, ruled};
+    use crate::net::NetworkState;
+
+    const DOCKER: &str = "*nat
+        :PREROUTING ACCEPT [0:0]
+        :POSTROUTING ACCEPT [0:0]
+        :DOCKER - [0:0]
+        -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
+        -A POSTROUTING -s 10.1.1.0/24 ! -o br0 -j MASQUERADE
+        -A DOCKER ! -i br0 -p tcp -m tcp --dport 8443 -j DNAT --to-destination 10.1.1.3:443
+        COMMIT
+        *filter
+        :FORWARD DROP [0:0]
+        :DOCKER - [0:0]
+        -A FORWARD -o br0 -j DOCKER
+        -A DOCKER -d 10.1.1.3/32 ! -i br0 -o br0 -p tcp -m tcp --dport 443 -j ACCEPT
+        COMMIT
+        ";
+
+    fn read(state: &NetworkState) -> (Case<'_>, &Netns) {
+        (Case::new(None, Vec::new(), &[], state), &state.netns[&inum(state, "a")])
+    }
+
+    #[test]
+    fn flushed_rules_are_written_again_from_what_is_left() {
+        let state = ruled("", "a", DOCKER);
+        let (whole, a) = read(&state);
+        assert!(!has_lost_nat(&whole, a.inum));
+        let nat = |line: &str| {
+            line.contains("PREROUTING -m") || line.contains("MASQ") || line.contains("DNAT")
+        };
+        let flushed: String =
+            DOCKER.lines().filter(|l| !nat(l)).map(|l| format!("{l}\n")).collect();
+        let state = ruled("", "a", &flushed);
+        let (case, a) = read(&state);
+        assert!(has_lost_nat(&case, a.inum));
+        let commands = restore(&case, a, Some(("tcp", 9443)));
+        let has = |end: &str| commands.iter().any(|c| c.ends_with(end));
+        assert!(has("-A POSTROUTING -s 10.1.1.0/24 ! -o br0 -j MASQUERADE"), "{commands:?}");
+        assert!(has("--dport 9443 -j DNAT --to-destination 10.1.1.3:443"), "{commands:?}");
+        assert!(!has("-N DOCKER"), "the chain is still there: {commands:?}");
+    }
+
+    #[test]
+    fn a_port_of_loopback_alone_is_known_by_its_rule() {
+        let rules =
+            DOCKER.replace("-A DOCKER ! -i br0 -p", "-A DOCKER -d 127.0.0.1/32 ! -i br0 -p");
+        let state = ruled("", "a", &rules);
+        let (case, a) = read(&state);
+        let (rule, text) = only_local(&case, a, 8443).unwrap();
+        assert_eq!((rule.chain.as_str(), rule.number), ("DOCKER", Some(1)));
+        let fix = local(&case, a.inum, &rule, &text);
+        let right =
+            "-R DOCKER 1 ! -i br0 -p tcp -m tcp --dport 8443 -j DNAT --to-destination 10.1.1.3:443";
+        assert!(fix.last().unwrap().ends_with(right), "{fix:?}");
+        assert!(only_local(&case, a, 8444).is_none());
+        let state = ruled("", "a", DOCKER);
+        let (open, a) = read(&state);
+        assert!(only_local(&open, a, 8443).is_none());
+    }
+
+    #[test]
+    fn a_node_port_gets_its_chain_back_where_one_alone_lost_it() {
+        let rules = "*nat
+            :PREROUTING ACCEPT [0:0]
+            :KUBE-NODEPORTS - [0:0]
+            :KUBE-EXT-A - [0:0]
+            -A PREROUTING -j KUBE-NODEPORTS
+            -A KUBE-EXT-A -p tcp -m tcp -j DNAT --to-destination 10.1.1.3:8080
+            COMMIT
+            ";
+        let state = ruled("", "a", rules);
+        let (case, a) = read(&state);
+        assert!(has_services(&case, a.inum));
+        let fix = node_port(&case, a.inum, ("tcp", 31_000), ip("192.0.2.11"));
+        let right = "-A KUBE-NODEPORTS -p tcp -m tcp --dport 31000 -j KUBE-EXT-A";
+        assert!(fix.last().unwrap().ends_with(right), "{fix:?}");
+    }
+}

@@ -1,0 +1,220 @@
+//! kube-proxy's nftables mode: Services are elements of maps that lead to chains, and what is not in
+//! a map is rejected by the address alone.
+
+use std::net::IpAddr;
+
+use super::met::in_netns;
+use super::service::service_of;
+use super::{Case, Finding};
+use crate::diagnose::walk::RuleRef;
+use crate::diagnose::{Confidence, Met, Where, fix};
+use crate::firewall::{Flavour, Table, Target};
+use crate::journey::Hook;
+use crate::net::Inum;
+
+/// The table that kube-proxy writes (`kube-proxy/nftables/proxier.go`: `kubeProxyTable`).
+pub(super) const TABLE: &str = "kube-proxy";
+/// Address, protocol and port of each Service that has endpoints.
+const SERVICES: &str = "service-ips";
+/// The same of those that have none.
+const EMPTY: &str = "no-endpoint-services";
+/// Addresses of the node at which its ports are Services.
+const NODE_ADDRESSES: &str = "nodeport-ips";
+
+/// Its table in a namespace.
+pub(super) fn table<'a>(case: &Case<'a>, netns: Inum, addr: IpAddr) -> Option<&'a Table> {
+    let family = if addr.is_ipv4() { "ip" } else { "ip6" };
+    let mut tables = case.detail(netns)?.firewall.tables.iter();
+    tables.find(|t| t.flavour == Flavour::Nft && t.name == TABLE && t.family == family)
+}
+
+/// The rule rejects because no endpoint is known.
+pub(super) fn is_empty_service(rule: &RuleRef) -> bool {
+    let checks = ["service-endpoints-check", "nodeport-endpoints-check"];
+    rule.table == TABLE && rule.via.iter().any(|c| checks.contains(&c.as_str()))
+}
+
+/// A Service's address that no element of the maps leads on.
+pub(super) fn untranslated(
+    case: &Case<'_>,
+    met: &Met<'_>,
+    netns: Inum,
+    dst: (IpAddr, u16),
+    hook: Hook,
+) -> Option<Finding> {
+    let table = table(case, netns, dst.0)?;
+    let node = case.state.netns_name(netns);
+    let mut place = Where::netns(case.state, netns);
+    place.table = Some(table.name.clone());
+    let (lost, commands) = (unhooked(table, hook), reconnect(case, netns, dst));
+    let (id, title) = if let Some(chain) = &lost {
+        place.chain = Some(chain.clone());
+        let title = format!("chain {chain} of {node} does not lead to the rules of the Services");
+        ("kube-proxy-jump-missing", title)
+    } else {
+        place.chain = Some("services".to_owned());
+        let title = format!("no rule in {node} translates {}:{}", dst.0, dst.1);
+        ("kube-proxy-rules-missing", title)
+    };
+    let fact = match &lost {
+        Some(chain) => format!("{TABLE} of {node}: no jump to services in {chain}"),
+        None => format!("{TABLE} of {node}: {} port {} is not in {SERVICES}", dst.0, dst.1),
+    };
+    let is_known = lost.is_some() || !commands.is_empty();
+    let finding = met
+        .finding(case, id, title)
+        .confidence(if is_known { Confidence::Certain } else { Confidence::Likely })
+        .at(place)
+        .fact(fact)
+        .fix("# restart kube-proxy on this node: it writes the rules of all Services anew");
+    Some(commands.into_iter().fold(finding, Finding::fix))
+}
+
+/// Commands that lead to the chain of a Service again, where that is still there.
+pub(super) fn reconnect(case: &Case<'_>, netns: Inum, (addr, port): (IpAddr, u16)) -> Vec<String> {
+    let Some(table) = table(case, netns, addr) else { return Vec::new() };
+    let mut commands = Vec::new();
+    for hook in [Hook::Prerouting, Hook::Output] {
+        let lost = unhooked(table, hook);
+        commands
+            .extend(lost.map(|c| format!("add rule {} {TABLE} {c} jump services", table.family)));
+    }
+    let chains = table.chains.iter().filter(|c| c.name.starts_with("service-"));
+    let own = chains.filter_map(|c| Some((c, service_of(c)?)));
+    for (chain, (_, proto, _)) in own.filter(|(_, s)| (s.0, s.2) == (addr, port)) {
+        let key = format!("{addr} . {proto} . {port}");
+        let family = &table.family;
+        if has_element(table, EMPTY, &key) {
+            commands.push(format!("delete element {family} {TABLE} {EMPTY} {{ {key} }}"));
+        }
+        if !has_element(table, SERVICES, &key) {
+            let to = format!("{key} : goto {}", chain.name);
+            commands.push(format!("add element {family} {TABLE} {SERVICES} {{ {to} }}"));
+        }
+    }
+    commands.iter().map(|c| in_netns(case, netns, &format!("nft {}", fix::quote(c)))).collect()
+}
+
+/// The command that makes an address of the node one for its Services' ports, where it is none.
+pub(super) fn node_address(case: &Case<'_>, netns: Inum, dst: (IpAddr, u16)) -> Option<String> {
+    let table = table(case, netns, dst.0)?;
+    let has_port = table.sets.iter().filter(|s| s.0 == "service-nodeports").any(|(_, elements)| {
+        elements
+            .iter()
+            .any(|e| e.split(" . ").nth(1).is_some_and(|p| first(p) == dst.1.to_string()))
+    });
+    if !has_port || has_element(table, NODE_ADDRESSES, &dst.0.to_string()) {
+        return None;
+    }
+    let element = format!("add element {} {TABLE} {NODE_ADDRESSES} {{ {} }}", table.family, dst.0);
+    Some(in_netns(case, netns, &format!("nft {}", fix::quote(&element))))
+}
+
+/// The endpoint that the name of its chain tells: `endpoint-HASH-ns/name/tcp/port__10.0.0.1/8080`.
+pub(super) fn endpoint_of(chain: &str) -> Option<(IpAddr, Option<u16>)> {
+    let (addr, port) = chain.strip_prefix("endpoint-")?.rsplit_once("__")?.1.rsplit_once('/')?;
+    // A colon is no part of a chain's name: addresses of IPv6 have points there.
+    let addr = addr.parse().or_else(|_| addr.replace('.', ":").parse()).ok()?;
+    Some((addr, Some(port.parse().ok()?)))
+}
+
+/// The chain of type `nat` at a hook that does not lead to the Services.
+fn unhooked(table: &Table, hook: Hook) -> Option<String> {
+    let mut chains = table.chains.iter().filter(|c| c.hook == Some(hook) && c.kind == "nat");
+    let leads = |r: &crate::firewall::Rule| matches!(&r.target, Target::Jump(to) | Target::Goto(to) if to == "services");
+    chains.find(|c| !c.rules.iter().any(leads)).map(|c| c.name.clone())
+}
+
+fn has_element(table: &Table, set: &str, key: &str) -> bool {
+    let is_it = |e: &String| {
+        e.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', ':']))
+    };
+    table.sets.iter().any(|(name, elements)| name == set && elements.iter().any(is_it))
+}
+
+fn first(words: &str) -> &str {
+    words.split_whitespace().next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnose::walk::tests::{cluster, inum, ip};
+    use crate::net::NetworkState;
+
+    const RULES: &str = "table ip kube-proxy {
+        set nodeport-ips {
+            type ipv4_addr
+            elements = { 192.0.2.99 }
+        }
+        map service-ips {
+            type ipv4_addr . inet_proto . inet_service : verdict
+            elements = { 10.99.0.2 . tcp . 80 : goto service-B }
+        }
+        map no-endpoint-services {
+            type ipv4_addr . inet_proto . inet_service : verdict
+            elements = { 10.99.0.1 . tcp . 80 comment \"p/a:http\" : goto reject-chain }
+        }
+        map service-nodeports {
+            type inet_proto . inet_service : verdict
+            elements = { tcp . 31000 comment \"p/a:http\" : goto service-A }
+        }
+        chain service-A {
+            ip daddr 10.99.0.1 tcp dport 80 ip saddr != 10.1.0.0/16 jump mark-for-masquerade # handle 4
+        }
+        chain services {
+            ip daddr . meta l4proto . th dport vmap @service-ips # handle 5
+        }
+        chain nat-prerouting {
+            type nat hook prerouting priority dstnat; policy accept;
+        }
+        chain nat-output {
+            type nat hook output priority -100; policy accept;
+            jump services # handle 9
+        }
+    }";
+
+    fn state() -> NetworkState {
+        let mut state = cluster("");
+        let a = inum(&state, "a");
+        let detail = state.netns.get_mut(&a).unwrap().detail.as_mut().unwrap();
+        detail.firewall = crate::firewall::parsed(&[], RULES);
+        state
+    }
+
+    #[test]
+    fn what_leads_to_a_service_is_added_where_it_is_missing() {
+        let state = state();
+        let case = Case::new(None, Vec::new(), &[], &state);
+        let a = inum(&state, "a");
+        let commands = reconnect(&case, a, (ip("10.99.0.1"), 80));
+        let has = |text: &str| commands.iter().any(|c| c.contains(text));
+        assert!(has("add rule ip kube-proxy nat-prerouting jump services"), "{commands:?}");
+        assert!(has("delete element ip kube-proxy no-endpoint-services { 10.99.0.1 . tcp . 80 }"));
+        assert!(has("service-ips { 10.99.0.1 . tcp . 80 : goto service-A }"), "{commands:?}");
+        assert_eq!(commands.len(), 3, "{commands:?}");
+        let other = reconnect(&case, a, (ip("10.99.0.2"), 80));
+        assert_eq!(other.len(), 1, "its element is there: {other:?}");
+    }
+
+    #[test]
+    fn an_address_of_the_node_is_added_for_known_ports_alone() {
+        let state = state();
+        let case = Case::new(None, Vec::new(), &[], &state);
+        let a = inum(&state, "a");
+        let fix = node_address(&case, a, (ip("192.0.2.11"), 31_000)).unwrap();
+        assert!(fix.contains("add element ip kube-proxy nodeport-ips { 192.0.2.11 }"), "{fix}");
+        assert_eq!(node_address(&case, a, (ip("192.0.2.11"), 31_001)), None);
+        assert_eq!(node_address(&case, a, (ip("192.0.2.99"), 31_000)), None);
+    }
+
+    #[test]
+    fn the_name_of_a_chain_tells_its_endpoint() {
+        let of = |name| endpoint_of(name);
+        let v4 = "endpoint-5OJB2KTY-ns1/svc1/tcp/p80__10.180.0.1/80";
+        assert_eq!(of(v4), Some((ip("10.180.0.1"), Some(80))));
+        let v6 = "endpoint-2CRNCTTE-ns4/svc4/tcp/p80__fd00.ffff.0.0.0.0.0.1/80";
+        assert_eq!(of(v6), Some((ip("fd00:ffff::1"), Some(80))));
+        assert_eq!(of("service-A"), None);
+    }
+}

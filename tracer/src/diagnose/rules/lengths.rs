@@ -1,0 +1,193 @@
+//! Packets too long for the way: small ones get through, and large ones vanish.
+
+use super::filtered::delete;
+use super::met::{each, in_netns};
+use super::{Case, Finding, Rule};
+use crate::diagnose::walk::{Leg, Obstacle, ObstacleKind as Kind, RuleRef, What};
+use crate::diagnose::{Confidence, Direction, Met, Probed, Purpose, Severity, Where, fix, overlay};
+use crate::net::{DeviceKind, Netns};
+
+pub(super) const RULE: Rule = Rule {
+    id: "mtu-mismatch",
+    covers: &[
+        "mtu-mismatch",
+        "underlay-mtu-blackhole",
+        "pmtud-blackhole",
+        "vxlan-fragments-dropped",
+    ],
+    check,
+    explain: "A packet longer than a device's MTU is dropped when it may not be fragmented. Path MTU \
+              discovery repairs that only while the ICMP error (\"fragmentation needed\") is sent and \
+              gets back to the sender: bridges and veth pairs send none, and firewalls drop it. \
+              Tunnel packets are fragmented outside instead, and fragments are lost where anything \
+              on the way drops them. Connections are made, small answers come, large ones hang.",
+};
+
+fn check(case: &Case<'_>) -> Vec<Finding> {
+    let mut findings = each(case, too_long);
+    if findings.is_empty() {
+        findings.extend(fragments(case));
+    }
+    if findings.is_empty() {
+        findings.extend(lost(case));
+    }
+    findings
+}
+
+fn too_long(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
+    let Kind::TooLong { dev, mtu, len, tells_sender: false } = met.obstacle.kind else {
+        return None;
+    };
+    let netns = met.netns(case)?;
+    let node = &netns.name;
+    let dev = case.dev_name(netns.inum, dev);
+    let has = format!("ip link of {node}: {dev} mtu {mtu}");
+    if let Some((error, rule)) = silenced(met) {
+        let title = format!(
+            "{node} cannot tell senders that {dev} takes no more than {mtu} bytes: a rule drops the ICMP error"
+        );
+        let mut finding = met
+            .finding(case, "pmtud-blackhole", title)
+            .fact(has)
+            .fact(format!("{} of {node}: {}", rule.table, rule.text))
+            .facts(long_sender(case, met, mtu))
+            .fix(delete(case, error.place.netns, rule));
+        finding.place.table = Some(rule.table.clone());
+        finding.place.chain = Some(rule.chain.clone());
+        finding.place.rule = Some(rule.text.clone());
+        return Some(finding);
+    }
+    let id = if is_outside(met) { "underlay-mtu-blackhole" } else { RULE.id };
+    let title = format!(
+        "{dev} of {node} has MTU {mtu}, too small for packets of {len} bytes, and the sender is not told"
+    );
+    let set = format!("ip link set {} mtu {len}", fix::quote(&dev));
+    Some(met.finding(case, id, title).fact(has).fix(met.command(case, &set)))
+}
+
+/// The rule that keeps the ICMP error from being sent, at the same step.
+fn silenced<'a>(met: &Met<'a>) -> Option<(&'a Obstacle, &'a RuleRef)> {
+    met.walk.steps[met.step].obstacles.iter().find_map(|o| match &o.kind {
+        Kind::Filtered { rule, .. } if o.leg == Leg::Error => Some((o, rule)),
+        _ => None,
+    })
+}
+
+/// The sender, whose device takes more than the way.
+fn long_sender(case: &Case<'_>, met: &Met<'_>, mtu: u32) -> Option<String> {
+    let from = case.netns(met.walk.ask.from)?;
+    let src = met.walk.tuple.src;
+    let holds = |a: &(std::net::IpAddr, u8)| a.0 == src;
+    let dev = from.devices.values().find(|d| d.addresses.iter().any(holds))?;
+    (dev.mtu > mtu).then(|| format!("ip link of {}: {} mtu {}", from.name, dev.name, dev.mtu))
+}
+
+/// The packet is inside a tunnel packet there.
+fn is_outside(met: &Met<'_>) -> bool {
+    let steps = &met.walk.steps[..=met.step];
+    let count = |is: fn(&What) -> bool| steps.iter().filter(|s| is(&s.what)).count();
+    count(|w| matches!(w, What::Encap { .. })) > count(|w| matches!(w, What::Decap { .. }))
+}
+
+/// Packets of full size fail, and tunnel packets are cut on the way.
+fn fragments(case: &Case<'_>) -> Option<Finding> {
+    long_failed(case)?;
+    let cuts = || {
+        case.obstacles().filter(|m| {
+            m.way.purpose == Purpose::FullSize
+                && is_outside(m)
+                && matches!(m.obstacle.kind, Kind::Fragmented { .. })
+        })
+    };
+    let first = cuts().find(|m| m.direction == Direction::Request)?;
+    let Kind::Fragmented { dev, mtu, len } = first.obstacle.kind else { return None };
+    let netns = first.netns(case)?;
+    let name = case.dev_name(netns.inum, dev);
+    let title = format!(
+        "{} of {} has MTU {mtu}: tunnel packets of {len} bytes are cut there, and the fragments do not arrive",
+        name, netns.name
+    );
+    let mut finding = first
+        .finding(case, "vxlan-fragments-dropped", title)
+        .severity(Severity::Error)
+        .confidence(Confidence::Likely)
+        .facts(case.failed().filter(|p| p.purpose == Purpose::FullSize).map(long_sentence));
+    let created = case.grown(netns.inum, "IpFragCreates");
+    if created > 0 {
+        finding = finding.fact(format!("IpFragCreates of {} has grown by {created}", netns.name))
+    }
+    for met in cuts() {
+        let Kind::Fragmented { dev, mtu, len } = met.obstacle.kind else { continue };
+        let Some(netns) = met.netns(case) else { continue };
+        let text =
+            format!("ip link of {}: {} mtu {mtu}", netns.name, case.dev_name(netns.inum, dev));
+        finding = finding.fact(text);
+        let command = shrink(netns, mtu, len).filter(|c| !finding.fix.contains(c));
+        finding = finding.fixes(command);
+    }
+    Some(finding.fix(
+        "# and give the pods' devices the tunnel's MTU (restart the overlay's agent and the pods), or \
+         give the nodes' devices the network's",
+    ))
+}
+
+/// Makes the tunnel fit into the device below it: what is too long then is told to its sender.
+fn shrink(netns: &Netns, mtu: u32, len: u32) -> Option<String> {
+    let tunnel = overlay::tunnel(netns)?;
+    let fits = tunnel.mtu.checked_sub(len.checked_sub(mtu)?)?;
+    let set = format!("ip link set {} mtu {fits}", fix::quote(&tunnel.name));
+    Some(fix::in_netns(netns, &set))
+}
+
+/// Nothing that is known is too small: the network between is.
+fn lost(case: &Case<'_>) -> Option<Finding> {
+    let long = long_failed(case)?;
+    let way = case.ways.iter().find(|w| {
+        w.purpose == Purpose::FullSize
+            && w.request.ask.from == long.netns
+            && w.request.stopped_at().is_none()
+    })?;
+    let packed = way.request.steps.iter().find(|s| matches!(s.what, What::Encap { .. }));
+    let id = if packed.is_some() { "underlay-mtu-blackhole" } else { RULE.id };
+    let size = long.size.unwrap_or(0);
+    let here = packed.map_or(long.netns, |s| s.netns);
+    let netns = case.netns(here)?;
+    let title = format!(
+        "small packets get through from {} to {}, packets of {size} bytes do not, and nobody says why",
+        case.state.netns_name(long.netns),
+        long.to
+    );
+    let mut place = Where::netns(case.state, here);
+    let tunnel = overlay::tunnel(netns).filter(|_| packed.is_some());
+    place.dev = tunnel.map(|d| d.name.clone());
+    let advice = match tunnel {
+        Some(d) => format!(
+            "# find the longest that passes (ping -M do -s BYTES), then on every node: {}",
+            in_netns(case, here, &format!("ip link set {} mtu BYTES+28", d.name))
+        ),
+        None => {
+            "# find the longest that passes (ping -M do -s BYTES), and where the way gets narrow"
+                .to_owned()
+        }
+    };
+    let is_tunnelled = netns.devices.values().any(|d| d.kind == DeviceKind::Vxlan);
+    Some(
+        Finding::error(id, case.scenario(), title)
+            .confidence(if is_tunnelled { Confidence::Likely } else { Confidence::Possible })
+            .at(place)
+            .fact(long_sentence(long))
+            .fix(advice),
+    )
+}
+
+/// A packet of full size that failed where all others succeeded.
+fn long_failed<'a>(case: &'a Case<'_>) -> Option<&'a Probed> {
+    if case.failed().any(|p| p.purpose != Purpose::FullSize) {
+        return None;
+    }
+    case.failed().next()
+}
+
+fn long_sentence(probe: &Probed) -> String {
+    format!("{}: {} bytes, DF", probe.sentence(), probe.size.unwrap_or(0))
+}

@@ -1,0 +1,111 @@
+//! From an obstacle that the walk met to a finding: what all rules over obstacles share.
+
+use crate::diagnose::case::{Case, Direction, Drop, Met};
+use crate::diagnose::finding::{Confidence, Finding, Severity, Where};
+use crate::diagnose::fix;
+use crate::diagnose::walk::{Effect, End, Leg, ObstacleKind};
+use crate::journey::Fate;
+use crate::net::{Inum, Netns};
+
+/// Asks `rule` about every obstacle that may have to do with a failure.
+pub(super) fn each<'a>(
+    case: &'a Case<'_>,
+    rule: impl Fn(&Case<'_>, &Met<'a>) -> Option<Finding>,
+) -> Vec<Finding> {
+    if !case.is_failing() {
+        return Vec::new();
+    }
+    case.obstacles()
+        .filter(|m| !is_refuted(case, m) && !is_untranslated(m))
+        .filter_map(|m| rule(case, &m))
+        .collect()
+}
+
+/// The packet came here only by another namespace's default route, or untranslated: the cause is
+/// there.
+pub(super) fn is_astray(case: &Case<'_>, drop: &Drop<'_>) -> bool {
+    case.obstacles().any(|m| {
+        let led_astray = matches!(
+            m.obstacle.kind,
+            ObstacleKind::OnlyDefaultRoute { .. }
+                | ObstacleKind::Untranslated { .. }
+                | ObstacleKind::Diverted { .. }
+        );
+        led_astray && m.direction == drop.direction && m.obstacle.place.netns != drop.hop.netns
+    })
+}
+
+/// Behind the place where it was not translated, a packet to a Service meets only what it was never
+/// meant to meet.
+fn is_untranslated(met: &Met<'_>) -> bool {
+    let mut all = met.walk.obstacles();
+    let at = all.find(|(_, o)| matches!(o.kind, ObstacleKind::Untranslated { .. })).map(|(i, _)| i);
+    let is_default = matches!(met.obstacle.kind, ObstacleKind::OnlyDefaultRoute { .. });
+    let is_it = matches!(met.obstacle.kind, ObstacleKind::Untranslated { .. });
+    at.is_some_and(|at| !is_it && (is_default || met.step > at))
+}
+
+/// A request that arrived was not stopped on its way, whatever the configuration seems to say.
+fn is_refuted(case: &Case<'_>, met: &Met<'_>) -> bool {
+    let has_choice = case.ways.iter().filter(|w| w.purpose == met.way.purpose).count() > 1;
+    let End::Delivered { netns, .. } = met.walk.end else { return false };
+    if has_choice || met.obstacle.leg == Leg::Error || met.obstacle.effect == Effect::Degrades {
+        return false;
+    }
+    let is_delivery = met.step + 1 == met.walk.steps.len();
+    let mut flows = case.failed().filter(|p| p.purpose == met.way.purpose);
+    !is_delivery
+        && flows.any(|probe| {
+            let Some(flow) = case.flow_of(probe) else { return false };
+            let seen =
+                if met.direction == Direction::Request { &flow.forward } else { &flow.backward };
+            seen.iter().map(|i| &case.journeys[*i]).any(|j| {
+                j.fate == Fate::Delivered && j.hops.last().is_some_and(|h| h.netns == netns)
+            })
+        })
+}
+
+impl Met<'_> {
+    /// A finding about it: its place, depth, certainty and journeys.
+    pub(super) fn finding(&self, case: &Case<'_>, id: &'static str, title: String) -> Finding {
+        let place = &self.obstacle.place;
+        let mut at = Where::netns(case.state, place.netns);
+        at.dev = place.dev.map(|dev| case.dev_name(place.netns, dev));
+        let confidence = match self.obstacle.effect {
+            Effect::Stops => Confidence::Certain,
+            Effect::MayStop | Effect::Degrades => Confidence::Possible,
+        };
+        let severity = match self.obstacle.effect {
+            Effect::Stops | Effect::MayStop => Severity::Error,
+            Effect::Degrades => Severity::Info,
+        };
+        let journeys = case.failed().filter_map(|p| case.flow_of(p)).flat_map(|f| {
+            let list = if self.direction == Direction::Request { &f.forward } else { &f.backward };
+            list.first().map(|i| case.journeys[*i].id)
+        });
+        Finding::error(id, case.scenario(), title)
+            .severity(severity)
+            .confidence(confidence)
+            .at(at)
+            .journeys(journeys.take(3))
+            .depth(self.depth)
+    }
+
+    /// The namespace that it is in.
+    pub(super) fn netns<'a>(&self, case: &Case<'a>) -> Option<&'a Netns> {
+        case.netns(self.obstacle.place.netns)
+    }
+
+    /// A command there.
+    pub(super) fn command(&self, case: &Case<'_>, command: &str) -> String {
+        in_netns(case, self.obstacle.place.netns, command)
+    }
+}
+
+/// A command in a namespace, by its number.
+pub(super) fn in_netns(case: &Case<'_>, netns: Inum, command: &str) -> String {
+    match case.netns(netns) {
+        Some(netns) => fix::in_netns(netns, command),
+        None => format!("# in namespace {netns}: {command}"),
+    }
+}

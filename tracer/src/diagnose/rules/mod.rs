@@ -1,0 +1,114 @@
+//! The rules, one file each: what is wrong, why, and what heals it. The list is read from top to
+//! bottom; its order means nothing, see [`super::engine`].
+
+use super::{Case, Direction, Finding, Scenario};
+
+mod beyond;
+#[cfg(test)]
+mod cases;
+mod checksum;
+mod conntrack;
+mod delivery;
+mod devices;
+mod dns;
+mod docker;
+mod duplicate;
+mod egress;
+mod filtered;
+mod forwarding;
+mod in_front;
+mod kube_nft;
+mod lengths;
+mod met;
+mod neighbours;
+mod paths;
+mod plug;
+mod programs;
+mod rare;
+mod reverse_path;
+mod route;
+mod service;
+mod translation;
+mod tunnel;
+pub(super) mod unexplained;
+mod vlan;
+
+/// A diagnosis rule.
+#[derive(Clone, Copy, Debug)]
+pub struct Rule {
+    /// The id of its findings (the most general one, when it has several).
+    pub id: &'static str,
+    /// Every id that its findings may have, and more special names of the same fault.
+    pub covers: &'static [&'static str],
+    /// Looks at a case.
+    pub check: fn(&Case<'_>) -> Vec<Finding>,
+    /// Why this breaks connections, for `pkttrace explain` and for findings that do not say it
+    /// better.
+    pub explain: &'static str,
+}
+
+/// Every rule.
+pub const RULES: &[Rule] = &[
+    forwarding::RULE,
+    route::RULE,
+    paths::RULE,
+    reverse_path::RULE,
+    filtered::RULE,
+    translation::RULE,
+    in_front::RULE,
+    service::RULE,
+    docker::RULE,
+    dns::RULE,
+    egress::RULE,
+    checksum::RULE,
+    conntrack::RULE,
+    devices::RULE,
+    neighbours::RULE,
+    tunnel::RULE,
+    programs::RULE,
+    lengths::RULE,
+    delivery::RULE,
+    beyond::RULE,
+    rare::RULE,
+    vlan::RULE,
+    unexplained::DROP,
+    unexplained::NO_REPLY,
+    unexplained::SILENT,
+];
+
+/// The rule that an id belongs to.
+#[must_use]
+pub fn find(id: &str) -> Option<&'static Rule> {
+    RULES.iter().find(|r| r.id == id).or_else(|| RULES.iter().find(|r| r.covers.contains(&id)))
+}
+
+/// Why a fault breaks connections.
+#[must_use]
+pub fn explain(id: &str) -> Option<&'static str> {
+    find(id).map(|r| r.explain)
+}
+
+#[cfg(test)]
+mod routed;
+#[cfg(test)]
+mod tests;
+
+#[cfg(test)]
+mod names {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn ids_are_kebab_case_and_belong_to_one_rule() {
+        let mut seen = BTreeSet::new();
+        for rule in RULES {
+            assert!(rule.explain.len() > 40, "{} explains nothing", rule.id);
+            for id in rule.covers.iter().chain([&rule.id]).collect::<BTreeSet<_>>() {
+                let is_kebab = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+                assert!(id.chars().all(is_kebab), "{id}");
+                assert!(seen.insert(*id), "{id} is claimed twice");
+            }
+        }
+    }
+}

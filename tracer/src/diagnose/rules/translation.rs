@@ -1,0 +1,179 @@
+//! Addresses that should have been translated: Services, NodePorts, published ports.
+
+use std::net::IpAddr;
+
+use super::met::each;
+use super::{Case, Finding, Rule, dns, filtered, in_front, kube_nft, service};
+use crate::diagnose::walk::{ObstacleKind as Kind, RuleRef};
+use crate::diagnose::{Confidence, Met, Method, Scenario, Where, fix, place};
+use crate::firewall::Target;
+use crate::journey::Hook;
+use crate::net::Netns;
+
+pub(super) const RULE: Rule = Rule {
+    id: "service-not-translated",
+    covers: &[
+        "service-not-translated",
+        "kube-proxy-rules-missing",
+        "kube-proxy-jump-missing",
+        "svc-host-output-jump-missing",
+        "bridge-nf-call-iptables-off",
+        "dns-same-node-bridge-nf-off",
+        "nodeport-route-localnet-off",
+        "ipvs-no-destination",
+        "svc-reply-bypasses-node",
+    ],
+    check,
+    explain: "The address of a Service is on no device: rules of kube-proxy translate it to an \
+              endpoint, and conntrack translates the answers back. Where the rules are missing or \
+              not reached, the packet is routed like any other and ends at the default gateway; \
+              where the answer takes a way past the node that translated, the client gets it from \
+              an address that it never asked and refuses it.",
+};
+
+fn check(case: &Case<'_>) -> Vec<Finding> {
+    each(case, one)
+}
+
+fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
+    let netns = met.netns(case)?;
+    let node = &netns.name;
+    Some(match &met.obstacle.kind {
+        Kind::Untranslated { dst, dport, unreached } => {
+            return untranslated(case, met, netns, (*dst, *dport), unreached);
+        }
+        Kind::BypassesNat { sysctl, bridge } => {
+            let name = fix::sysctl_name(sysctl);
+            let bridge = case.dev_name(netns.inum, *bridge);
+            let is_dns = case.scenario() == Scenario::Dns;
+            let id =
+                if is_dns { "dns-same-node-bridge-nf-off" } else { "bridge-nf-call-iptables-off" };
+            let title = format!(
+                "answers between two pods on {bridge} are not translated back: {name} is 0 in {node}"
+            );
+            met.finding(case, id, title).wrong_sysctl(netns, sysctl, "0", "1")
+        }
+        Kind::RouteLocalnetOff { sysctl } => {
+            let name = fix::sysctl_name(sysctl);
+            let title = format!("{node} does not route 127.0.0.0/8: {name} is 0");
+            met.finding(case, "nodeport-route-localnet-off", title)
+                .wrong_sysctl(netns, sysctl, "0", "1")
+        }
+        Kind::NoRealServer { service } => {
+            let title = format!(
+                "the IPVS service {}:{} in {node} has no server behind it",
+                service.addr, service.port
+            );
+            met.finding(case, "ipvs-no-destination", title)
+                .fix("# no pod is ready behind this Service: fix its selector, or start its pods")
+        }
+        Kind::AnswerFromElsewhere { expected, got, bypassed } => {
+            let who = case.state.netns_name(*bypassed);
+            let title = format!(
+                "the answer comes from {got} and not from {expected}: it bypasses {who}, which translated the request"
+            );
+            met.finding(case, "svc-reply-bypasses-node", title)
+                .fix("# the answer has to come back through that node: masquerade the request there (kube-proxy --masquerade-all, or the KUBE-MARK-MASQ rule)")
+                .follows(&["svc-hairpin-unmasqueraded"])
+        }
+        _ => return None,
+    })
+}
+
+/// A Service's address that nothing translated.
+fn untranslated(
+    case: &Case<'_>,
+    met: &Met<'_>,
+    netns: &Netns,
+    (dst, dport): (IpAddr, u16),
+    unreached: &[RuleRef],
+) -> Option<Finding> {
+    let node = &netns.name;
+    // Nobody's address in resolv.conf, rules that say why there is no endpoint, and a ping are
+    // other faults.
+    let is_icmp = case.target.as_ref().is_some_and(|t| t.proto == Method::Icmp);
+    if is_icmp || dns::nobodys(case) == Some(dst) || is_rejected(met) {
+        return None;
+    }
+    let is_from_node = met.walk.ask.entry.is_none()
+        && met.walk.ask.from == netns.inum
+        && place::node_of(case.state, netns.inum).is_none();
+    let (hook, has_other) =
+        if is_from_node { ("OUTPUT", "PREROUTING") } else { ("PREROUTING", "OUTPUT") };
+    if let Some(rule) = in_front::untracked(met.walk, netns.inum) {
+        let what = format!("the address {dst}");
+        return Some(in_front::not_tracked(case, met, rule, &what));
+    }
+    let reaching: Vec<&RuleRef> = unreached.iter().filter(|r| leads(case, met, r)).collect();
+    let reached_by = if is_from_node { Hook::Output } else { Hook::Prerouting };
+    if reaching.is_empty()
+        && let Some(finding) =
+            kube_nft::untranslated(case, met, netns.inum, (dst, dport), reached_by)
+    {
+        return Some(finding);
+    }
+    let mut place = Where::netns(case.state, netns.inum);
+    place.table = Some("nat".to_owned());
+    let Some(first) = reaching.first() else {
+        let title = format!("no rule in {node} translates {dst}:{dport}");
+        place.chain = Some("KUBE-SERVICES".to_owned());
+        let again = service::reconnect_all(case, netns.inum, dst);
+        let has_portal = service::nat_table(case, netns.inum, dst)
+            .is_some_and(|t| t.chains.iter().any(|c| c.name == "KUBE-SERVICES"));
+        let confidence = match (again.is_empty(), has_portal) {
+            (false, _) => Confidence::Certain,
+            (true, true) => Confidence::Likely,
+            (true, false) => Confidence::Possible,
+        };
+        let finding = met
+            .finding(case, "kube-proxy-rules-missing", title)
+            .confidence(confidence)
+            .at(place)
+            .fact(format!("nat of {node}: no rule for {dst} port {dport} in KUBE-SERVICES"))
+            .facts(unreached.iter().map(|r| format!("left over: {} {}", r.chain, r.text)))
+            .fix("# restart kube-proxy on this node: it writes the rules of all Services anew");
+        return Some(again.into_iter().fold(finding, Finding::fix));
+    };
+    let id = if is_from_node { "svc-host-output-jump-missing" } else { "kube-proxy-jump-missing" };
+    let title =
+        format!("{node} has rules that translate {dst}:{dport}, but {hook} does not lead there");
+    place.chain = Some(hook.to_owned());
+    let table = filtered::located(case, netns.inum, first).map(|(table, ..)| table);
+    let top = table.map_or_else(|| first.chain.clone(), |t| service::outermost(t, &first.chain));
+    let finding = met
+        .finding(case, id, title)
+        .at(place)
+        .facts(reaching.iter().map(|r| format!("not reached from {hook}: {} {}", r.chain, r.text)));
+    let portal = format!("nat -I {hook} -m comment --comment 'kubernetes service portals'");
+    let jump = match top.as_str() {
+        "KUBE-SERVICES" => format!("{} -t {portal} -j KUBE-SERVICES", first.command),
+        // What is hooked in itself is reached already, and does not hold.
+        "PREROUTING" | "OUTPUT" => {
+            return Some(finding.fix(format!(
+                "# {has_other} translates it and {hook} does not: add the rule there too"
+            )));
+        }
+        other => format!("{} -t nat -I {hook} -j {other}", first.command),
+    };
+    Some(finding.fix(met.command(case, &jump)))
+}
+
+/// Whether a rule for the address translates it, there or in the chain that it leads to: others
+/// only mark what comes along.
+pub(super) fn leads(case: &Case<'_>, met: &Met<'_>, rule: &RuleRef) -> bool {
+    let netns = met.obstacle.place.netns;
+    let Some((table, _, Some(own))) = filtered::located(case, netns, rule) else { return true };
+    match &own.target {
+        Target::Jump(to) | Target::Goto(to) => service::translates(table, to),
+        Target::Dnat { .. } | Target::Redirect { .. } | Target::Map(_) => true,
+        _ => false,
+    }
+}
+
+/// Further on the same way kube-proxy itself rejects it: there is no endpoint.
+fn is_rejected(met: &Met<'_>) -> bool {
+    met.walk.obstacles().any(|(_, o)| match &o.kind {
+        Kind::Filtered { rule, .. } => service::says_no_endpoints(rule),
+        _ => false,
+    })
+}

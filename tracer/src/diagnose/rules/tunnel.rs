@@ -1,0 +1,224 @@
+//! VXLAN: what is packed and never unpacked.
+
+use std::cmp::Ordering;
+use std::net::IpAddr;
+
+use super::met::each;
+use super::{Case, Finding, Rule};
+use crate::diagnose::walk::{ObstacleKind as Kind, What};
+use crate::diagnose::{Direction, Drop, Met, Where, fix, show};
+use crate::net::detail::FdbEntry;
+use crate::net::{Device, Netns, Vxlan};
+
+pub(super) const RULE: Rule = Rule {
+    id: "vxlan-broken",
+    covers: &[
+        "vxlan-broken",
+        "vxlan-fdb-missing",
+        "vxlan-fdb-wrong",
+        "vxlan-mac-changed",
+        "vxlan-vni-mismatch",
+        "vxlan-port-mismatch",
+        "vxlan-link-down-remote",
+        "vxlan-local-ip-gone",
+        "vxlan-missing-remote",
+    ],
+    check,
+    explain: "An overlay packs pod packets into UDP between the nodes' own addresses. Both ends have \
+              to agree on the network identifier (VNI) and the port, the sender needs a \
+              forwarding entry that maps the remote tunnel's MAC to the remote node, and the \
+              receiving device has to be up, since its UDP socket exists only then. The pods see \
+              none of the errors: what goes wrong outside the tunnel ends on the nodes.",
+};
+
+fn check(case: &Case<'_>) -> Vec<Finding> {
+    let mut findings = each(case, one);
+    findings.extend(case.drops().filter_map(|d| dropped(case, &d)));
+    findings
+}
+
+fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
+    let netns = met.netns(case)?;
+    let node = &netns.name;
+    let dev = met.obstacle.place.dev.map(|d| case.dev_name(netns.inum, d)).unwrap_or_default();
+    let agent = "# restart the overlay's agent (flanneld): it writes these entries";
+    Some(match &met.obstacle.kind {
+        Kind::NoTunnelEntry { mac } => {
+            let mac = show::mac(*mac);
+            let title = format!(
+                "{dev} of {node} has no forwarding entry for {mac}: it does not know behind which node that is"
+            );
+            let finding = met
+                .finding(case, "vxlan-fdb-missing", title)
+                .fact(format!("bridge fdb show dev {dev} of {node} lacks {mac}"));
+            match remote_of(case, netns.inum, &mac) {
+                Some(remote) => finding.fix(met.command(
+                    case,
+                    &format!("bridge fdb replace {mac} dev {dev} dst {remote} self permanent"),
+                )),
+                None => finding.fix(agent),
+            }
+        }
+        Kind::WrongTunnelEntry { entry, actual } => {
+            let mac = show::mac(entry.mac);
+            let has = entry.remote.map(|r| r.to_string()).unwrap_or_default();
+            let title = format!("{dev} of {node} sends {mac} to {has}, but it is behind {actual}");
+            met.finding(case, "vxlan-fdb-wrong", title)
+                .fact(format!("bridge fdb of {node}: {mac} dev {dev} dst {has}"))
+                .fixes(redirect(netns, met.obstacle.place.dev, entry, *actual))
+        }
+        Kind::TunnelSourceGone { local } => {
+            let title =
+                format!("{dev} of {node} sends from {local}, which is on no device of {node}");
+            met.finding(case, "vxlan-local-ip-gone", title)
+                .fact(format!("ip -d link of {node}: {dev} local {local}"))
+                .fixes(anew(case, netns, &dev, |v| v))
+        }
+        Kind::VniUnknown { vni, .. } => disagree(case, met, "vxlan-vni-mismatch", |v| v.vni, *vni)?,
+        Kind::TunnelPort { sent, .. } => {
+            disagree(case, met, "vxlan-port-mismatch", |v| u32::from(v.port), u32::from(*sent))?
+        }
+        Kind::TunnelDown { dev } => super::devices::down(case, met, (netns.inum, *dev))
+            .fact("a tunnel that is down does not listen at its UDP port"),
+        Kind::NoTunnel { vni } => {
+            let title = format!("{node} gets tunnel packets of VNI {vni} and has no tunnel device");
+            met.finding(case, "vxlan-missing-remote", title)
+                .fix("# restart the overlay's agent on that node: it makes the tunnel device")
+        }
+        _ => return None,
+    })
+}
+
+/// Commands that send what a forwarding entry is about to `actual`. The entry for everything unknown
+/// cannot be replaced (`vxlan_fdb_update_existing`); that of the device's own remote end is set
+/// with the device.
+fn redirect(netns: &Netns, dev: Option<u32>, entry: &FdbEntry, actual: IpAddr) -> Vec<String> {
+    let Some(device) = dev.and_then(|dev| netns.devices.get(&dev)) else { return Vec::new() };
+    let (dev, mac) = (fix::quote(&device.name), show::mac(entry.mac));
+    let commands = match (entry.mac, device.vxlan, entry.remote) {
+        ([0, 0, 0, 0, 0, 0], Some(vxlan), _) if vxlan.remote == entry.remote => {
+            vec![format!("ip link set {dev} type vxlan id {} remote {actual}", vxlan.vni)]
+        }
+        ([0, 0, 0, 0, 0, 0], _, Some(wrong)) => vec![
+            format!("bridge fdb append {mac} dev {dev} dst {actual} self permanent"),
+            format!("bridge fdb del {mac} dev {dev} dst {wrong} self"),
+        ],
+        _ => vec![format!("bridge fdb replace {mac} dev {dev} dst {actual} self permanent")],
+    };
+    commands.iter().map(|c| fix::in_netns(netns, c)).collect()
+}
+
+/// Two ends with different parameters: which of them is wrong, and how to make it like the others.
+fn disagree(
+    case: &Case<'_>,
+    met: &Met<'_>,
+    id: &'static str,
+    of: fn(&Vxlan) -> u32,
+    sent: u32,
+) -> Option<Finding> {
+    let receiver = met.netns(case)?;
+    let there = receiver.devices.get(&met.obstacle.place.dev?)?;
+    let before = met.walk.steps[..met.step].iter().rev();
+    let packed = before.into_iter().find(|s| matches!(s.what, What::Encap { .. }))?;
+    let sender = case.netns(packed.netns)?;
+    let here = sender.devices.get(&packed.dev?)?;
+    let has = of(&there.vxlan?);
+    // The others say who is right. Of two alone, flannel's device is named after its identifier.
+    let all = case.state.netns.values().flat_map(|n| n.devices.values());
+    let others: Vec<u32> = all.filter_map(|d| d.vxlan.as_ref()).map(of).collect();
+    let votes = |value: u32| others.iter().filter(|v| **v == value).count();
+    let is_named = |d: &Device, value: u32| {
+        id == "vxlan-vni-mismatch" && d.name.strip_prefix("flannel.") == Some(&value.to_string())
+    };
+    let is_sender = match votes(has).cmp(&votes(sent)) {
+        Ordering::Greater => true,
+        Ordering::Less => false,
+        Ordering::Equal if is_named(there, has) != is_named(here, sent) => is_named(there, has),
+        // Nothing tells: the same one in both directions.
+        Ordering::Equal => met.direction == Direction::Reply,
+    };
+    let (wrong, device, right) =
+        if is_sender { (sender, here, has) } else { (receiver, there, sent) };
+    let word = if id == "vxlan-vni-mismatch" { "VNI" } else { "UDP port" };
+    let key = if word == "VNI" { "id" } else { "dstport" };
+    let title = format!(
+        "the tunnel ends disagree about the {word}: {} of {} has {sent}, {} of {} has {has}",
+        here.name, sender.name, there.name, receiver.name
+    );
+    let mut finding = met
+        .finding(case, id, title)
+        .fact(format!("ip -d link of {}: {} {key} {sent}", sender.name, here.name))
+        .fact(format!("ip -d link of {}: {} {key} {has}", receiver.name, there.name));
+    finding.place = Where::netns(case.state, wrong.inum).dev(&device.name);
+    let set = |v: Vxlan| match word {
+        "VNI" => Vxlan { vni: right, ..v },
+        _ => Vxlan { port: u16::try_from(right).unwrap_or(v.port), ..v },
+    };
+    Some(finding.fixes(anew(case, wrong, &device.name, set)))
+}
+
+/// Makes a tunnel device again, with what `set` changes.
+fn anew(case: &Case<'_>, netns: &Netns, dev: &str, set: impl Fn(Vxlan) -> Vxlan) -> Vec<String> {
+    let device = netns.devices.values().find(|d| d.name == dev);
+    let Some((device, vxlan)) = device.and_then(|d| Some((d, d.vxlan?))) else {
+        return Vec::new();
+    };
+    let local = case.outer_address(netns, device).or(vxlan.local);
+    let mut commands = case.remake_tunnel(netns, device, set(Vxlan { local, ..vxlan }));
+    commands.push(
+        "# restarting the overlay's agent on this node does the same, once its setting is right"
+            .to_owned(),
+    );
+    commands
+}
+
+/// Proved by a drop, where the configuration does not say it better.
+fn dropped(case: &Case<'_>, drop: &Drop<'_>) -> Option<Finding> {
+    let node = &drop.hop.netns_name;
+    let (id, title) = match (drop.reason, drop.function) {
+        ("NO_TX_TARGET", "vxlan_xmit") if drop.tuple()?.proto != crate::event::Proto::Arp => (
+            "vxlan-fdb-missing",
+            format!("{node} does not know behind which node the next hop is: no forwarding entry"),
+        ),
+        ("IP_OUTNOROUTES" | "IP_INNOROUTES", "vxlan_xmit_one") => (
+            "vxlan-local-ip-gone",
+            format!("{node} cannot send tunnel packets: local address or route is missing"),
+        ),
+        ("VXLAN_VNI_NOT_FOUND", _) => {
+            ("vxlan-vni-mismatch", format!("{node} has no tunnel with the VNI of this packet"))
+        }
+        ("OTHERHOST", _) if is_tunnel(case, drop) => (
+            "vxlan-mac-changed",
+            format!("{node} gets tunnelled frames for a MAC that its tunnel device does not have"),
+        ),
+        _ => return None,
+    };
+    let mut place = Where::netns(case.state, drop.hop.netns);
+    // Dropped at the device below: what is wrong is the tunnel.
+    let netns = case.netns(drop.hop.netns)?;
+    let tunnel = crate::diagnose::overlay::tunnel(netns).map(|d| d.name.clone());
+    place.dev = tunnel.or_else(|| drop.dev().map(str::to_owned));
+    let finding = Finding::error(id, case.scenario(), title)
+        .at(place)
+        .fact(drop.fact())
+        .journeys([drop.journey.id])
+        .depth(case.depth_of(drop));
+    Some(
+        finding
+            .fix("# restart the overlay's agent (flanneld) on both nodes: it writes these entries"),
+    )
+}
+
+/// Dropped at a tunnel device.
+fn is_tunnel(case: &Case<'_>, drop: &Drop<'_>) -> bool {
+    let devices = case.netns(drop.hop.netns).into_iter().flat_map(|n| n.devices.values());
+    let mut tunnels = devices.filter(|d| d.vxlan.is_some());
+    tunnels.any(|d| drop.dev() == Some(d.name.as_str()))
+}
+
+/// The outer address of the namespace whose tunnel has this MAC.
+fn remote_of(case: &Case<'_>, here: crate::net::Inum, mac: &str) -> Option<IpAddr> {
+    let others = case.state.netns.values().filter(|n| n.inum != here);
+    let mut tunnels = others.flat_map(|n| n.devices.values()).filter(|d| d.vxlan.is_some());
+    tunnels.find(|d| d.mac.is_some_and(|m| show::mac(m) == mac))?.vxlan?.local
+}

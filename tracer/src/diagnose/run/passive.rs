@@ -1,0 +1,119 @@
+//! Diagnosis of traffic that others make.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+
+use anyhow::{Context as _, Result};
+use tokio::time::{Instant, sleep_until};
+
+use super::{Node, Outcome, Watch, Watched, ask, check, seen};
+use crate::cli::filter::FilterArgs;
+use crate::config::Config;
+use crate::diagnose::case::{Case, Counters};
+use crate::diagnose::engine::{Diagnosis, conclude, join};
+use crate::diagnose::{Finding, view};
+use crate::net::{Inum, NetworkState};
+use crate::source::{Capture, Captured};
+
+/// Unanswered questions that are looked into.
+const FAILED: usize = 32;
+/// How often the ring is looked at.
+const TICK: std::time::Duration = std::time::Duration::from_millis(2);
+
+/// Watches and concludes. It may be ended early.
+///
+/// # Errors
+///
+/// What keeps it from running, in one line.
+pub async fn passive(watch: &Watch, ended: impl Future<Output = ()>) -> Result<Outcome> {
+    let view: Vec<_> = watch.view.iter().map(|name| ("--view", name.as_str())).collect();
+    let (owners, view) = super::owners(&view).await?;
+    let node = Node::read(owners, view.first().copied(), None, None).await?;
+    let mut capture = Capture::start(&Config::capture(&watch.filter)?).await?;
+    if let Some(path) = &watch.ready_file {
+        File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
+    }
+    let (mut next, until) = (Instant::now(), Instant::now() + watch.duration);
+    tokio::pin!(ended);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut ended => break,
+            () = sleep_until(until) => break,
+            () = capture.follow_change() => {}
+            () = sleep_until(next) => {
+                capture.turn();
+                next = Instant::now() + TICK;
+            }
+        }
+    }
+    let until_ns = crate::bpf::monotonic_ns();
+    let Captured { journeys, mut state, .. } = capture.end().await?;
+    node.details(&mut state).await;
+    let what = match watch.filter == FilterArgs::default() {
+        true => Watched::Everything,
+        false => Watched::Chosen { until_ns },
+    };
+    Ok(super::judge(None, Vec::new(), journeys, state, (&node, what)))
+}
+
+/// Every question that was not answered is a case of its own, as if it had been sent to find out.
+/// What is left over is looked at for drops.
+pub(super) fn judge(case: &mut Case<'_>, until_ns: u64) -> Diagnosis {
+    let questions = seen::questions(case, until_ns);
+    let count = |is: fn(&seen::Question) -> bool| questions.iter().filter(|q| is(q)).count();
+    let (asked, failed) = (questions.len(), count(seen::Question::has_failed));
+    let mut rest: Vec<bool> = vec![true; case.flows.len()];
+    let mut before = std::mem::take(&mut case.before);
+    let view: BTreeSet<Inum> = case.view.iter().copied().collect();
+    // What is connected with who asked, as of the question before: most are asked side by side.
+    let mut around: Option<(BTreeSet<Inum>, NetworkState)> = None;
+    let mut found: Vec<Vec<Finding>> = Vec::new();
+    for question in questions.into_iter().filter(seen::Question::has_failed).take(FAILED) {
+        question.flows.iter().for_each(|at| rest[*at] = false);
+        let near = super::near(case.state, question.from(), &view);
+        let (_, state) = match around.take().filter(|(known, _)| *known == near) {
+            Some(same) => around.insert(same),
+            None => {
+                let mut state = case.state.clone();
+                view::restrict_state(&mut state, &near);
+                around.insert((near, state))
+            }
+        };
+        found.push(one(case, state, question, &mut before).findings);
+    }
+    let mut rest = rest.into_iter();
+    case.flows.retain(|_| rest.next().unwrap_or(true));
+    case.before = before;
+    case.ways = check::unanswered(case);
+    let mut diagnosis = conclude(case);
+    found.push(std::mem::take(&mut diagnosis.findings));
+    diagnosis.findings = join(found);
+    diagnosis.checked.insert(
+        0,
+        match (asked, failed) {
+            (0, _) => "no connection was seen to begin that the filters let through".to_owned(),
+            (n, 0) => format!("{n} connections were seen to begin, and got an answer"),
+            (n, failed) => format!("{n} connections were seen to begin, {failed} of them in vain"),
+        },
+    );
+    diagnosis
+}
+
+/// One question, with its own packets.
+fn one(
+    all: &Case<'_>,
+    state: &NetworkState,
+    question: seen::Question,
+    before: &mut Counters,
+) -> Diagnosis {
+    let seen::Question { asks, target, probes, flows } = question;
+    let flows = flows.iter().filter_map(|at| all.flows.get(*at)).cloned();
+    let mut case = Case { state, ..all.part(flows) };
+    (case.target, case.probes) = (Some(target), probes);
+    case.before = std::mem::take(before);
+    case.ways = asks.iter().flat_map(|(purpose, ask)| ask::both(&case, ask, *purpose)).collect();
+    let diagnosis = conclude(&case);
+    *before = std::mem::take(&mut case.before);
+    diagnosis
+}

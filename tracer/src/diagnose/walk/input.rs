@@ -1,0 +1,208 @@
+//! A packet that came in: PREROUTING, the routing decision and its checks, forwarding.
+
+use std::net::IpAddr;
+
+use super::conf::Conf;
+use super::hooks::Devs;
+use super::walker::{Next, Walker};
+use super::{Effect, End, Leg, Obstacle, ObstacleKind, Place};
+use crate::firewall::{self, At};
+use crate::journey::Hook;
+use crate::net::detail::RouteType;
+use crate::net::fib::{self, FibQuery, ReversePath};
+use crate::net::{DeviceKind, Inum};
+
+impl Walker<'_> {
+    pub(super) fn ip_receive(&mut self, netns: Inum, dev: u32, port: Option<u32>) -> Next {
+        if self.conf.netns(netns).is_some_and(|n| n.detail.is_none()) {
+            let why =
+                format!("the configuration of {} was not read", self.conf.state.netns_name(netns));
+            return Next::Over(End::Unknown { why });
+        }
+        if self.came_round(netns, dev) {
+            self.hinder(Effect::Stops, netns, Some(dev), ObstacleKind::TtlExceeded);
+            return Next::Over(End::Loop);
+        }
+        // ip_sabotage_in(): what the bridge has shown to PREROUTING is not shown to it again.
+        if !self.flight.is_prerouted {
+            let devs = Devs { iif: Some(dev), ports: (port, None), ..Devs::default() };
+            self.hook(netns, Hook::Prerouting, devs);
+        }
+        self.flight.is_prerouted = false;
+        if self.conf.device(netns, dev).is_some_and(|d| d.kind == DeviceKind::Loopback) {
+            return Next::Input { netns, dev, port };
+        }
+        self.martian_destination(netns, dev);
+        let Some(way) = self.route(netns, Some(dev)) else { return self.stop() };
+        let (src, dst) = (self.flight.tuple.src, self.flight.tuple.dst);
+        if let Some(kind) = bad_source(self.conf, netns, dev, (src, dst), self.flight.mark) {
+            self.hinder(Effect::Stops, netns, Some(dev), kind);
+        }
+        match way.route.kind {
+            RouteType::Local => Next::Input { netns, dev, port },
+            RouteType::Broadcast | RouteType::Multicast => {
+                Next::Over(End::Unknown { why: "packets to a group are not followed".to_owned() })
+            }
+            _ => {
+                let Some(out) = self.out_dev(netns, &way) else { return self.stop() };
+                let mtu = way.route.mtu.filter(|m| *m > 0);
+                self.forward(netns, dev, port, out, mtu);
+                Next::Emit { netns, iif: Some(dev), dev: out, hop: way.hop.via }
+            }
+        }
+    }
+
+    /// `ip_forward`: setting, IPsec, TTL, length, FORWARD.
+    fn forward(&mut self, netns: Inum, dev: u32, port: Option<u32>, out: u32, mtu: Option<u32>) {
+        if let Some(sysctl) = forwarding_off(self.conf, netns, dev, self.flight.tuple.dst) {
+            let kind = ObstacleKind::ForwardingOff { sysctl };
+            self.hinder(Effect::Stops, netns, Some(dev), kind);
+        }
+        self.ipsec(netns, "fwd");
+        self.flight.is_forwarded = true;
+        if self.flight.ttl <= 1 {
+            self.hinder(Effect::Stops, netns, Some(dev), ObstacleKind::TtlExceeded);
+        }
+        self.flight.ttl = self.flight.ttl.saturating_sub(1);
+        self.forwarded_length(netns, dev, out, mtu);
+        self.step(netns, Some(dev), Some(out), super::What::Forward);
+        let ports = (port, None);
+        let devs = Devs { iif: Some(dev), oif: Some(out), ports, ..Devs::default() };
+        self.hook(netns, Hook::Forward, devs);
+    }
+
+    /// Longer than the next link takes: the sender is told to send less, unless a rule keeps it
+    /// from hearing that (`ip_exceeds_mtu`, `icmp_send`).
+    fn forwarded_length(&mut self, netns: Inum, dev: u32, out: u32, mtu: Option<u32>) {
+        let Some(own) = self.conf.device(netns, out).map(|d| d.mtu).filter(|m| *m > 0) else {
+            return;
+        };
+        let mtu = mtu.map_or(own, |m| m.min(own));
+        let len = self.flight.len;
+        if len <= mtu {
+            return;
+        }
+        if !self.flight.df {
+            let kind = ObstacleKind::Fragmented { dev: out, mtu, len };
+            self.hinder(Effect::Degrades, netns, Some(out), kind);
+            return;
+        }
+        let error = self.error_filter(netns, dev);
+        let tells_sender = error.is_none();
+        let effect = if tells_sender { Effect::Degrades } else { Effect::Stops };
+        let kind = ObstacleKind::TooLong { dev: out, mtu, len, tells_sender };
+        self.hinder(effect, netns, Some(out), kind);
+        if let Some(error) = error {
+            self.hinder_with(error);
+        }
+        self.flight.len = mtu;
+    }
+
+    /// The rule that drops the "fragmentation needed" (or "packet too big") on its way out.
+    fn error_filter(&self, netns: Inum, dev: u32) -> Option<Obstacle> {
+        let fw = &self.conf.detail(netns)?.firewall;
+        let dst = self.flight.tuple.src;
+        let locals = self.conf.locals(netns);
+        let mut packet = self.flight.for_rules();
+        packet.src = super::route::source_on(self.conf, netns, dev, dst)?;
+        packet.dst = dst;
+        (packet.proto, packet.icmp) =
+            if dst.is_ipv4() { (1, Some((3, 4))) } else { (58, Some((2, 0))) };
+        (packet.sport, packet.dport, packet.tcp_flags) = (0, 0, 0);
+        packet.ct = firewall::Stateful::Related;
+        for (hook, oif) in [(Hook::Output, true), (Hook::Postrouting, true)] {
+            let at = At {
+                hook,
+                is_bridged: false,
+                iif: None,
+                oif: oif.then(|| self.conf.name(netns, dev)),
+                phys_in: None,
+                phys_out: None,
+                locals: &locals,
+            };
+            let passed = firewall::traverse(fw, &packet, &at);
+            if let firewall::End::Drop(hit) | firewall::End::Reject(hit, _) = &passed.end {
+                let rule = super::hooks::reference(hit);
+                let kind = ObstacleKind::Filtered { hook: Some(hook), rule, is_reject: false };
+                let place = Place { netns, dev: None };
+                let effect = if hit.is_certain { Effect::Stops } else { Effect::MayStop };
+                return Some(Obstacle { kind, effect, place, leg: Leg::Error });
+            }
+        }
+        None
+    }
+
+    fn martian_destination(&mut self, netns: Inum, dev: u32) {
+        let dst = self.flight.tuple.dst;
+        if dst.is_ipv4() && dst.is_loopback() {
+            let (value, sysctl) = self.conf.conf_max(netns, dev, "route_localnet");
+            if value == 0 {
+                let kind = ObstacleKind::RouteLocalnetOff { sysctl };
+                self.hinder(Effect::Stops, netns, Some(dev), kind);
+            }
+        }
+    }
+
+    /// The same packet was received here before: it goes round.
+    fn came_round(&mut self, netns: Inum, dev: u32) -> bool {
+        !self.seen.insert((netns, dev, self.flight.tuple, self.inside.len()))
+    }
+}
+
+/// `fib_validate_source`: may a packet from `src` to `dst` come in by `dev`?
+pub(super) fn bad_source(
+    conf: Conf<'_>,
+    netns: Inum,
+    dev: u32,
+    (src, dst): (IpAddr, IpAddr),
+    mark: u32,
+) -> Option<ObstacleKind> {
+    let IpAddr::V4(v4) = src else { return None };
+    let device = conf.device(netns, dev)?;
+    if device.kind == DeviceKind::Loopback {
+        return None;
+    }
+    let is_lo = v4.is_loopback() && conf.conf_max(netns, dev, "route_localnet").0 == 0;
+    if is_lo || v4.is_multicast() || v4.is_broadcast() {
+        return Some(ObstacleKind::Martian { addr: src });
+    }
+    let packet = FibQuery { mark, ..FibQuery::input(src, dst, dev) };
+    let back = || way_back(conf, netns, src, dst);
+    match fib::reverse_path(conf.netns(netns)?, &packet, None) {
+        ReversePath::Pass => None,
+        ReversePath::Own => {
+            let holds = |d: &&crate::net::Device| d.addresses.iter().any(|(a, _)| *a == src);
+            let mut devices = conf.netns(netns)?.devices.values();
+            let dev = devices.find(holds).map_or(dev, |d| d.ifindex);
+            Some(ObstacleKind::OwnSource { src, dev })
+        }
+        ReversePath::Fails => {
+            let (mode, sysctl) = conf.conf_max(netns, dev, "rp_filter");
+            Some(ObstacleKind::ReversePath { sysctl, strict: mode == 1, src, back: back() })
+        }
+    }
+}
+
+/// The device by which an answer from `src` to `to` leaves.
+pub(super) fn way_back(conf: Conf<'_>, netns: Inum, to: IpAddr, src: IpAddr) -> Option<u32> {
+    let found = conf.lookup(netns, &FibQuery { src: Some(src), ..FibQuery::to(to) })?;
+    if found.kind == Some(RouteType::Local) {
+        return conf.loopback(netns).map(|lo| lo.ifindex);
+    }
+    found.dev
+}
+
+/// The setting that keeps the namespace from forwarding what comes in by `dev`.
+pub(super) fn forwarding_off(conf: Conf<'_>, netns: Inum, dev: u32, dst: IpAddr) -> Option<String> {
+    let ns = conf.netns(netns)?;
+    if fib::forwarding(ns, dev, dst.is_ipv6()) {
+        return None;
+    }
+    Some(match dst {
+        IpAddr::V6(_) => "ipv6/conf/all/forwarding".to_owned(),
+        IpAddr::V4(_) if ns.forwards_v4 => {
+            format!("ipv4/conf/{}/forwarding", conf.name(netns, dev))
+        }
+        IpAddr::V4(_) => "ipv4/ip_forward".to_owned(),
+    })
+}
