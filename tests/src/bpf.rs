@@ -1,6 +1,7 @@
 //! The smallest BPF programs there are, pinned where `ip` and `tc` can take them from.
 
 use std::ffi::CString;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
@@ -16,6 +17,8 @@ pub enum Verdict {
     XdpDrop,
     /// `TC_ACT_SHOT`.
     TcShot,
+    /// `TC_ACT_UNSPEC`: what the next one says.
+    TcNext,
 }
 
 /// A pinned program; unpinned when dropped.
@@ -23,6 +26,7 @@ pub enum Verdict {
 pub struct PinnedProgram {
     mount: PathBuf,
     path: PathBuf,
+    program: OwnedFd,
 }
 
 /// `union bpf_attr` as `BPF_PROG_LOAD` and `BPF_OBJ_PIN` begin it.
@@ -57,9 +61,15 @@ impl PinnedProgram {
         std::fs::create_dir_all(&mount).expect("a directory");
         mount_bpffs(&mount);
         let path = mount.join("program");
-        let program = Self { mount, path };
-        pin(load(verdict), &program.path);
+        let program = Self { mount, path, program: load(verdict) };
+        pin(&program.program, &program.path);
         program
+    }
+
+    /// Its descriptor, for as long as this lives.
+    #[must_use]
+    pub fn fd(&self) -> RawFd {
+        self.program.as_raw_fd()
     }
 
     /// Where it is.
@@ -77,13 +87,15 @@ impl Drop for PinnedProgram {
     }
 }
 
-fn load(verdict: Verdict) -> u32 {
+fn load(verdict: Verdict) -> OwnedFd {
     let (prog_type, value) = match verdict {
         Verdict::XdpDrop => (6, 1),
         Verdict::TcShot => (3, 2),
+        Verdict::TcNext => (3, -1),
     };
+    let [a, b, c, d] = i32::to_ne_bytes(value);
     // r0 = value; exit
-    let insns: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, value, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];
+    let insns: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, a, b, c, d], [0x95, 0, 0, 0, 0, 0, 0, 0]];
     let attr = LoadAttr {
         prog_type,
         insn_cnt: 2,
@@ -95,19 +107,20 @@ fn load(verdict: Verdict) -> u32 {
     let fd = unsafe {
         libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const attr, size_of::<LoadAttr>())
     };
-    u32::try_from(fd)
-        .unwrap_or_else(|_| panic!("BPF_PROG_LOAD: {}", std::io::Error::last_os_error()))
+    let fd = RawFd::try_from(fd).ok().filter(|fd| *fd >= 0);
+    let fd = fd.unwrap_or_else(|| panic!("BPF_PROG_LOAD: {}", std::io::Error::last_os_error()));
+    // SAFETY: the kernel has just given this descriptor to us.
+    unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
-fn pin(fd: u32, path: &Path) {
+fn pin(program: &OwnedFd, path: &Path) {
     let path = c_path(path);
+    let fd = program.as_raw_fd().cast_unsigned();
     let attr = PinAttr { pathname: path.as_ptr() as u64, fd, ..PinAttr::default() };
     // SAFETY: as in `load`.
     let pinned =
         unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_PIN, &raw const attr, size_of::<PinAttr>()) };
     assert_eq!(pinned, 0, "BPF_OBJ_PIN: {}", std::io::Error::last_os_error());
-    // SAFETY: the descriptor is ours and used no more; the pin keeps the program.
-    unsafe { libc::close(libc::c_int::try_from(fd).expect("a descriptor")) };
 }
 
 /// `ip -n` and `ip netns exec` hide `/sys/fs/bpf`, so the pin needs a mount of its own.

@@ -18,6 +18,8 @@ pub struct Lab {
 pub struct Ran {
     /// It exited with 0.
     pub ok: bool,
+    /// What it exited with; none where a signal ended it.
+    pub code: Option<i32>,
     /// What it printed.
     pub stdout: String,
     /// What it complained about.
@@ -140,6 +142,15 @@ impl Lab {
         assert!(output.status.success(), "probe {name}: {}", text(&output.stderr));
     }
 
+    /// Runs `pkttrace lab JOB` on this lab, however it ends.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be started.
+    pub fn run(&self, job: &str, args: &[&str]) -> Ran {
+        self.command(job).args(args).output().expect("pkttrace lab starts").into()
+    }
+
     fn shell(&self, host: &str, command: &str) -> Command {
         let mut shell = Command::new("ip");
         shell.args(["netns", "exec", &self.netns(host), "sh", "-c", command]);
@@ -173,6 +184,7 @@ impl From<Output> for Ran {
     fn from(output: Output) -> Self {
         Self {
             ok: output.status.success(),
+            code: output.status.code(),
             stdout: text(&output.stdout),
             stderr: text(&output.stderr),
         }

@@ -7,16 +7,20 @@
 
 mod bpf;
 mod journey;
+mod kernel;
 mod lab;
 mod pick;
 mod run;
+mod site;
 mod tracer;
 
 pub use bpf::{PinnedProgram, Verdict};
 pub use journey::Journey;
+pub use kernel::{Feature, Version, version};
 pub use lab::{Lab, Ran};
-pub use pick::{Pick, arp, icmp, icmp6, packets, tcp, udp};
+pub use pick::{Pick, arp, fin, icmp, icmp6, packets, tcp, udp};
 pub use run::Run;
+pub use site::{Place, Site};
 pub use tracer::Tracer;
 
 use std::path::PathBuf;

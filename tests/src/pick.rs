@@ -10,6 +10,7 @@ pub struct Pick {
     proto: Option<&'static str>,
     icmp: Option<(u8, u8)>,
     flags: Option<&'static str>,
+    may_push: bool,
     arp: Option<&'static str>,
     src: Option<String>,
     dst: Option<String>,
@@ -43,6 +44,13 @@ pub fn icmp6(kind: u8) -> Pick {
 #[must_use]
 pub fn tcp(flags: &'static str) -> Pick {
     Pick { proto: Some("tcp"), flags: Some(flags), ..Pick::default() }
+}
+
+/// TCP that ends its direction: FIN and ACK, and PSH where the last data go with it, which is up
+/// to how soon the sender closes.
+#[must_use]
+pub fn fin() -> Pick {
+    Pick { proto: Some("tcp"), flags: Some("F."), may_push: true, ..Pick::default() }
 }
 
 /// UDP.
@@ -114,7 +122,10 @@ impl Pick {
             && self.icmp.is_none_or(|(kind, code)| {
                 packet["icmp"]["type"] == kind && packet["icmp"]["code"] == code
             })
-            && self.flags.is_none_or(|f| packet["tcp"]["flags"] == f)
+            && self.flags.is_none_or(|f| {
+                let have = &packet["tcp"]["flags"];
+                have == f || (self.may_push && have == "FP.")
+            })
             && self.arp.is_none_or(|op| packet["arp"]["op"] == op)
             && address(&self.src, "src")
             && address(&self.dst, "dst")

@@ -4,14 +4,18 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, LazyLock, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::{Lab, Pick, Run, binary};
+use crate::{Journey, Lab, Pick, Place, Run, binary, version};
 
-/// How long a loaded machine may take for what takes milliseconds.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a loaded machine may take for what takes milliseconds: a minute, or the seconds of
+/// `PKTTRACE_TEST_PATIENCE`.
+static PATIENCE: LazyLock<Duration> = LazyLock::new(|| {
+    let asked = std::env::var("PKTTRACE_TEST_PATIENCE").ok().and_then(|text| text.parse().ok());
+    Duration::from_secs(asked.unwrap_or(60))
+});
 
 /// Named namespaces beyond which the tracer may not watch all: it draws the line at 128 of any
 /// kind, and labs come and go between its count and ours.
@@ -40,7 +44,7 @@ impl Tracer {
     /// Starts it for traffic of `lab` with these options, `-o json` added, and waits until every
     /// probe is attached.
     #[must_use]
-    pub fn start(lab: &Lab, options: &[&str]) -> Self {
+    pub fn start(lab: &impl Place, options: &[&str]) -> Self {
         let mut tracer = Self::spawn(lab, options);
         tracer.await_ready();
         tracer
@@ -53,7 +57,7 @@ impl Tracer {
         Self::start(lab, &[&["--netns", &netns], options].concat())
     }
 
-    fn spawn(lab: &Lab, options: &[&str]) -> Self {
+    fn spawn(lab: &impl Place, options: &[&str]) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let ready = lab.scratch().join(format!("ready{n}"));
@@ -79,18 +83,18 @@ impl Tracer {
             text
         });
         let prefix = lab.prefix().to_owned();
-        let is_crowded = namespaces() > CROWD;
+        let is_crowded = namespaces() > CROWD || !has_netfilter_links();
         Self { prefix, is_crowded, child, ready, lines, stdout: Some(stdout), stderr: Some(stderr) }
     }
 
     fn await_ready(&mut self) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + *PATIENCE;
         while !self.ready.exists() {
             if let Some(status) = self.child.try_wait().expect("a child of ours") {
                 let stderr = self.stderr.take().and_then(|t| t.join().ok()).unwrap_or_default();
                 panic!("pkttrace ended before it was ready ({status}): {stderr}");
             }
-            assert!(Instant::now() < deadline, "pkttrace is not ready after {PATIENCE:?}");
+            assert!(Instant::now() < deadline, "pkttrace is not ready after {:?}", *PATIENCE);
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -101,7 +105,7 @@ impl Tracer {
     ///
     /// If they do not come.
     pub fn await_journeys(&self, n: usize, pick: &Pick) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + *PATIENCE;
         let mut lines = self.lines.lines.lock().expect("no thread panics");
         loop {
             let run = Run::new((&self.prefix, self.is_crowded), &lines, String::new(), None);
@@ -110,6 +114,26 @@ impl Tracer {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             assert!(!left.is_zero(), "fewer than {n} {pick} came\n{}", run.listing());
+            let waited = self.lines.more.wait_timeout(lines, left).expect("no thread panics");
+            lines = waited.0;
+        }
+    }
+
+    /// Waits until a finished journey of the lab is as asked for.
+    ///
+    /// # Panics
+    ///
+    /// If none comes.
+    pub fn await_journey(&self, what: &str, is_meant: impl Fn(&Journey) -> bool) {
+        let deadline = Instant::now() + *PATIENCE;
+        let mut lines = self.lines.lines.lock().expect("no thread panics");
+        loop {
+            let run = Run::new((&self.prefix, self.is_crowded), &lines, String::new(), None);
+            if run.journeys.iter().any(&is_meant) {
+                return;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "no journey {what} came\n{}", run.listing());
             let waited = self.lines.more.wait_timeout(lines, left).expect("no thread panics");
             lines = waited.0;
         }
@@ -128,6 +152,22 @@ impl Tracer {
         self.join()
     }
 
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it as nothing can be refused.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be waited for.
+    pub fn kill(mut self) {
+        self.child.kill().expect("a child of ours");
+        self.child.wait().expect("a child of ours");
+    }
+
     /// Waits until it ends by itself (`-c`, `--duration`).
     ///
     /// # Panics
@@ -135,7 +175,7 @@ impl Tracer {
     /// If it does not.
     #[must_use]
     pub fn join(mut self) -> Run {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + *PATIENCE;
         let status = loop {
             if let Some(status) = self.child.try_wait().expect("a child of ours") {
                 break status;
@@ -159,6 +199,12 @@ impl Drop for Tracer {
         let _ = self.child.wait();
         let _ = std::fs::remove_file(&self.ready);
     }
+}
+
+/// Whether the kernel has BPF netfilter links (6.4): without them a hook that has no functions, as
+/// those of a pod, is not seen.
+pub(crate) fn has_netfilter_links() -> bool {
+    version() >= (6, 4)
 }
 
 fn namespaces() -> usize {

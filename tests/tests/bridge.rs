@@ -1,6 +1,6 @@
 //! Pods on one bridge of one node.
 
-use pkttrace_tests::{Journey, Lab, Run, Tracer, icmp, tcp};
+use pkttrace_tests::{Journey, Lab, Run, Tracer, fin, icmp, tcp};
 
 /// Traces one ping from p1 to p2, with br_netfilter on or off.
 fn ping(call_iptables: &str) -> Run {
@@ -71,7 +71,7 @@ fn a_connection_on_one_bridge_is_seen_in_both_directions() {
     let lab = Lab::cluster();
     let tracer = Tracer::start(&lab, &["--dst", "10.244.1.3", "--port", "8080"]);
     lab.get("p1", "10.244.1.3:8080/");
-    tracer.await_journeys(2, &tcp("F."));
+    tracer.await_journeys(2, &fin());
     let run = tracer.finish();
     let syn = run.one(&tcp("S").from("10.244.1.2").to("10.244.1.3 8080"));
     syn.assert_fate("delivered", "p2").assert_order(&["p1/eth0/xmit", "n1/veth-p2/xmit"]);

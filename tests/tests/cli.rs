@@ -59,7 +59,7 @@ fn what_was_typed_wrong_is_told_in_one_line() {
         (&["--buffer", "2G"], &["--buffer", "256K to 1G"]),
         (&["--buffer", "big"], &["--buffer", "16M"]),
         (&["--buffer", "9M9"], &["--buffer"]),
-        (&["--probes", "xdp"], &["xdp", "tp,nf,tc"]),
+        (&["--probes", "xdp"], &["xdp", "tp,nf,fn,tc"]),
         (&["--probes", "nf"], &["tp must be among"]),
         (&["--max-journeys", "many"], &["--max-journeys", "many"]),
         (&["--color", "maybe"], &["maybe", "use one of auto, always, never"]),
@@ -387,7 +387,11 @@ fn help_names_every_option_of_the_contract() {
             "--port",
             "--proto",
             "--netns",
+            "--container",
+            "--pod",
+            "--service",
             "--dev",
+            "--explain",
             "--no-replies",
             "--dropped",
             "--output",
@@ -407,7 +411,7 @@ fn help_names_every_option_of_the_contract() {
         }
     }
     let help = run(&["--help"]);
-    for command in ["lab", "doctor", "schema", "completions", "man"] {
+    for command in ["lab", "doctor", "explain", "schema", "completions", "man"] {
         assert!(text(&help.stdout).contains(&format!("\n  {command} ")), "{command}");
     }
     let short = run(&["-h"]);

@@ -108,7 +108,7 @@ fn a_count_ends_the_run() {
 #[test]
 fn a_duration_ends_the_run() {
     let lab = Lab::cluster();
-    let run = Tracer::at(&lab, "p1", &["--duration", "100ms"]).join();
+    let run = Tracer::at(&lab, "p1", &["--proto", "tcp", "--duration", "100ms"]).join();
     assert_eq!(run.code, Some(0), "{}", run.stderr);
     assert_eq!(run.summary["journeys"], 0, "{}", run.summary);
 }

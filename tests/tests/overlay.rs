@@ -1,6 +1,6 @@
 //! Pods on different nodes, through the VXLAN between them.
 
-use pkttrace_tests::{Journey, Lab, Run, Tracer, icmp, packets, tcp};
+use pkttrace_tests::{Journey, Lab, Run, Tracer, fin, icmp, packets};
 
 /// Traces one ping from p1 to p3, neighbours known.
 fn ping(lab: &Lab) -> Run {
@@ -96,8 +96,8 @@ fn every_segment_between_nodes_is_one_journey_through_the_tunnel() {
     let lab = Lab::cluster();
     let tracer = Tracer::start(&lab, &["--dst", "10.244.2.2", "--proto", "tcp"]);
     lab.get("p1", "10.244.2.2:8080/");
-    tracer.await_journeys(1, &tcp("F.").at("p1"));
-    tracer.await_journeys(1, &tcp("F.").at("p3"));
+    tracer.await_journeys(1, &fin().at("p1"));
+    tracer.await_journeys(1, &fin().at("p3"));
     let run = tracer.finish();
     for journey in run.all(&packets().root().from("10.244.1.2")) {
         journey.assert_order(&["p1/eth0/queue", "n1/encap", "n2/decap", "p3/eth0/rx"]);

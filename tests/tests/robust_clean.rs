@@ -17,8 +17,9 @@ use robust_support::{
 };
 use serde_json::Value;
 
-/// A machine that runs several tests at once is slow, but not this slow.
-const PROMPT: Duration = Duration::from_secs(10);
+/// Under a flood, what does not end by itself never ends. A machine that does other things too may
+/// take tens of times as long as one that does not.
+const PROMPT: Duration = Duration::from_secs(60);
 
 /// The BPF objects of one process, by the commands that find them again.
 #[derive(Debug, Default)]
@@ -257,7 +258,7 @@ fn count_and_duration_end_it_under_a_flood() {
                 ended.took
             );
             assert!(journeys >= least, "{end:?}: {journeys}");
-            assert!(ended.took < longest(buffer), "{end:?} {buffer}: took {:?}", ended.took);
+            assert!(ended.took < PROMPT, "{end:?} {buffer}: took {:?}", ended.took);
         }
     }
     for buffer in ["16M", "256M"] {
@@ -267,13 +268,8 @@ fn count_and_duration_end_it_under_a_flood() {
         let ended = tracer.finish();
         assert_eq!(ended.code, Some(0), "{}", ended.stderr);
         println!("SIGINT {buffer}: ended after {:?}", ended.took);
-        assert!(ended.took < longest(buffer), "SIGINT {buffer}: took {:?}", ended.took);
+        assert!(ended.took < PROMPT, "SIGINT {buffer}: took {:?}", ended.took);
     }
-}
-
-/// What was written before the end is printed: the more, the larger the buffer.
-fn longest(buffer: &str) -> Duration {
-    if buffer == "256M" { PROMPT * 4 } else { PROMPT }
 }
 
 #[test]
@@ -282,12 +278,9 @@ fn a_second_signal_ends_it_at_once() {
     let _stream = Stream::start(&lab, Duration::ZERO);
     let tracer = lab.trace(&["--max-journeys", "0", "--buffer", "512M"]);
     wait_until("journeys under flood", PATIENCE, || tracer.lines() > 100);
-    tracer.running.signal(libc::SIGINT);
-    // Two signals that meet are one.
-    std::thread::sleep(Duration::from_millis(300));
-    let ended = tracer.finish();
+    let ended = tracer.insist();
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-    println!("ended {:?} after the second signal", ended.took);
+    println!("ended {:?} after the first signal", ended.took);
     assert!(ended.took < PROMPT, "took {:?}", ended.took);
     ended.journeys(|_| {});
 }

@@ -343,9 +343,8 @@ mod events {
 
     use pkttrace::bpf::{Backends, Counters};
     use pkttrace::cli::filter::FilterArgs;
-    use pkttrace::config::{Config, compile};
+    use pkttrace::config::Config;
     use pkttrace::event::{Event, Headers, L4, PayloadHead, Proto};
-    use pkttrace::render::Format;
     use pkttrace::source::Live;
 
     /// What no hop of a packet may change: neither NAT nor a tunnel touches it.
@@ -474,25 +473,12 @@ mod events {
         ring_bytes: u32,
         traffic: impl FnOnce() + Send,
     ) -> Events {
+        let capture = Config::capture(args).expect("a filter");
         let config = Config {
-            networks: Vec::new(),
-            filter: compile(args).expect("a filter"),
-            netns: None,
-            dev: None,
-            dropped: false,
-            exit_code: false,
-            format: Format::Json,
-            color: false,
-            write: None,
-            count: None,
-            duration: None,
             ring_bytes,
             max_journeys: 0,
-            backends: Backends { tp: true, nf: true, tc: false, cg: true },
-            tc_only_beside_others: true,
-            ready_file: None,
-            verbose: 0,
-            quiet: true,
+            backends: Backends { func: false, tc: false, ..capture.backends },
+            ..capture
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.expect("a runtime");
@@ -506,7 +492,7 @@ mod events {
             });
             let mut last = Instant::now();
             while !is_over.load(Ordering::Acquire) || last.elapsed() < Duration::from_millis(500) {
-                if live.drain(|e| events.take(&e)) > 0 {
+                if live.drain(|e| events.take(&e)).events > 0 {
                     last = Instant::now();
                 } else {
                     std::thread::sleep(Duration::from_millis(1));

@@ -350,6 +350,18 @@ impl Tracer {
         self.join()
     }
 
+    /// Presses Ctrl-C until it ends: signals that come while it prints a batch are one to it.
+    #[track_caller]
+    pub fn insist(mut self) -> Ended {
+        let start = Instant::now();
+        wait_until("the end after many signals", PATIENCE * 3, || {
+            self.running.signal(libc::SIGINT);
+            self.running.child.try_wait().expect("a child of ours").is_some()
+        });
+        let took = start.elapsed();
+        Ended { took, ..self.join() }
+    }
+
     /// Waits for its end.
     #[track_caller]
     pub fn join(self) -> Ended {
