@@ -218,6 +218,8 @@ const CAUSES: &[&str] = &[
     "nodeport-route-localnet-off",
     "checksum-corrupted",
     "dns-checksum-corrupted",
+    // `ip_vs_leave` answers with an ICMP error and has the packet dropped.
+    "ipvs-no-destination",
 ];
 
 /// Dropped in a hook by what cannot be named.

@@ -1,6 +1,6 @@
 //! Addresses that should have been translated: Services, NodePorts, published ports.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::met::each;
 use super::{Case, Finding, Rule, dns, filtered, in_front, kube_nft, service};
@@ -60,11 +60,17 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
                 .wrong_sysctl(netns, sysctl, "0", "1")
         }
         Kind::NoRealServer { service } => {
-            let title = format!(
-                "the IPVS service {}:{} in {node} has no server behind it",
-                service.addr, service.port
-            );
-            met.finding(case, "ipvs-no-destination", title)
+            let which = SocketAddr::new(service.addr, service.port);
+            let title = format!("the IPVS service {which} in {node} has no server behind it");
+            let fact = match service.servers.len() {
+                0 => format!("ipvsadm -Ln of {node}: {which} has no real server"),
+                n => {
+                    format!("ipvsadm -Ln of {node}: all {n} real servers of {which} have weight 0")
+                }
+            };
+            let mut finding = met.finding(case, "ipvs-no-destination", title).fact(fact);
+            finding.place.hook = Some(Hook::Input.name());
+            finding
                 .fix("# no pod is ready behind this Service: fix its selector, or start its pods")
         }
         Kind::AnswerFromElsewhere { expected, got, bypassed } => {

@@ -133,6 +133,22 @@ impl<'a> Conf<'a> {
         self.device(netns, dev)?.mac
     }
 
+    /// The device at the bottom of a stack (VLANs and the like) of one namespace, whose link-layer
+    /// address those above it have too.
+    pub(super) fn lowest(&self, at: (Inum, u32)) -> (Inum, u32) {
+        let (netns, mut dev) = at;
+        // Ends by itself: a device lies on one that was there before it.
+        while let Some(device) = self.device(netns, dev)
+            && device.kind != DeviceKind::Veth
+            && let Some(below) = device.link.filter(|l| l.netns == Some(netns))
+            && below.ifindex != dev
+            && self.mac((netns, below.ifindex)) == device.mac
+        {
+            dev = below.ifindex;
+        }
+        (netns, dev)
+    }
+
     /// Frames to `mac` are for the namespace itself when they reach the bridge: its own address,
     /// or that of one of its ports (`br_fdb_add_local`).
     pub(super) fn is_bridges_own(&self, netns: Inum, bridge: &Device, mac: Mac) -> bool {

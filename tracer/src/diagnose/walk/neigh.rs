@@ -298,6 +298,9 @@ impl Walker<'_> {
         if self.conf.mac((netns, dev)) == Some(mac) {
             holders.push((netns, dev));
         }
+        // What lies on another device has its address from that, and is no second host.
+        let mut seen = std::collections::BTreeSet::new();
+        holders.retain(|at| seen.insert(self.conf.lowest(*at)));
         if holders.len() > 1 {
             let kind = ObstacleKind::DuplicateMac { mac, holders };
             self.hinder(Effect::MayStop, netns, Some(dev), kind);

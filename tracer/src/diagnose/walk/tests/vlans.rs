@@ -69,6 +69,18 @@ fn subinterfaces_of_one_id_talk() {
     assert_eq!(all(&there), Vec::<String>::new(), "{there:#?}");
     assert!(matches!(there.end, End::Delivered { netns, .. } if netns == inum(&state, "x2")));
     assert_eq!(all(&answer(&state, &there)), Vec::<String>::new());
+    // A subinterface has the address of the device below it, which makes nobody a double.
+    let known = "x1: neigh 10.30.0.2 mac 02:00:00:00:00:32 dev eth0.30 permanent
+         x2: set eth0 mac 02:00:00:00:00:32
+         x2: set eth0.30 mac 02:00:00:00:00:32";
+    for id in [30, 31] {
+        let mut state = tagged(known);
+        let x2 = inum(&state, "x2");
+        let devices = &mut state.netns.get_mut(&x2).unwrap().devices;
+        devices.values_mut().find(|d| d.vlan.is_some()).unwrap().vlan = Some(id);
+        let found = all(&ping(&state, "x1", "10.30.0.2"));
+        assert!(!found.contains(&"DuplicateMac".to_owned()), "{found:?}");
+    }
     // A bridge that does not tell VLANs apart passes tags on.
     let state = tagged("a: link plain bridge\na: set va1 master plain\na: set va2 master plain");
     assert_eq!(all(&ping(&state, "x1", "10.30.0.2")), Vec::<String>::new());
