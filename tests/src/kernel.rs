@@ -53,6 +53,10 @@ fn expected_of<'a>(kernel: Version, reason: &'a str, function: &'a str) -> (&'a 
 pub enum Feature {
     /// `CONFIG_IP_VS`.
     Ipvs,
+    /// `CONFIG_VLAN_8021Q`; where that is, bridges filter VLANs too.
+    Vlan,
+    /// `CONFIG_NET_SCH_NETEM`.
+    Netem,
 }
 
 impl Feature {
@@ -66,6 +70,8 @@ impl Feature {
     pub fn is_missing(self) -> bool {
         let (name, module) = match self {
             Self::Ipvs => ("ipvs", "ip_vs"),
+            Self::Vlan => ("vlan", "8021q"),
+            Self::Netem => ("netem", "sch_netem"),
         };
         if has_module(module) {
             return false;

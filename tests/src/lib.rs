@@ -6,6 +6,7 @@
 //! Nothing here sleeps to become ready or asserts on time.
 
 mod bpf;
+mod diagnosis;
 mod journey;
 mod kernel;
 mod lab;
@@ -15,6 +16,7 @@ mod site;
 mod tracer;
 
 pub use bpf::{PinnedProgram, Verdict};
+pub use diagnosis::{Diagnosis, diagnose};
 pub use journey::Journey;
 pub use kernel::{Feature, Version, version};
 pub use lab::{Lab, Ran};

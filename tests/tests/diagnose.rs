@@ -2,37 +2,15 @@
 //! that heal.
 
 use std::collections::BTreeSet;
-use std::process::{Command, Output};
 use std::sync::Mutex;
 
 use pkttrace::lab::Spec;
 use pkttrace::lab::probe::{Expected, Step};
-use pkttrace_tests::{Lab, binary};
-use serde_json::Value;
+use pkttrace_tests::{Diagnosis, Lab, diagnose};
 
-/// Runs `diagnose -o json` from a host of the lab.
-fn diagnose(lab: &Lab, from: &str, rest: &[&str]) -> (Value, Option<i32>) {
-    let output = run(&[&["--from", &lab.netns(from)], rest, &["-o", "json"]].concat());
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(text.lines().count(), 1, "one object on one line: {text}{stderr}");
-    (serde_json::from_str(&text).expect("JSON"), output.status.code())
-}
-
-fn run(args: &[&str]) -> Output {
-    Command::new(binary()).arg("diagnose").args(args).output().expect("diagnose starts")
-}
-
-/// The diagnosis of a path that must be healthy.
-fn assert_healthy(lab: &Lab, from: &str, rest: &[&str]) {
-    let (found, code) = diagnose(lab, from, rest);
-    assert_eq!(found["healthy"], true, "{from} {rest:?}: {found:#}");
-    assert_eq!(code, Some(0), "{from} {rest:?}");
-    let loud = |f: &Value| f["severity"] != "info";
-    let findings = found["findings"].as_array().expect("findings");
-    assert!(!findings.iter().any(loud), "{from} {rest:?}: {found:#}");
-    let probes = found["probes"].as_array().expect("probes");
-    assert!(probes.iter().any(|p| p["answered"].as_u64() > Some(0)), "{found:#}");
+/// Asks from a host of the lab.
+fn ask(lab: &Lab, from: &str, rest: &[&str]) -> Diagnosis {
+    Diagnosis::of(&[&["--from", &lab.netns(from)], rest].concat())
 }
 
 /// A fault: how it is made, how it shows, and what has to be found where.
@@ -49,19 +27,9 @@ struct Fault<'a> {
 /// healed.
 fn assert_found_and_healed(lab: &Lab, fault: &Fault<'_>) {
     lab.exec(fault.host, fault.inject);
-    let (found, code) = diagnose(lab, fault.from, fault.to);
-    let first = &found["findings"][0];
-    assert_eq!(first["id"], fault.id, "{}: {found:#}", fault.inject);
-    assert_eq!(first["where"]["netns"], lab.netns(fault.netns).as_str(), "{found:#}");
-    assert_eq!(first["severity"], "error", "{found:#}");
-    assert_eq!((&found["healthy"], code), (&Value::Bool(false), Some(1)));
-    assert!(!first["evidence"].as_array().expect("evidence").is_empty(), "{found:#}");
-    for command in first["fix"].as_array().expect("fix") {
-        let command = command.as_str().expect("a command");
-        let status = Command::new("sh").args(["-c", command]).status().expect("sh starts");
-        assert!(status.success(), "{command}");
-    }
-    assert_healthy(lab, fault.from, fault.to);
+    let found = ask(lab, fault.from, fault.to);
+    found.assert_first(fault.id, &lab.netns(fault.netns)).run_fix();
+    ask(lab, fault.from, fault.to).assert_healthy();
 }
 
 /// At once: most of a diagnosis is waiting.
@@ -101,7 +69,7 @@ fn a_healthy_lab_is_healthy_from_and_to_everywhere() {
     let work = || {
         while let Some((from, rest)) = { next.lock().expect("no worker panics here").next() } {
             let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
-            assert_healthy(&lab, &from, &rest);
+            ask(&lab, &from, &rest).assert_healthy();
         }
     };
     std::thread::scope(|scope| {
@@ -169,8 +137,8 @@ fn faults_are_named_and_their_fixes_heal() {
         if fault.id == "rp-filter-strict-asymmetric" {
             // Its healing needs the policy rule gone as well: only what is found first is told.
             lab.exec(fault.host, fault.inject);
-            let (found, _) = diagnose(&lab, fault.from, fault.to);
-            assert_eq!(found["findings"][0]["id"], fault.id, "{found:#}");
+            let found = ask(&lab, fault.from, fault.to);
+            found.assert_first(fault.id, &lab.netns(fault.netns));
             continue;
         }
         assert_found_and_healed(&lab, &fault);
@@ -216,7 +184,7 @@ fn what_cannot_be_asked_is_refused_in_one_line() {
         &["--from", "host", "--to", "not an address"],
         &["--from", "host", "--to", "127.0.0.1", "--proto", "tcp"],
     ] {
-        let output = run(args);
+        let output = diagnose(args);
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(2), "{args:?}: {stderr}");
         assert_eq!(stderr.lines().count(), 1, "{args:?}: {stderr}");

@@ -1,6 +1,6 @@
 //! Services by IPVS, as kube-proxy sets them up in that mode.
 
-use pkttrace_tests::{Feature, Journey, Lab, Run, Tracer, tcp, udp};
+use pkttrace_tests::{Diagnosis, Feature, Journey, Lab, Run, Tracer, tcp, udp};
 
 const SERVICE: &str = "10.96.200.1";
 
@@ -128,4 +128,27 @@ fn a_question_by_udp_and_its_answer_are_one_flow() {
     answer.assert_child_of(question, "reply").assert_fate("delivered", "p1");
     answer.assert_order(&["n1/flannel.1>cni0/FORWARD=un-dnat", "n1/cni0/POSTROUTING=accept"]);
     run.assert_no_drops();
+}
+
+/// What `diagnose` says of a Service that IPVS balances: quiet on what works, else its cause.
+#[test]
+fn a_service_by_ipvs_is_diagnosed_down_to_its_servers() {
+    if Feature::Ipvs.is_missing() {
+        return;
+    }
+    let lab = Lab::cluster();
+    balance(&lab, "-t", 80, "10.244.2.2:8080");
+    let from = lab.netns("p1");
+    let ask = || Diagnosis::of(&["--from", &from, "--to", "10.96.200.1:80", "--proto", "tcp"]);
+    ask().assert_healthy();
+    // The only server's pod is behind a port that is down: the cause, not the Service.
+    assert!(lab.run("break", &["vxlan-fdb-missing"]).ok);
+    ask().assert_first("vxlan-fdb-missing", &lab.netns("n1")).run_fix();
+    ask().assert_healthy();
+    // No server at all.
+    lab.exec("n1", &format!("ipvsadm -d -t {SERVICE}:80 -r 10.244.2.2:8080"));
+    ask().assert_first("ipvs-no-destination", &lab.netns("n1"));
+    // A port that nobody listens at.
+    lab.exec("n1", &format!("ipvsadm -a -t {SERVICE}:80 -r 10.244.2.2:9 -m"));
+    ask().assert_first("svc-wrong-targetport", &lab.netns("p3"));
 }

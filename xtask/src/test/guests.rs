@@ -45,6 +45,7 @@ const SUITES: &[Suite] = &[
     whole("filters"),
     whole("clsact"),
     whole("ipvs"),
+    whole("vlan"),
     // Each kernel takes its share of it: see `script`.
     Suite { name: "catalogue", only: "a_third_of_the_catalogue" },
 ];
@@ -59,7 +60,7 @@ const TIMEOUT: Duration = Duration::from_secs(2400);
 const PATIENCE: u32 = 300;
 
 /// What every guest's kernel has, so that no test may do without: see `tests/src/kernel.rs`.
-const FEATURES: &str = "ipvs";
+const FEATURES: &str = "ipvs,vlan,netem";
 
 /// Runs every suite under every kernel.
 pub(super) fn run(layout: &Layout, options: Options) -> Result<Tally> {
