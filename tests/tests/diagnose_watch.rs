@@ -81,6 +81,16 @@ fn the_cause_is_named_while_others_send() {
     assert_eq!((&found["healthy"], &found["findings"]), (&true.into(), &serde_json::json!([])));
     assert!(found["checked"][0].as_str().is_some_and(|c| c.contains("got an answer")), "{found:#}");
 
+    // Long segments alone are lost, in a connection that answers.
+    let ran = lab.run("break", &["underlay-mtu-blackhole"]);
+    assert!(ran.ok, "{}", ran.stderr);
+    let options = ["--dst", "10.244.2.2", "--dport", "8080", "--view", &lab.netns("n2")];
+    let watching = Watching::start(&lab, "long", &options);
+    lab.exec_fails("p1", "curl -sS -m 3 -o /dev/null http://10.244.2.2:8080/big");
+    assert_first(&lab, &watching.conclude(), "underlay-mtu-blackhole", "n2");
+    let ran = lab.run("fix", &["underlay-mtu-blackhole"]);
+    assert!(ran.ok, "{}", ran.stderr);
+
     // Out of a tunnel, from a pod of a node that is not seen.
     let n2 = lab.netns("n2");
     lab.exec("n2", "ip route replace blackhole 10.244.1.0/24");

@@ -20,7 +20,7 @@ pub use command::{delete_command, insert_command, policy_command, replace_comman
 pub use destinations::Destinations;
 pub use evaluate::{
     At, End, Frame, Hit, Packet, Translation, Traversal, traverse, traverse_arp, traverse_bridge,
-    traverse_device,
+    traverse_device, traverse_without,
 };
 pub use infer::infer;
 pub use model::{

@@ -53,7 +53,7 @@ fn with(old: &str, new: &str) -> String {
 }
 
 /// What is concluded when a probe from `from` ends like this.
-fn concluded(
+pub(super) fn concluded(
     state: &NetworkState,
     (from, to, dport): (&str, &str, u16),
     outcome: Outcome,

@@ -2,7 +2,7 @@
 //! looks first, for invalid.
 
 use super::met::in_netns;
-use super::{Case, Direction, Finding, Rule, docker, filtered};
+use super::{Case, Direction, Finding, Rule, docker, located};
 use crate::diagnose::walk::{End, RuleRef, What};
 use crate::diagnose::{Confidence, Drop, Outcome, Probed, Purpose, Scenario, Where};
 use crate::firewall::{Match, Stateful, Target};
@@ -52,7 +52,7 @@ fn unseen(case: &Case<'_>) -> Option<Finding> {
             .at(Where { chain: Some(rule.chain.clone()), ..place })
             .fact(format!("{} {}: {}", rule.table, rule.chain, rule.text))
             .fact(probe.sentence())
-            .fix(filtered::delete(case, at, rule))
+            .fix(located::delete(case, at, rule))
             .depth(case.depth(Direction::Request, step)),
     )
 }
@@ -100,7 +100,7 @@ fn corrupted(case: &Case<'_>, drop: &Drop<'_>) -> Option<Finding> {
         .journeys([drop.journey.id])
         .depth(case.depth_of(drop));
     let fixes = match &writer {
-        Some((at, rule)) => vec![filtered::delete(case, *at, rule)],
+        Some((at, rule)) => vec![located::delete(case, *at, rule)],
         None => offload(case, drop),
     };
     Some(fixes.into_iter().fold(finding, Finding::fix))

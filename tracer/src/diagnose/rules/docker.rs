@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use super::egress::command;
-use super::filtered::replace;
+use super::located::replace;
 use super::met::in_netns;
 use super::service::{nat_table, orphans};
 use super::{Case, Finding, Rule, kube_nft};

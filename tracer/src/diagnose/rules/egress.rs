@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::met::in_netns;
 use super::service::nat_table;
-use super::{Case, Direction, Finding, Rule, docker, filtered, in_front};
+use super::{Case, Direction, Finding, Rule, docker, in_front, located};
 use crate::diagnose::walk::{ObstacleKind as Kind, RuleRef, Walk};
 use crate::diagnose::{Confidence, Met, Outcome, Scenario, Severity, Way, Where, fix, place, show};
 use crate::firewall::{Match, Target};
@@ -230,9 +230,9 @@ fn instead(case: &Case<'_>, met: &Met<'_>, rule: &RuleRef, src: IpAddr, wrong: I
     });
     let replaced = || {
         let is_changed = own != rule.text;
-        is_changed.then(|| filtered::replace(case, netns, rule, &own)).flatten()
+        is_changed.then(|| located::replace(case, netns, rule, &own)).flatten()
     };
-    if has_other { None } else { replaced() }.unwrap_or_else(|| filtered::delete(case, netns, rule))
+    if has_other { None } else { replaced() }.unwrap_or_else(|| located::delete(case, netns, rule))
 }
 
 /// Too few local ports for the connections of a namespace.

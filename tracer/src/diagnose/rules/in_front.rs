@@ -5,13 +5,13 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::filtered::{delete, located};
+use super::located::{delete, located};
 use super::met::each;
 use super::{Case, Finding, Rule, service};
 use crate::diagnose::walk::{Nat, ObstacleKind as Kind, RuleRef, Step, Walk, What};
 use crate::diagnose::{Drop, Met, Where};
 use crate::event::Tuple;
-use crate::firewall::{self, Firewall, Match, Target};
+use crate::firewall::{self, Match, Target};
 use crate::journey::{Hook, NatKind};
 use crate::net::Inum;
 
@@ -63,9 +63,23 @@ pub(super) fn not_tracked(case: &Case<'_>, met: &Met<'_>, rule: &RuleRef, what: 
     let netns = met.obstacle.place.netns;
     let node = case.state.netns_name(netns);
     let title = format!("{node} does not translate {what}: a rule keeps conntrack from seeing it");
-    met.finding(case, "conntrack-untracked", title)
-        .confidence(crate::diagnose::Confidence::Certain)
-        .at(place(case, netns, rule))
+    let finding = met.finding(case, "conntrack-untracked", title);
+    by_notrack(case, (netns, rule), finding.confidence(crate::diagnose::Confidence::Certain))
+}
+
+/// A finding laid at the door of the rule that keeps a connection from conntrack, whichever
+/// direction it was noticed in.
+pub(super) fn by_notrack(
+    case: &Case<'_>,
+    (netns, rule): (Inum, &RuleRef),
+    finding: Finding,
+) -> Finding {
+    let mut at = place(case, netns, rule);
+    at.dev.clone_from(&finding.place.dev);
+    let hooks = [Hook::Prerouting, Hook::Output].map(Hook::name);
+    at.hook = hooks.into_iter().find(|h| rule.chain.eq_ignore_ascii_case(h));
+    let node = case.state.netns_name(netns);
+    Finding { place: at, fix: Vec::new(), ..finding }
         .fact(format!("{} of {node}: {}", rule.table, rule.text))
         .fix(delete(case, netns, rule))
 }
@@ -147,14 +161,7 @@ fn without(
     tuple: &Tuple,
 ) -> Vec<(NatKind, Option<IpAddr>, Option<u16>)> {
     let Some(detail) = case.detail(step.netns) else { return Vec::new() };
-    let mut fw: Firewall = detail.firewall.clone();
-    let tables = fw
-        .tables
-        .iter_mut()
-        .filter(|t| t.flavour == rule.flavour && t.family == rule.family && t.name == rule.table);
-    for chain in tables.flat_map(|t| &mut t.chains).filter(|c| c.name == rule.chain) {
-        chain.rules.retain(|r| Some(r.number) != rule.number || r.text != rule.text);
-    }
+    let Some((_, _, Some(own))) = located(case, step.netns, rule) else { return Vec::new() };
     let devices = case.netns(step.netns).into_iter().flat_map(|n| n.devices.values());
     let locals: BTreeSet<IpAddr> = devices.flat_map(|d| &d.addresses).map(|(a, _)| *a).collect();
     let name = |dev: Option<u32>| dev.map(|d| case.dev_name(step.netns, d));
@@ -175,7 +182,7 @@ fn without(
         phys_out: None,
         locals: &locals,
     };
-    let passed = firewall::traverse(&fw, &packet, &at);
+    let passed = firewall::traverse_without(&detail.firewall, &packet, &at, own);
     let each = passed.nat.iter().flat_map(|t| t.to.iter().map(|to| (t.kind, to.0, to.1)));
     each.collect()
 }

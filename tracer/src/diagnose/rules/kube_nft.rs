@@ -18,6 +18,10 @@ pub(super) const TABLE: &str = "kube-proxy";
 const SERVICES: &str = "service-ips";
 /// The same of those that have none.
 const EMPTY: &str = "no-endpoint-services";
+/// The same of the node's own ports.
+const EMPTY_PORTS: &str = "no-endpoint-nodeports";
+/// The chains that ask for Services without endpoints.
+const CHECKS: [&str; 2] = ["service-endpoints-check", "nodeport-endpoints-check"];
 /// Addresses of the node at which its ports are Services.
 const NODE_ADDRESSES: &str = "nodeport-ips";
 
@@ -30,8 +34,28 @@ pub(super) fn table<'a>(case: &Case<'a>, netns: Inum, addr: IpAddr) -> Option<&'
 
 /// The rule rejects because no endpoint is known.
 pub(super) fn is_empty_service(rule: &RuleRef) -> bool {
-    let checks = ["service-endpoints-check", "nodeport-endpoints-check"];
-    rule.table == TABLE && rule.via.iter().any(|c| checks.contains(&c.as_str()))
+    rule.table == TABLE && rule.via.iter().any(|c| CHECKS.contains(&c.as_str()))
+}
+
+/// The rule drops because no endpoint is known on this node: the map's own verdict, where for those
+/// without any it leads to a chain that rejects.
+pub(super) fn is_remote_service(rule: &RuleRef) -> bool {
+    rule.table == TABLE && CHECKS.contains(&rule.chain.as_str())
+}
+
+/// The Service without endpoints that an address, or a port of the node, belongs to:
+/// `shop/web:http`.
+pub(super) fn empty_service(
+    case: &Case<'_>,
+    netns: Inum,
+    (addr, port): (IpAddr, u16),
+) -> Option<String> {
+    let sets = &table(case, netns, addr)?.sets;
+    let elements = |set| sets.iter().filter(move |s| s.0 == set).flat_map(|(_, all)| all);
+    let (port, addr) = (format!(". {port} "), format!("{addr} . "));
+    let own = elements(EMPTY).filter(|e| e.starts_with(&addr)).chain(elements(EMPTY_PORTS));
+    let mut comments = own.filter(|e| e.contains(&port)).filter_map(|e| e.split('"').nth(1));
+    comments.next().map(str::to_owned)
 }
 
 /// A Service's address that no element of the maps leads on.

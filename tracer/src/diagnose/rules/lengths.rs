@@ -1,11 +1,19 @@
 //! Packets too long for the way: small ones get through, and large ones vanish.
 
-use super::filtered::delete;
+use super::located::delete;
 use super::met::{each, in_netns};
 use super::{Case, Finding, Rule};
 use crate::diagnose::walk::{Leg, Obstacle, ObstacleKind as Kind, RuleRef, What};
-use crate::diagnose::{Confidence, Direction, Met, Probed, Purpose, Severity, Where, fix, overlay};
+use crate::diagnose::{
+    Confidence, Direction, Drop, Met, Probed, Purpose, Severity, Where, fix, overlay,
+};
+use crate::journey::Journey;
 use crate::net::{DeviceKind, Netns};
+
+/// Length of a frame's header.
+const ETH_HLEN: u32 = 14;
+/// A rule keeps senders from hearing that they send too much.
+pub(super) const SILENCED: &str = "pmtud-blackhole";
 
 pub(super) const RULE: Rule = Rule {
     id: "mtu-mismatch",
@@ -29,9 +37,70 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
         findings.extend(fragments(case));
     }
     if findings.is_empty() {
+        findings.extend(case.drops().filter_map(|d| dropped(case, &d)));
+    }
+    if findings.is_empty() {
         findings.extend(lost(case));
     }
     findings
+}
+
+/// "Fragmentation needed", or "packet too big".
+pub(super) fn is_about_length(journey: &Journey) -> bool {
+    let Some(headers) = journey.first else { return false };
+    headers.icmp().is_some_and(|icmp| match headers.tuple.src.is_ipv4() {
+        true => (icmp.kind, icmp.code) == (3, 4),
+        false => icmp.kind == 2,
+    })
+}
+
+/// Dropped without a word where a veth pair or a bridge hands it on (`__is_skb_forwardable`,
+/// `br_dev_queue_push_xmit`): longer than the other end, or the port, takes.
+fn dropped(case: &Case<'_>, drop: &Drop<'_>) -> Option<Finding> {
+    let is_pair = drop.function.starts_with("__dev_forward_skb");
+    if !is_pair && !matches!(drop.function, "br_nf_dev_queue_xmit" | "br_dev_queue_push_xmit") {
+        return None;
+    }
+    // With the frame's header, except where the bridge has not put that on yet.
+    let header = if drop.function == "br_nf_dev_queue_xmit" { 0 } else { ETH_HLEN };
+    let (netns, len) = (case.netns(drop.hop.netns)?, drop.hop.len.checked_sub(header)?);
+    let device = netns.devices.values().find(|d| Some(d.name.as_str()) == drop.dev())?;
+    let other = device.link.filter(|_| is_pair);
+    let known = match other {
+        Some(peer) => {
+            case.netns(peer.netns?).and_then(|n| Some((n, n.devices.get(&peer.ifindex)?)))
+        }
+        None => Some((netns, device)),
+    };
+    let id = if drop.hop.is_encap { "underlay-mtu-blackhole" } else { RULE.id };
+    let place = |n: &Netns, d: &str| Where::netns(case.state, n.inum).dev(d);
+    let fill = |finding: Finding| {
+        finding.fact(drop.fact()).journeys([drop.journey.id]).depth(case.depth_of(drop))
+    };
+    let Some((at, narrow)) = known else {
+        // Beyond the view: what it takes is not known, and it may be down.
+        let title = format!(
+            "what {} of {} leads to does not take packets of {len} bytes, and the sender is not told",
+            device.name, netns.name
+        );
+        let finding = Finding::error(id, case.scenario(), title).confidence(Confidence::Likely);
+        let advice = format!("# on the other side of {}: give its device MTU {len}", device.name);
+        let is_long = len >= 1000 && device.carrier;
+        return is_long.then(|| fill(finding.at(place(netns, &device.name)).fix(advice)));
+    };
+    if narrow.mtu == 0 || len <= narrow.mtu {
+        return None;
+    }
+    let (name, mtu) = (&narrow.name, narrow.mtu);
+    let title = format!(
+        "{name} of {} has MTU {mtu}, too small for packets of {len} bytes, and the sender is not told",
+        at.name
+    );
+    let set = format!("ip link set {} mtu {len}", fix::quote(name));
+    let finding = Finding::error(id, case.scenario(), title)
+        .at(place(at, name))
+        .fact(format!("ip link of {}: {name} mtu {mtu}", at.name));
+    Some(fill(finding).fix(fix::in_netns(at, &set)))
 }
 
 fn too_long(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
@@ -47,7 +116,7 @@ fn too_long(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
             "{node} cannot tell senders that {dev} takes no more than {mtu} bytes: a rule drops the ICMP error"
         );
         let mut finding = met
-            .finding(case, "pmtud-blackhole", title)
+            .finding(case, SILENCED, title)
             .fact(has)
             .fact(format!("{} of {node}: {}", rule.table, rule.text))
             .facts(long_sender(case, met, mtu))
@@ -99,7 +168,8 @@ fn fragments(case: &Case<'_>) -> Option<Finding> {
                 && matches!(m.obstacle.kind, Kind::Fragmented { .. })
         })
     };
-    let first = cuts().find(|m| m.direction == Direction::Request)?;
+    // Of what comes from beyond, only the answers are cut here.
+    let first = cuts().find(|m| m.direction == Direction::Request).or_else(|| cuts().next())?;
     let Kind::Fragmented { dev, mtu, len } = first.obstacle.kind else { return None };
     let netns = first.netns(case)?;
     let name = case.dev_name(netns.inum, dev);
@@ -122,7 +192,9 @@ fn fragments(case: &Case<'_>) -> Option<Finding> {
         let text =
             format!("ip link of {}: {} mtu {mtu}", netns.name, case.dev_name(netns.inum, dev));
         finding = finding.fact(text);
-        let command = shrink(netns, mtu, len).filter(|c| !finding.fix.contains(c));
+        let inner = met.walk.ask.len;
+        let command =
+            shrink(netns, mtu, len.saturating_sub(inner)).filter(|c| !finding.fix.contains(c));
         finding = finding.fixes(command);
     }
     Some(finding.fix(
@@ -132,9 +204,9 @@ fn fragments(case: &Case<'_>) -> Option<Finding> {
 }
 
 /// Makes the tunnel fit into the device below it: what is too long then is told to its sender.
-fn shrink(netns: &Netns, mtu: u32, len: u32) -> Option<String> {
+fn shrink(netns: &Netns, mtu: u32, overhead: u32) -> Option<String> {
     let tunnel = overlay::tunnel(netns)?;
-    let fits = tunnel.mtu.checked_sub(len.checked_sub(mtu)?)?;
+    let fits = mtu.checked_sub(overhead)?;
     let set = format!("ip link set {} mtu {fits}", fix::quote(&tunnel.name));
     Some(fix::in_netns(netns, &set))
 }
@@ -147,7 +219,8 @@ fn lost(case: &Case<'_>) -> Option<Finding> {
             && w.request.ask.from == long.netns
             && w.request.stopped_at().is_none()
     })?;
-    let packed = way.request.steps.iter().find(|s| matches!(s.what, What::Encap { .. }));
+    let mut steps = way.walks().flat_map(|(_, walk)| &walk.steps);
+    let packed = steps.find(|s| matches!(s.what, What::Encap { .. }));
     let id = if packed.is_some() { "underlay-mtu-blackhole" } else { RULE.id };
     let size = long.size.unwrap_or(0);
     let here = packed.map_or(long.netns, |s| s.netns);

@@ -60,7 +60,11 @@ fn is_refuted(case: &Case<'_>, met: &Met<'_>) -> bool {
             let seen =
                 if met.direction == Direction::Request { &flow.forward } else { &flow.backward };
             seen.iter().map(|i| &case.journeys[*i]).any(|j| {
-                j.fate == Fate::Delivered && j.hops.last().is_some_and(|h| h.netns == netns)
+                // Of a connection whose long packets are lost, the short ones prove nothing.
+                let is_it = probe.size.is_none_or(|size| j.first.is_some_and(|h| h.len >= size));
+                is_it
+                    && j.fate == Fate::Delivered
+                    && j.hops.last().is_some_and(|h| h.netns == netns)
             })
         })
 }

@@ -19,6 +19,8 @@ mod forwarding;
 mod in_front;
 mod kube_nft;
 mod lengths;
+mod local_endpoint;
+mod located;
 mod met;
 mod neighbours;
 mod paths;

@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::filtered::{located, replace};
+use super::located::{located, replace};
 use super::met::in_netns;
-use super::{Case, Finding, Rule, in_front, kube_nft};
+use super::{Case, Finding, Rule, in_front, kube_nft, local_endpoint};
 use crate::diagnose::walk::{Nat, RuleRef};
 use crate::diagnose::{Met, Method, Scenario, Severity, Where, place};
 use crate::firewall::{Chain, Flavour, Match, Table, Target};
@@ -149,7 +149,7 @@ fn heal(case: &Case<'_>, netns: Inum, rule: &RuleRef, gone: IpAddr) -> Option<St
     let (table, chain, own) = located(case, netns, rule)?;
     let own = own?;
     if is_followed(case, netns, rule) {
-        return Some(super::filtered::delete(case, netns, rule));
+        return Some(super::located::delete(case, netns, rule));
     }
     let Target::Dnat { port, .. } = own.target else { return None };
     // kube-proxy names the endpoint twice: the pod that reaches itself is masqueraded.
@@ -336,11 +336,12 @@ pub(super) fn service_of(chain: &Chain) -> Option<(IpAddr, &'static str, u16)> {
     })
 }
 
-/// A rule by which kube-proxy rejects what has no endpoint.
+/// A rule by which kube-proxy refuses what has no endpoint, or none on this node.
 pub(super) fn says_no_endpoints(rule: &RuleRef) -> bool {
     rule.text.contains("has no endpoints")
         || rule.comment.as_deref().is_some_and(|c| c.contains("has no endpoints"))
         || kube_nft::is_empty_service(rule)
+        || local_endpoint::says(rule)
 }
 
 /// Where kube-proxy has its Services.

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::met::each;
-use super::{Case, Finding, Rule, dns, filtered, in_front, kube_nft, service};
+use super::{Case, Finding, Rule, dns, in_front, kube_nft, located, service};
 use crate::diagnose::walk::{ObstacleKind as Kind, RuleRef};
 use crate::diagnose::{Confidence, Met, Method, Scenario, Where, fix, place};
 use crate::firewall::Target;
@@ -144,7 +144,7 @@ fn untranslated(
     let title =
         format!("{node} has rules that translate {dst}:{dport}, but {hook} does not lead there");
     place.chain = Some(hook.to_owned());
-    let table = filtered::located(case, netns.inum, first).map(|(table, ..)| table);
+    let table = located::located(case, netns.inum, first).map(|(table, ..)| table);
     let top = table.map_or_else(|| first.chain.clone(), |t| service::outermost(t, &first.chain));
     let finding = met
         .finding(case, id, title)
@@ -168,7 +168,7 @@ fn untranslated(
 /// only mark what comes along.
 pub(super) fn leads(case: &Case<'_>, met: &Met<'_>, rule: &RuleRef) -> bool {
     let netns = met.obstacle.place.netns;
-    let Some((table, _, Some(own))) = filtered::located(case, netns, rule) else { return true };
+    let Some((table, _, Some(own))) = located::located(case, netns, rule) else { return true };
     match &own.target {
         Target::Jump(to) | Target::Goto(to) => service::translates(table, to),
         Target::Dnat { .. } | Target::Redirect { .. } | Target::Map(_) => true,

@@ -5,6 +5,7 @@ mod ask;
 mod check;
 mod passive;
 mod seen;
+mod stalled;
 mod upstream;
 
 use std::collections::BTreeSet;

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use super::stalled;
 use crate::diagnose::Direction;
 use crate::diagnose::case::{Case, Drop, Method, Outcome, Probed, Purpose, Target};
 use crate::diagnose::walk::{Ask, Entry};
@@ -12,9 +13,9 @@ use crate::journey::{Fate, Flow, Hop, Journey, Stage};
 use crate::net::{DeviceKind, Inum, Netns};
 
 /// How long an answer may take. What was asked later is not judged, unless it was dropped.
-const PATIENCE_NS: u64 = 1_000_000_000;
+pub(super) const PATIENCE_NS: u64 = 1_000_000_000;
 /// Segments from this size on are long: whatever is smaller gets through any link.
-const LONG: u32 = 1000;
+pub(super) const LONG: u32 = 1000;
 const DNS: u16 = 53;
 
 /// One question, or several alike.
@@ -238,11 +239,15 @@ impl<'a> Seen<'a> {
     fn probes(&self) -> Option<Vec<Probed>> {
         let outcome = self.outcome()?;
         let probe = self.probe(outcome);
-        if !matches!(probe.outcome, Outcome::Silent { asked: true }) {
-            return Some(vec![probe]);
-        }
-        // Connected, and then silence: small packets get through.
-        let Some(size) = self.long() else { return Some(vec![probe]) };
+        let stalled = || stalled::length(self.case, self.flow, self.until_ns);
+        let lost = match probe.outcome {
+            // Connected, and then silence.
+            Outcome::Silent { asked: true } => stalled().or_else(|| self.long()),
+            Outcome::Answered if self.method == Method::Tcp => stalled(),
+            _ => None,
+        };
+        // Small packets get through.
+        let Some(size) = lost else { return Some(vec![probe]) };
         let long =
             Probed { purpose: Purpose::FullSize, size: Some(size), ..self.probe(Outcome::Timeout) };
         Some(vec![self.probe(Outcome::Answered), long])

@@ -339,7 +339,7 @@ fn endpoint((addr, port): (Option<IpAddr>, Option<u16>)) -> String {
 }
 
 /// The hit as plain data.
-pub(super) fn reference(hit: &Hit<'_>) -> RuleRef {
+pub(in crate::diagnose) fn reference(hit: &Hit<'_>) -> RuleRef {
     let policy = || match hit.chain.policy {
         Some(firewall::Policy::Drop) => "policy drop".to_owned(),
         _ => "policy accept".to_owned(),

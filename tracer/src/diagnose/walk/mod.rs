@@ -34,6 +34,7 @@ mod vlan;
 mod walker;
 mod xmit;
 
+pub(super) use hooks::reference;
 pub use model::{Choice, End, How, Leg, Nat, Step, Track, Walk, What};
 pub use obstacle::{Effect, Obstacle, ObstacleKind, Place, RuleRef};
 pub use reply::walk_reply;

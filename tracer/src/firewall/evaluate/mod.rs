@@ -172,20 +172,33 @@ pub struct Traversal<'a> {
 #[must_use]
 pub fn traverse<'a>(fw: &'a Firewall, packet: &Packet, at: &At<'_>) -> Traversal<'a> {
     let family = if packet.dst.is_ipv4() { "ip" } else { "ip6" };
-    run(packet, fw, at, chains(fw, at.hook, &[family, "inet"]))
+    run(Walk::new(fw, at), packet, chains(fw, at.hook, &[family, "inet"]))
+}
+
+/// The same, as if the rule `skip` of `fw` were not there.
+#[must_use]
+pub fn traverse_without<'a>(
+    fw: &'a Firewall,
+    packet: &Packet,
+    at: &At<'_>,
+    skip: &'a Rule,
+) -> Traversal<'a> {
+    let family = if packet.dst.is_ipv4() { "ip" } else { "ip6" };
+    let walk = Walk { skip: Some(skip), ..Walk::new(fw, at) };
+    run(walk, packet, chains(fw, at.hook, &[family, "inet"]))
 }
 
 /// Takes the frame around `packet` through the chains of family `bridge`, nft and ebtables, at
 /// `at.hook`; `at.iif` and `at.oif` are the bridge's ports.
 #[must_use]
 pub fn traverse_bridge<'a>(fw: &'a Firewall, packet: &Packet, at: &At<'_>) -> Traversal<'a> {
-    run(packet, fw, at, chains(fw, at.hook, &["bridge"]))
+    run(Walk::new(fw, at), packet, chains(fw, at.hook, &["bridge"]))
 }
 
 /// Takes an ARP message through the chains of family `arp` (arptables among them) at `at.hook`.
 #[must_use]
 pub fn traverse_arp<'a>(fw: &'a Firewall, packet: &Packet, at: &At<'_>) -> Traversal<'a> {
-    run(packet, fw, at, chains(fw, at.hook, &["arp"]))
+    run(Walk::new(fw, at), packet, chains(fw, at.hook, &["arp"]))
 }
 
 /// Takes `packet` through the chains at the device `dev`, ingress (since 4.2, family `inet` 5.10)
@@ -207,16 +220,14 @@ pub fn traverse_device<'a>(
     let all = tables.flat_map(|table| table.chains.iter().map(move |chain| (table, chain)));
     let mut found: Vec<_> = all.filter(|(_, chain)| is_here(chain)).collect();
     found.sort_by_key(|(_, chain)| chain.priority);
-    run(packet, fw, at, found.into_iter())
+    run(Walk::new(fw, at), packet, found.into_iter())
 }
 
 fn run<'a>(
+    mut walk: Walk<'a, '_>,
     packet: &Packet,
-    fw: &'a Firewall,
-    at: &At<'_>,
     chains: impl Iterator<Item = (&'a Table, &'a Chain)>,
 ) -> Traversal<'a> {
-    let mut walk = Walk { fw, at, hits: Vec::new(), nat: Vec::new(), ends: Vec::new() };
     let mut state = State { forms: vec![Form::new(packet)], is_certain: true };
     let mut end = None;
     for (table, chain) in chains {

@@ -36,6 +36,8 @@ pub(super) struct Walk<'a, 'b> {
     pub(super) nat: Vec<Translation<'a>>,
     /// Rules and policies that may end the packet's way.
     pub(super) ends: Vec<Hit<'a>>,
+    /// A rule that is taken for not there.
+    pub(super) skip: Option<&'a Rule>,
 }
 
 /// A chain being walked.
@@ -51,7 +53,11 @@ struct Frame<'a> {
     may_end: bool,
 }
 
-impl<'a> Walk<'a, '_> {
+impl<'a, 'b> Walk<'a, 'b> {
+    pub(super) fn new(fw: &'a Firewall, at: &'b At<'b>) -> Self {
+        Self { fw, at, hits: Vec::new(), nat: Vec::new(), ends: Vec::new(), skip: None }
+    }
+
     /// Walks a hooked chain, its policy included.
     pub(super) fn base(&mut self, table: &'a Table, chain: &'a Chain, state: State) -> Outcome<'a> {
         let mut out = self.chain(table, chain, Vec::new(), state);
@@ -85,7 +91,8 @@ impl<'a> Walk<'a, '_> {
             may_end: false,
         };
         let mut reaches_end = true;
-        for rule in &chain.rules {
+        let skip = self.skip;
+        for rule in chain.rules.iter().filter(|r| !skip.is_some_and(|s| std::ptr::eq(*r, s))) {
             let context = Context { fw: self.fw, table, at: self.at };
             let truth = rule_holds(rule, &frame.state.forms, context);
             if truth == Truth::No {

@@ -1,0 +1,170 @@
+//! Packets that a firewall rule, or the policy of a chain, does not let through.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+mod name;
+mod seen;
+
+use super::met::each;
+use super::{Case, Finding, Rule, in_front, kube_nft, local_endpoint, service};
+use crate::diagnose::case::{Purpose, REPLY_DEPTH};
+use crate::diagnose::walk::{Leg, ObstacleKind as Kind, RuleRef};
+use crate::diagnose::{Confidence, Direction, Drop, Met};
+use crate::firewall::Firewall;
+use crate::journey::Hook;
+use crate::net::Inum;
+
+pub(super) const RULE: Rule = Rule {
+    id: "firewall-drop",
+    covers: &[
+        "firewall-drop",
+        "forward-policy-drop",
+        "forward-policy-drop-remote",
+        "svc-forward-policy-drop",
+        "firewalld-forward-reject",
+        "iptables-other-backend-drop",
+        "conntrack-invalid-drop",
+        "underlay-vxlan-input-drop",
+        "input-drop",
+        "output-drop",
+        "netpol-ingress-drop",
+        "netpol-ingress-reject",
+        "netpol-ipset-stale",
+        "netpol-port-mismatch",
+        "dns-no-endpoints",
+        "dns-udp-egress-blocked",
+        "svc-no-endpoints",
+        "svc-no-local-endpoints",
+        "nodeport-raw-firewall",
+        "nodeport-forward-drop",
+        "nodeport-lb-source-ranges",
+        "docker-rules-flushed",
+        "docker-user-drop",
+        "docker-icc-off",
+        "docker-isolation",
+        "egress-upstream-drop",
+    ],
+    check,
+    explain: "A rule of the node's firewall, or the policy at the end of a chain, drops the packet. \
+              DROP is silent, REJECT tells the sender. FORWARD with policy DROP is normal beside \
+              Docker and Kubernetes as long as their own rules accept their traffic first; when \
+              those rules are flushed or reordered, the policy takes everything.",
+};
+
+/// Where a packet ended, and by which rule.
+struct Blocked<'a> {
+    netns: Inum,
+    hook: Option<Hook>,
+    rule: RuleRef,
+    is_reject: bool,
+    direction: Direction,
+    firewall: Option<&'a Firewall>,
+    dst: Option<(IpAddr, u16)>,
+}
+
+fn check(case: &Case<'_>) -> Vec<Finding> {
+    let mut findings = each(case, walked);
+    let stopped: BTreeSet<_> =
+        findings.iter().filter(|f| !is_of_reply(f)).map(|f| (f.id, f.place.netns)).collect();
+    // Rules of one kind take both directions: the one that takes the request is enough.
+    findings.retain(|f| !is_of_reply(f) || !stopped.contains(&(f.id, f.place.netns)));
+    for drop in case.drops().filter(|d| is_firewalls(d) && !is_beside(case, d)) {
+        findings.extend(seen::unforeseen(case, &drop, &findings));
+    }
+    findings
+}
+
+fn is_of_reply(finding: &Finding) -> bool {
+    finding.depth >= REPLY_DEPTH
+}
+
+fn walked(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
+    // What drops the error about a packet's length is told with the length.
+    if met.obstacle.leg == Leg::Error {
+        return None;
+    }
+    let (hook, rule, is_reject, why) = match &met.obstacle.kind {
+        Kind::Filtered { hook, rule, is_reject } => (hook, rule, *is_reject, None),
+        Kind::MayBeFiltered { hook, rule, why } => (hook, rule, false, Some(why)),
+        _ => return None,
+    };
+    let netns = met.obstacle.place.netns;
+    if is_untranslated(case, (netns, *hook), rule) {
+        return None;
+    }
+    // What may drop is worth telling only where a drop was seen.
+    let is_it = |d: &Drop<'_>| is_firewalls(d) && d.hop.netns == netns && !is_beside(case, d);
+    let dropped = case.drops().find(is_it);
+    // Nobody watches ARP: what may drop that is a guess.
+    if why.is_some() && dropped.is_none() && met.obstacle.leg == Leg::Packet {
+        return None;
+    }
+    let marked = local_endpoint::marked(case, met.walk, (netns, rule));
+    let (hook, rule) = marked.map_or((*hook, rule), |(hook, rule)| (Some(hook), rule));
+    let blocked = Blocked {
+        netns,
+        hook,
+        rule: rule.clone(),
+        is_reject,
+        direction: met.direction,
+        firewall: case.detail(netns).map(|d| &d.firewall),
+        dst: Some((met.walk.ask.dst, met.walk.ask.dport)),
+    };
+    let (id, title) = blocked.name(case);
+    let id = if met.way.purpose == Purpose::Upstream { "dns-upstream-unreachable" } else { id };
+    let mut finding = invalid(case, met, blocked.fill(case, met.finding(case, id, title)));
+    if let Some(drop) = dropped {
+        finding = finding.fact(drop.fact()).journeys([drop.journey.id]);
+        finding.confidence = if why.is_some() { Confidence::Likely } else { Confidence::Certain };
+    }
+    Some(finding)
+}
+
+/// By a rule, or by the queue that a rule hands packets to.
+fn is_firewalls(drop: &Drop<'_>) -> bool {
+    drop.reason == "NETFILTER_DROP" || in_front::is_queues(drop)
+}
+
+/// Of an echo where a port was asked for, which decides nothing: an address of which only ports are
+/// open may refuse it.
+fn is_beside(case: &Case<'_>, drop: &Drop<'_>) -> bool {
+    let Some(first) = drop.journey.first else { return false };
+    let is_echo = first.icmp().is_some_and(|i| matches!(i.kind, 8 | 128));
+    let decides = case.probes.iter().any(|p| p.decides() && p.sent(&first.tuple));
+    is_echo && !case.probes.is_empty() && !decides
+}
+
+/// A Service's address that was not translated goes where it was never meant to, and is dropped
+/// there as any other, or as a Service that is none.
+fn is_untranslated(case: &Case<'_>, (netns, hook): (Inum, Option<Hook>), rule: &RuleRef) -> bool {
+    let mut met = case.obstacles().filter(|m| m.obstacle.place.netns == netns);
+    let is_behind = hook != Some(Hook::Prerouting) && !service::says_no_endpoints(rule);
+    is_behind
+        && met.any(|m| {
+            let is_it = matches!(m.obstacle.kind, Kind::Untranslated { .. });
+            is_it && (m.obstacle.stops() || rule.table == kube_nft::TABLE)
+        })
+}
+
+/// What the rule holds against the packet is that conntrack does not know its connection: what took
+/// the other direction past conntrack is the cause.
+fn invalid(case: &Case<'_>, met: &Met<'_>, finding: Finding) -> Finding {
+    let obstacles = &met.walk.steps[met.step].obstacles;
+    let untracked = obstacles.iter().find_map(|o| match &o.kind {
+        Kind::Untracked { rule } => Some(rule.as_ref()),
+        _ => None,
+    });
+    let (Some(untracked), Some(netns)) = (untracked, met.netns(case)) else { return finding };
+    let node = &netns.name;
+    let Some(rule) = untracked else {
+        return finding.fact(format!(
+            "conntrack of {node} has not seen the other direction, which takes another way"
+        ));
+    };
+    let title = format!(
+        "{node} keeps the request from conntrack, and drops the answer as one to nothing: {}",
+        rule.text
+    );
+    in_front::by_notrack(case, (netns.inum, rule), Finding { title, ..finding })
+}

@@ -1,0 +1,227 @@
+//! What a rule that drops is there for, as far as its place and its words tell: the id, the title
+//! and what heals it.
+
+use super::{Blocked, RULE};
+use crate::diagnose::rules::located::{delete, located};
+use crate::diagnose::rules::{in_front, local_endpoint, service};
+use crate::diagnose::walk::RuleRef;
+use crate::diagnose::{Case, Direction, Finding, Scenario, place};
+use crate::firewall::{self, Flavour, Table};
+use crate::journey::Hook;
+
+impl Blocked<'_> {
+    fn is_policy(&self) -> bool {
+        self.rule.number.is_none() && self.rule.handle.is_none()
+    }
+
+    /// The id that fits best, and a sentence.
+    pub(super) fn name(&self, case: &Case<'_>) -> (&'static str, String) {
+        let node = case.state.netns_name(self.netns);
+        let RuleRef { chain, table, text, comment, .. } = &self.rule;
+        let said = comment.as_deref().map(|c| format!(" \"{c}\"")).unwrap_or_default();
+        let what = if self.is_policy() {
+            format!("the policy of {table}/{chain} in {node} drops")
+        } else {
+            let verb = match () {
+                () if in_front::is_queue(text) => "hands to a queue that no program reads",
+                () if self.is_reject => "rejects",
+                () => "drops",
+            };
+            format!("a rule of {table}/{chain}{said} in {node} {verb}")
+        };
+        let way = if self.direction == Direction::Request { "the packet" } else { "the reply" };
+        let title = match self.is_policy() {
+            true => format!("{what} {way}: no rule before it accepts it"),
+            false => format!("{what} {way}: {text}"),
+        };
+        match self.id(case) {
+            local_endpoint::ID => (
+                local_endpoint::ID,
+                local_endpoint::title(case, (self.netns, &self.rule), self.dst),
+            ),
+            id => (id, title),
+        }
+    }
+
+    /// What is dropped is the word that a packet was too long.
+    pub(super) fn silences(&self, case: &Case<'_>) -> String {
+        let node = case.state.netns_name(self.netns);
+        let text = &self.rule.text;
+        format!("{node} drops what tells senders that their packets are too long: {text}")
+    }
+
+    fn id(&self, case: &Case<'_>) -> &'static str {
+        let RuleRef { chain, table, text, flavour, .. } = &self.rule;
+        let is_dns = case.scenario() == Scenario::Dns || self.dst.is_some_and(|d| d.1 == 53);
+        let is_docker = case.is_docker_host(self.netns);
+        if local_endpoint::says(&self.rule) {
+            return local_endpoint::ID;
+        }
+        if service::says_no_endpoints(&self.rule) {
+            return if is_dns { "dns-no-endpoints" } else { "svc-no-endpoints" };
+        }
+        if in_front::is_queue(text) {
+            return "queue-unserved";
+        }
+        if text.contains("INVALID") || text.contains("ct state invalid") {
+            return "conntrack-invalid-drop";
+        }
+        if chain.starts_with("DOCKER-ISOLATION") {
+            return "docker-isolation";
+        }
+        if chain == "DOCKER-USER" {
+            return "docker-user-drop";
+        }
+        if is_docker && text.contains("-i docker0") && text.contains("-o docker0") {
+            return "docker-icc-off";
+        }
+        if chain.contains("KUBE-PROXY-FIREWALL") || chain.starts_with("KUBE-FW-") {
+            return "nodeport-lb-source-ranges";
+        }
+        let is_other_backend = *flavour == Flavour::IptablesLegacy
+            && self.has(|t| has_kube(t) && t.flavour == Flavour::IptablesNft)
+            || *flavour == Flavour::IptablesNft
+                && self.has(|t| has_kube(t) && t.flavour == Flavour::IptablesLegacy);
+        if is_other_backend && !self.has(|t| t.flavour == *flavour && has_kube(t)) {
+            return "iptables-other-backend-drop";
+        }
+        if is_policy_chain(chain) {
+            return self.network_policy(text, is_dns);
+        }
+        if self.is_beyond(case) {
+            return "egress-upstream-drop";
+        }
+        let is_ingress = case.scenario() == Scenario::Ingress;
+        match (self.hook, table.as_str()) {
+            (Some(Hook::Prerouting), "raw") if is_ingress => "nodeport-raw-firewall",
+            (Some(Hook::Input), _) if text.contains("8472") || text.contains("4789") => {
+                "underlay-vxlan-input-drop"
+            }
+            (Some(Hook::Input), _) => "input-drop",
+            (Some(Hook::Output), _) => "output-drop",
+            (Some(Hook::Forward), _) if self.is_policy() => self.policy(case, is_docker),
+            (Some(Hook::Forward), _) if self.is_reject && text.contains("prohibited") => {
+                "firewalld-forward-reject"
+            }
+            (Some(Hook::Forward), _) if is_ingress && !is_docker => "nodeport-forward-drop",
+            (Some(Hook::Forward), _) if is_dns => "dns-udp-egress-blocked",
+            _ => RULE.id,
+        }
+    }
+
+    /// A request for the outside is dropped where neither its node nor its destination is.
+    fn is_beyond(&self, case: &Case<'_>) -> bool {
+        let Some(target) = &case.target else { return false };
+        let own = place::node_of(case.state, target.netns);
+        case.scenario() == Scenario::Egress
+            && self.direction == Direction::Request
+            && own.is_some_and(|own| own != self.netns)
+            && self.netns != target.netns
+    }
+
+    fn policy(&self, case: &Case<'_>, is_docker: bool) -> &'static str {
+        let from = case.target.as_ref().map(|t| t.netns);
+        let own = from.and_then(|f| place::node_of(case.state, f)).or(from);
+        match () {
+            () if is_docker => "docker-rules-flushed",
+            () if case.scenario() == Scenario::Service => "svc-forward-policy-drop",
+            () if own.is_some_and(|own| own != self.netns) => "forward-policy-drop-remote",
+            () => "forward-policy-drop",
+        }
+    }
+
+    fn network_policy(&self, text: &str, is_dns: bool) -> &'static str {
+        // A rule that accepts the same pod at another port says what was meant.
+        let has_port_rule = self.firewall.is_some_and(|fw| {
+            let chains =
+                fw.tables.iter().flat_map(|t| &t.chains).filter(|c| c.name == self.rule.chain);
+            let mut rules = chains.flat_map(|c| &c.rules);
+            rules.any(|r| {
+                r.target == firewall::Target::Accept
+                    && r.matches.iter().any(|m| matches!(m, firewall::Match::Dport { .. }))
+                    && self.names_same(r)
+            })
+        });
+        match () {
+            () if is_dns && text.contains("53") => "dns-udp-egress-blocked",
+            () if text.contains("match-set") || text.contains('@') => "netpol-ipset-stale",
+            () if has_port_rule => "netpol-port-mismatch",
+            () if self.is_reject => "netpol-ingress-reject",
+            () => "netpol-ingress-drop",
+        }
+    }
+
+    /// The rule is about the same destination.
+    fn names_same(&self, rule: &firewall::Rule) -> bool {
+        rule.matches.iter().any(|m| match m {
+            firewall::Match::Dst { nets, .. } => {
+                nets.iter().any(|(a, len)| *len == 32 && self.rule.text.contains(&a.to_string()))
+            }
+            _ => false,
+        })
+    }
+
+    fn has(&self, is: impl Fn(&Table) -> bool) -> bool {
+        self.firewall.is_some_and(|fw| fw.tables.iter().any(is))
+    }
+
+    pub(super) fn fill(&self, case: &Case<'_>, mut finding: Finding) -> Finding {
+        let rule = &self.rule;
+        // A rule against fragments meets packets for a reason.
+        if rule.text.contains("frag") {
+            finding = finding.follows(&["vxlan-fragments-dropped"]);
+        }
+        finding.place.hook = self.hook.map(Hook::name);
+        // A chain at devices has a hook of its own.
+        let devices =
+            located(case, self.netns, rule).and_then(|(_, chain, _)| chain.devices.as_ref());
+        if let Some(devices) = devices {
+            finding.place.hook = Some(if devices.is_ingress { "ingress" } else { "egress" });
+        }
+        finding.place.table = Some(rule.table.clone());
+        finding.place.chain = Some(rule.chain.clone());
+        finding.place.rule = (!self.is_policy()).then(|| rule.text.clone());
+        let node = case.state.netns_name(self.netns);
+        if is_policy_chain(&rule.chain)
+            || rule.chain == "DOCKER-USER"
+            || finding.id == "docker-isolation"
+        {
+            finding.scenario = Scenario::Policy;
+        }
+        finding = match self.is_policy() {
+            true => finding.fact(format!("{} {} of {node}: policy DROP", rule.table, rule.chain)),
+            false => finding.fact(format!("{} of {node}: {}", rule.table, rule.text)),
+        };
+        if let Some(counter) = rule.counter.filter(|c| c.packets > 0) {
+            finding = finding.fact(format!("it has counted {} packets", counter.packets));
+        }
+        if finding.id == "docker-isolation" {
+            return finding.fix("# networks of Docker are isolated on purpose: connect the container to the other network (docker network connect)");
+        }
+        if finding.id == local_endpoint::ID {
+            return local_endpoint::fill(case, (self.netns, rule), self.dst, finding);
+        }
+        if finding.id.ends_with("no-endpoints") {
+            finding = finding.fix("# no pod is ready behind this Service: kubectl get endpointslices; fix its selector, or start its pods");
+            // Rejecting is right as long as no endpoint is known.
+            let again = self.dst.map(|dst| service::reconnect(case, self.netns, dst));
+            let Some(again) = again.filter(|a| !a.is_empty()) else { return finding };
+            finding = again.into_iter().fold(finding, Finding::fix);
+        }
+        if finding.id == "queue-unserved" {
+            finding = finding.fix(in_front::QUEUE_ADVICE);
+        }
+        finding.fix(delete(case, self.netns, rule))
+    }
+}
+
+fn has_kube(table: &Table) -> bool {
+    table.chains.iter().any(|c| c.name.starts_with("KUBE-") || c.name.starts_with("FLANNEL"))
+}
+
+/// Chains that network policies are written into.
+fn is_policy_chain(chain: &str) -> bool {
+    ["KUBE-POD-FW-", "KUBE-NWPLCY-", "KUBE-ROUTER-", "cali-", "NETPOL", "WEAVE-NPC"]
+        .iter()
+        .any(|start| chain.starts_with(start))
+}

@@ -1,0 +1,161 @@
+//! Drops that were seen, and that no walk foretold: the rule that drops such a packet.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::{Blocked, RULE, is_untranslated};
+use crate::diagnose::rules::lengths;
+use crate::diagnose::rules::met::in_netns;
+use crate::diagnose::walk::{RuleRef, reference};
+use crate::diagnose::{Case, Confidence, Direction, Drop, Finding, Where};
+use crate::event::Tcp;
+use crate::firewall::{self, Flavour, Stateful};
+use crate::journey::{Hook, Layer};
+
+/// A drop that was seen and that no walk foretold.
+pub(super) fn unforeseen(case: &Case<'_>, drop: &Drop<'_>, known: &[Finding]) -> Option<Finding> {
+    if known.iter().any(|f| f.place.netns == Some(drop.hop.netns)) {
+        return None;
+    }
+    let hook = drop.hop.hook.or_else(|| drop.journey.dropped.as_ref().and_then(|d| d.hook));
+    let rule = attribute(case, drop, hook);
+    let Some(rule) = rule else { return Some(anonymous(case, drop, hook)) };
+    if is_untranslated(case, (drop.hop.netns, hook), &rule) {
+        return None;
+    }
+    let blocked = Blocked {
+        netns: drop.hop.netns,
+        hook,
+        is_reject: drop.icmp().is_some(),
+        rule,
+        direction: drop.direction,
+        firewall: case.detail(drop.hop.netns).map(|d| &d.firewall),
+        dst: drop.tuple().map(|t| (t.dst, t.dport)),
+    };
+    let (id, title) = match lengths::is_about_length(drop.journey) {
+        true => (lengths::SILENCED, blocked.silences(case)),
+        false => blocked.name(case),
+    };
+    let mut at = Where::netns(case.state, drop.hop.netns);
+    at.dev = drop.dev().map(str::to_owned);
+    let finding = Finding::error(id, case.scenario(), title)
+        .at(at)
+        .fact(drop.fact())
+        .journeys([drop.journey.id])
+        .depth(case.depth_of(drop));
+    Some(blocked.fill(case, finding))
+}
+
+/// What makes the kernel itself drop in a hook (a redirect that it does not send, a source that it
+/// may not route, a packet that conntrack refuses): a drop without a rule follows from it.
+const CAUSES: &[&str] = &[
+    "bridge-nf-call-iptables-off",
+    "dns-same-node-bridge-nf-off",
+    "nodeport-route-localnet-off",
+    "checksum-corrupted",
+    "dns-checksum-corrupted",
+    // `ip_vs_leave` answers with an ICMP error and has the packet dropped.
+    "ipvs-no-destination",
+];
+
+/// Dropped in a hook by what cannot be named.
+fn anonymous(case: &Case<'_>, drop: &Drop<'_>, hook: Option<Hook>) -> Finding {
+    let node = &drop.hop.netns_name;
+    let at = hook.map_or("a netfilter hook", Hook::title);
+    let mut place = Where::netns(case.state, drop.hop.netns);
+    place.dev = drop.dev().map(str::to_owned);
+    place.hook = hook.map(Hook::name);
+    let what = if drop.function == "nft_do_chain" {
+        "a rule of nftables or iptables-nft"
+    } else {
+        "a rule of iptables-legacy, or NAT or conntrack themselves,"
+    };
+    Finding::error(RULE.id, case.scenario(), format!("{what} in {node} drops the packet at {at}"))
+        .confidence(Confidence::Likely)
+        .at(place)
+        .fact(drop.fact())
+        .fix(format!("# {}", in_netns(case, drop.hop.netns, "nft list ruleset")))
+        .journeys([drop.journey.id])
+        .depth(case.depth_of(drop))
+        .follows(CAUSES)
+}
+
+/// The rule by which the configuration says that this packet ends there.
+fn attribute(case: &Case<'_>, drop: &Drop<'_>, hook: Option<Hook>) -> Option<RuleRef> {
+    if let Some(rule) = &drop.hop.rule {
+        return Some(named(rule));
+    }
+    let (netns, detail) = (case.netns(drop.hop.netns)?, case.detail(drop.hop.netns)?);
+    let tuple = drop.tuple()?;
+    let locals: BTreeSet<IpAddr> =
+        netns.devices.values().flat_map(|d| &d.addresses).map(|(a, _)| *a).collect();
+    let dev = drop.hop.dev.as_ref();
+    let master = drop.hop.master.as_deref();
+    let is_bridged = drop.hop.layer == Some(Layer::Bridge);
+    let inside = dev.map(|d| d.name.as_str());
+    let out = drop.hop.out_dev.as_ref().map(|d| d.name.as_str()).or_else(|| {
+        // The drop itself names one device alone.
+        let is_out = matches!(hook?, Hook::Forward | Hook::Output | Hook::Postrouting);
+        drop.route().filter(|_| is_out && !is_bridged)?.dev.as_ref().map(|d| d.name.as_str())
+    });
+    let flags = drop.journey.first.and_then(|h| h.tcp().map(|t| t.flags)).unwrap_or(Tcp::SYN);
+    let packet = firewall::Packet {
+        src: tuple.src,
+        dst: tuple.dst,
+        proto: tuple.proto.number(),
+        sport: if tuple.proto.is_icmp() { 0 } else { tuple.sport },
+        dport: if tuple.proto.is_icmp() { 0 } else { tuple.dport },
+        icmp: drop.journey.first.and_then(|h| h.icmp().map(|i| (i.kind, i.code))),
+        tcp_flags: flags,
+        mark: drop.hop.mark,
+        // What is sent on a connection that is made has an ACK, as its answers have.
+        ct: if drop.direction == Direction::Request && flags & Tcp::ACK == 0 {
+            Stateful::New
+        } else {
+            Stateful::Established
+        },
+        orig_dst: drop.journey.first.map(|h| (h.tuple.dst, h.tuple.dport)),
+        is_dnat: drop.journey.nat.iter().any(|n| n.kind.is_destination()),
+        is_fragment: false,
+        frame: firewall::Frame::default(),
+    };
+    let at = firewall::At {
+        hook: hook?,
+        is_bridged,
+        iif: if is_bridged { master } else { inside },
+        oif: if is_bridged { master } else { out },
+        phys_in: if is_bridged { inside } else { None },
+        phys_out: if is_bridged { out } else { None },
+        locals: &locals,
+    };
+    let fw = &detail.firewall;
+    let at_device =
+        |dev, is_ingress| firewall::traverse_device(fw, &packet, &at, (dev, is_ingress));
+    let at_devices =
+        [inside.map(|dev| at_device(dev, true)), out.or(inside).map(|dev| at_device(dev, false))];
+    let met = std::iter::once(firewall::traverse(fw, &packet, &at))
+        .chain(at_devices.into_iter().flatten());
+    let hit = |traversal: firewall::Traversal<'_>| match traversal.end {
+        firewall::End::Drop(hit) | firewall::End::Reject(hit, _) => Some(reference(&hit)),
+        firewall::End::Queue(_) | firewall::End::Accept => {
+            traversal.maybe.into_iter().next().map(|hit| reference(&hit))
+        }
+    };
+    met.filter_map(hit).next()
+}
+
+fn named(rule: &crate::journey::Rule) -> RuleRef {
+    RuleRef {
+        flavour: Flavour::IptablesNft,
+        family: "ip".to_owned(),
+        table: rule.table.clone(),
+        command: "iptables".to_owned(),
+        via: Vec::new(),
+        chain: rule.chain.clone(),
+        number: None,
+        handle: rule.handle,
+        text: rule.text.clone(),
+        comment: rule.comment.clone(),
+        counter: None,
+    }
+}

@@ -1,0 +1,47 @@
+//! A rule where it was read, and the commands that take it away or put another in its place.
+
+use super::met::in_netns;
+use crate::diagnose::Case;
+use crate::diagnose::walk::RuleRef;
+use crate::firewall::{self, Policy, Table};
+use crate::net::Inum;
+
+/// The command that removes a rule, or lets a chain's policy accept.
+pub(super) fn delete(case: &Case<'_>, netns: Inum, rule: &RuleRef) -> String {
+    let found = located(case, netns, rule).map(|(table, chain, own)| match own {
+        None => firewall::policy_command(table, chain, Policy::Accept),
+        Some(own) => firewall::delete_command(table, chain, own),
+    });
+    match found {
+        Some(command) => in_netns(case, netns, &command),
+        None => format!("# remove from {}/{}: {}", rule.table, rule.chain, rule.text),
+    }
+}
+
+/// The command that puts `text` in the place of a rule.
+pub(super) fn replace(case: &Case<'_>, netns: Inum, rule: &RuleRef, text: &str) -> Option<String> {
+    let (table, chain, own) = located(case, netns, rule)?;
+    let command = firewall::replace_command(table, chain, own?, text)?;
+    Some(in_netns(case, netns, &command))
+}
+
+/// A rule where it was read; without a rule, the chain whose policy it is.
+pub(super) fn located<'a>(
+    case: &Case<'a>,
+    netns: Inum,
+    rule: &RuleRef,
+) -> Option<(&'a Table, &'a firewall::Chain, Option<&'a firewall::Rule>)> {
+    let is_its =
+        |t: &&Table| t.flavour == rule.flavour && t.family == rule.family && t.name == rule.table;
+    let mut tables = case.detail(netns)?.firewall.tables.iter().filter(is_its);
+    tables.find_map(|table| {
+        let chain = table.chains.iter().find(|c| c.name == rule.chain)?;
+        if rule.number.is_none() && rule.handle.is_none() {
+            return Some((table, chain, None));
+        }
+        let own = chain.rules.iter().find(|r| {
+            r.text == rule.text && (rule.number.is_none() || rule.number == Some(r.number))
+        })?;
+        Some((table, chain, Some(own)))
+    })
+}
