@@ -101,9 +101,9 @@ impl Site {
     ///
     /// # Panics
     ///
-    /// If it does not within a minute.
+    /// If it does not within three minutes.
     pub fn until(&self, host: &str, command: &str) {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_secs(180);
         loop {
             let ran = self.attempt(host, command);
             if ran.ok {

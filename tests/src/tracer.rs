@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use crate::{Journey, Lab, Pick, Place, Run, binary, version};
 
-/// How long a loaded machine may take for what takes milliseconds: a minute, or the seconds of
+/// How long a loaded machine may take for what takes milliseconds: three minutes, or the seconds of
 /// `PKTTRACE_TEST_PATIENCE`.
 static PATIENCE: LazyLock<Duration> = LazyLock::new(|| {
     let asked = std::env::var("PKTTRACE_TEST_PATIENCE").ok().and_then(|text| text.parse().ok());
-    Duration::from_secs(asked.unwrap_or(60))
+    Duration::from_secs(asked.unwrap_or(180))
 });
 
 /// Named namespaces beyond which the tracer may not watch all: it draws the line at 128 of any

@@ -179,14 +179,13 @@ fn faults_of_a_link_are_named_and_their_fixes_heal() {
 #[test]
 fn a_node_without_an_endpoint_of_its_own_says_whom_to_ask() {
     let lab = Lab::cluster();
-    let (found, code) = diagnose(&lab, "ext", &["--to", "192.168.50.12:30081"]);
-    let first = &found["findings"][0];
-    assert_eq!((&first["id"], code), (&"svc-no-local-endpoints".into(), Some(1)), "{found:#}");
-    assert_eq!(first["where"]["netns"], lab.netns("n2").as_str(), "{found:#}");
+    let found = ask(&lab, "ext", &["--to", "192.168.50.12:30081"]);
+    found.assert_first("svc-no-local-endpoints", &lab.netns("n2"));
+    let (first, json) = (found.first(), &found.json);
     let fix = first["fix"].as_array().expect("fix");
-    assert!(fix.iter().all(|f| f.as_str().is_some_and(|f| f.starts_with('#'))), "{found:#}");
-    assert!(first["fix"].to_string().contains("192.168.50.11"), "n1 has one: {found:#}");
-    assert_healthy(&lab, "ext", &["--to", "192.168.50.11:30081"]);
+    assert!(fix.iter().all(|f| f.as_str().is_some_and(|f| f.starts_with('#'))), "{json:#}");
+    assert!(first["fix"].to_string().contains("192.168.50.11"), "n1 has one: {json:#}");
+    ask(&lab, "ext", &["--to", "192.168.50.11:30081"]).assert_healthy();
 }
 
 #[test]

@@ -11,7 +11,7 @@ const BY_DESIGN: [&str; 2] = ["docker-isolation", "macvlan-host-isolation"];
 const FAST_STEP: usize = 6;
 
 /// Devices take a moment to carry again, and a busy machine may answer late.
-const LIMIT: Duration = Duration::from_secs(6);
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// Runs a job again until it succeeds, or for too long.
 fn eventually(lab: &Lab, job: &str, args: &[&str]) -> Ran {
@@ -199,6 +199,6 @@ fn a_broken_lab_goes_down() {
     assert!(ran.stderr.contains("is not active"), "{}", ran.stderr);
     let start = Instant::now();
     let ran = lab.run("down", &[]);
-    assert!(ran.ok && start.elapsed() < Duration::from_secs(10), "{}", ran.stderr);
+    assert!(ran.ok && start.elapsed() < 4 * LIMIT, "{}", ran.stderr);
     assert!(!std::path::Path::new(&format!("/run/netns/{}", lab.netns("n1"))).exists());
 }

@@ -18,8 +18,8 @@ use robust_support::{
 use serde_json::Value;
 
 /// Under a flood, what does not end by itself never ends. A machine that does other things too may
-/// take tens of times as long as one that does not.
-const PROMPT: Duration = Duration::from_secs(60);
+/// take a hundred times as long as one that does not.
+const PROMPT: Duration = Duration::from_secs(300);
 
 /// The BPF objects of one process, by the commands that find them again.
 #[derive(Debug, Default)]

@@ -13,7 +13,7 @@ use pkttrace::net::setns;
 use pkttrace_tests::{Journey, Lab, Pick, Tracer, icmp, udp};
 use serde_json::Value;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Traces what `traffic` makes, and returns the one packet that `pick` means.
 fn traced(lab: &Lab, options: &[&str], pick: &Pick, traffic: impl FnOnce()) -> Journey {

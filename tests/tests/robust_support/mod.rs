@@ -18,7 +18,7 @@ use pkttrace_tests::{Lab, binary};
 use serde_json::Value;
 
 /// How long a loaded machine may take for what takes moments.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Waits until `holds`.
 #[track_caller]

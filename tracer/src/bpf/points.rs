@@ -57,9 +57,13 @@ const fn within(module: &'static str, name: &'static str) -> Function {
     Function { name, module: Some(module) }
 }
 
-/// Every point. In the order in which they are attached: a hook's exit before its entry would
+/// Every point, with the function's prototype: the programs in `tracer-ebpf/src/programs/func.rs`
+/// read arguments by number, so one that moves has to be told to them. In the order in which they are attached: a hook's exit before its entry would
 /// show half a traversal, so nothing is followed before all are.
 pub(super) const POINTS: [Point; 12] = [
+    // int nf_hook_slow(struct sk_buff *skb, struct nf_hook_state *state,
+    //                  const struct nf_hook_entries *e, unsigned int s), since 4.14
+    //
     // State (hook, family, devices) at the entry; 1 at the exit when the packet goes on.
     Point {
         functions: &[core("nf_hook_slow")],
@@ -67,6 +71,9 @@ pub(super) const POINTS: [Point; 12] = [
         kprobes: &["kp_hook_enter", "kp_hook_exit"],
         when: When::Always,
     },
+    // unsigned int ipt_do_table(void *priv, struct sk_buff *skb, const struct nf_hook_state *state)
+    // before 5.16: (struct sk_buff *skb, const struct nf_hook_state *state, struct xt_table *table)
+    //
     // Table and verdict. Where the table is among the arguments: see `Layout`.
     Point {
         functions: &[within("ip_tables", "ipt_do_table")],
@@ -80,6 +87,8 @@ pub(super) const POINTS: [Point; 12] = [
         kprobes: &["kp_ip6t", "kr_ip6t"],
         when: When::Always,
     },
+    // unsigned int nft_do_chain(struct nft_pktinfo *pkt, void *priv), since 4.1
+    //
     // Table, base chain and verdict.
     Point {
         functions: &[within("nf_tables", "nft_do_chain")],
@@ -87,6 +96,8 @@ pub(super) const POINTS: [Point; 12] = [
         kprobes: &["kp_nft", "kr_nft"],
         when: When::Always,
     },
+    // unsigned int nf_conntrack_in(struct sk_buff *skb, const struct nf_hook_state *state), since 5.1
+    //
     // That conntrack looked, and found the packet invalid where it then has no connection.
     Point {
         functions: &[within("nf_conntrack", "nf_conntrack_in")],
@@ -94,6 +105,8 @@ pub(super) const POINTS: [Point; 12] = [
         kprobes: &["kp_conntrack", "kr_conntrack"],
         when: When::Always,
     },
+    // int __nf_conntrack_confirm(struct sk_buff *skb), since 2.6.13
+    //
     // A new connection, or the drop of one that clashes with another.
     Point {
         functions: &[within("nf_conntrack", "__nf_conntrack_confirm")],
@@ -101,6 +114,9 @@ pub(super) const POINTS: [Point; 12] = [
         kprobes: &["kp_confirm", "kr_confirm"],
         when: When::Always,
     },
+    // int ip_finish_output2(struct net *net, struct sock *sk, struct sk_buff *skb), since 4.4;
+    // ip6_finish_output2 alike
+    //
     // Route and neighbour of a packet in a namespace whose hooks have no functions; packets of
     // the node itself are met here before they wait for a neighbour.
     Point {
@@ -109,6 +125,8 @@ pub(super) const POINTS: [Point; 12] = [
         kprobes: &["kp_output"],
         when: When::WithoutLinks,
     },
+    // struct sk_buff *skb_clone(struct sk_buff *skb, gfp_t gfp_mask)
+    //
     // Identity: whose copy an skb is, should it become a journey of its own.
     Point {
         functions: &[core("skb_clone")],
@@ -116,12 +134,15 @@ pub(super) const POINTS: [Point; 12] = [
         kprobes: &["kp_clone", "kr_clone"],
         when: When::Always,
     },
+    // struct sk_buff *skb_copy(const struct sk_buff *skb, gfp_t gfp_mask), likewise
     Point {
         functions: &[core("skb_copy")],
         trampolines: &[("fn_copy", At::Exit)],
         kprobes: &[],
         when: When::Always,
     },
+    // int pskb_expand_head(struct sk_buff *skb, int nhead, int ntail, gfp_t gfp_mask)
+    //
     // Identity: the data moved, so its address no longer is the one remembered.
     Point {
         functions: &[core("pskb_expand_head")],
@@ -129,6 +150,8 @@ pub(super) const POINTS: [Point; 12] = [
         kprobes: &[],
         when: When::Always,
     },
+    // int icmp_glue_bits(void *from, char *to, int offset, int len, int odd, struct sk_buff *skb)
+    //
     // The sender is told. Not `__icmp_send`, which may come to nothing: this makes the message.
     // Its address is taken, so no compiler makes it part of another function.
     Point {
@@ -137,6 +160,9 @@ pub(super) const POINTS: [Point; 12] = [
         kprobes: &["kp_icmp"],
         when: When::Without("icmp_send"),
     },
+    // void br_flood(struct net_bridge *br, struct sk_buff *skb, enum br_pkt_type pkt_type,
+    //               bool local_rcv, bool local_orig), and a VLAN's id since 6.4
+    //
     // The bridge did not know the way.
     Point {
         functions: &[within("bridge", "br_flood")],
