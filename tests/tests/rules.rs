@@ -48,6 +48,74 @@ fn rules_of_nft_itself_are_named_as_nft_prints_them() {
 }
 
 #[test]
+fn the_rule_that_translates_is_named_whatever_accepts_behind_it() {
+    let lab = Lab::cluster();
+    lab.exec(
+        "n1",
+        "nft add table ip elsewhere && \
+         nft add chain ip elsewhere pre '{ type nat hook prerouting priority dstnat - 1; }' && \
+         nft add rule ip elsewhere pre ip daddr 10.96.66.6 counter dnat to 10.244.2.2 \
+            comment '\"to p3\"' && \
+         nft add chain ip elsewhere post '{ type nat hook postrouting priority srcnat - 1; }' && \
+         nft add rule ip elsewhere post ip daddr 10.244.2.2 snat to 10.244.1.0 && \
+         nft add table inet lax && \
+         nft add chain inet lax pre '{ type filter hook prerouting priority filter; }' && \
+         nft add rule inet lax pre accept comment '\"anything\"'",
+    );
+    let options = ["--dst", "10.96.66.6", "--proto", "icmp"];
+    let request = traced(&lab, &options, &icmp(8), || lab.ping("p1", "10.96.66.6"));
+    let hop = request.hops_at("n1/cni0/PREROUTING=dnat")[0].clone();
+    assert_eq!(hop["rule"]["table"], "elsewhere", "{request}");
+    assert_eq!(hop["rule"]["comment"], "to p3", "{request}");
+    // That address is flannel.1's own, so that it looks like masquerading.
+    assert_eq!(request.json["nat"][1]["kind"], "snat", "{request}");
+    assert!(request.json["path"].as_str().is_some_and(|p| p.contains("POSTROUTING SNAT")));
+}
+
+#[test]
+fn rules_of_a_table_made_anew_are_not_called_by_the_old_ones() {
+    let lab = Lab::cluster();
+    let load = |verdict: &str| {
+        lab.exec(
+            "n1",
+            &format!(
+                "nft 'add table inet reload; delete table inet reload; add table inet reload; \
+                 add chain inet reload front {{ type filter hook forward priority -10; }}; \
+                 add rule inet reload front icmp type echo-request {verdict} comment \"{verdict}\"'"
+            ),
+        )
+    };
+    load("accept");
+    let options = ["--dst", "10.244.2.2", "--proto", "icmp", "--no-replies", "--rules"];
+    let tracer = Tracer::start(&lab, &options);
+    for _ in 0..3 {
+        // The new rule has the old one's handle, and has not been read when the packet meets it.
+        load("drop");
+        lab.ping_fails("p1", "10.244.2.2");
+        load("accept");
+        lab.ping("p1", "10.244.2.2");
+    }
+    let met = |journey: &Journey| {
+        let rules = journey.hops_at("n1/FORWARD")[0]["rules"].as_array().cloned();
+        let rules = rules.unwrap_or_default().into_iter().filter(|r| r["table"] == "reload");
+        rules.filter(|r| r["handle"].is_u64()).collect::<Vec<Value>>()
+    };
+    let _ = lab.attempt("p1", "ping -n -c 12 -i 0.3 -W 1 10.244.2.2");
+    tracer.await_journey("the rule by its comment", |journey| {
+        met(journey).iter().any(|rule| rule["comment"] == "accept")
+    });
+    let run = tracer.finish();
+    let requests = run.all(&icmp(8));
+    assert!(requests.len() > 6);
+    for request in requests {
+        let rules = met(request);
+        let [rule] = &rules[..] else { panic!("{rules:?} {request}") };
+        let is_told = !rule["comment"].is_null();
+        assert!(!is_told || rule["comment"] == rule["verdict"], "{request}");
+    }
+}
+
+#[test]
 fn the_table_goes_with_the_process_however_it_ends() {
     let lab = Lab::cluster();
     let has_table = |pid: u32| {
@@ -100,7 +168,6 @@ const SERVICES: u16 = 5_000;
 const PACKETS: u16 = 1_000;
 const FIRST_PORT: u16 = 20_000;
 
-/// ClusterIP of Service `n`.
 #[test]
 fn a_translation_that_no_rule_makes_any_more_is_called_stale() {
     let lab = Lab::cluster();
@@ -146,6 +213,7 @@ fn a_translation_that_no_rule_makes_any_more_is_called_stale() {
     assert!(run.journeys.iter().filter_map(is_led).all(|note| !note.contains("stale")));
 }
 
+/// ClusterIP of Service `n`.
 fn service(n: u16) -> String {
     format!("10.97.{}.{}", n / 250, n % 250 + 1)
 }

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use crate::journey::Hook;
+use crate::journey::{Hook, NatKind};
 
 /// All rules of a namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -221,6 +221,22 @@ pub enum Target {
     Map(String),
     /// Not modelled, in its own words: may do anything.
     Other(String),
+}
+
+impl Target {
+    /// How it translates, if that is what it does.
+    #[must_use]
+    pub fn nat_kind(&self) -> Option<NatKind> {
+        Some(match self {
+            Self::Dnat { .. } => NatKind::Dnat,
+            Self::Snat { .. } => NatKind::Snat,
+            Self::Masquerade => NatKind::Masquerade,
+            Self::Redirect { .. } => NatKind::Redirect,
+            Self::Map(words) if words.starts_with("dnat ") => NatKind::Dnat,
+            Self::Map(words) if words.starts_with("snat ") => NatKind::Snat,
+            _ => return None,
+        })
+    }
 }
 
 /// A set of `ipset(8)`.

@@ -35,7 +35,7 @@ pub struct Hop {
     /// Its chain.
     pub chain: Option<String>,
     /// How many tables ran at the hook.
-    pub(super) tables: u8,
+    pub(crate) tables: u8,
     /// What ran at the hook, in order: tables, conntrack's look and confirmation.
     pub steps: Vec<String>,
     /// The rule that decided, where it is known.
@@ -51,7 +51,7 @@ pub struct Hop {
     /// What a forwarding database decided.
     pub fdb: Option<Fdb>,
     /// The bridge was seen sending it out by every port.
-    pub(super) is_flooded: bool,
+    pub(crate) is_flooded: bool,
     /// Tunnel that it enters or leaves.
     pub tunnel: Option<Tunnel>,
     /// Type and code of the ICMP error sent because of it.
@@ -78,7 +78,7 @@ pub struct Hop {
 
 impl Hop {
     /// A step of which nothing is known but its kind.
-    pub(super) fn at(stage: Stage) -> Self {
+    pub(crate) fn at(stage: Stage) -> Self {
         Self {
             ktime_ns: 0,
             stage,

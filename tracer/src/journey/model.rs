@@ -42,6 +42,32 @@ pub struct Journey {
     pub path: String,
 }
 
+#[cfg(test)]
+impl Journey {
+    /// A journey of these hops, for the tests of those who look at journeys.
+    pub(crate) fn of(first: Headers, hops: Vec<Hop>) -> Self {
+        Self {
+            id: 1,
+            start_ns: 0,
+            end_ns: 1,
+            first: Some(first),
+            quoted: None,
+            last_tuple: None,
+            len: first.len.into(),
+            parent: None,
+            fate: Fate::Delivered,
+            dropped: None,
+            is_complete: true,
+            lost_events: 0,
+            gaps: Vec::new(),
+            nat: Vec::new(),
+            hops,
+            un_nat: None,
+            path: String::new(),
+        }
+    }
+}
+
 /// What an answer has to become for whoever asked to know it as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnNat {
@@ -188,6 +214,12 @@ impl NatKind {
             Self::UnSnat => "un-snat",
             Self::UnDnat => "un-dnat",
         }
+    }
+
+    /// Of an answer, back to what it was before the translation.
+    #[must_use]
+    pub fn is_undoing(self) -> bool {
+        matches!(self, Self::UnSnat | Self::UnDnat)
     }
 
     /// The destination is what changed.

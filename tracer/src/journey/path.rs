@@ -34,6 +34,13 @@ pub(crate) fn path(journey: &Journey, state: &NetworkState) -> String {
     line.text
 }
 
+impl Journey {
+    /// Writes the path anew, when more is known by now than when it was written.
+    pub fn retell(&mut self, state: &NetworkState) {
+        self.path = path(self, state);
+    }
+}
+
 struct Line<'a> {
     state: &'a NetworkState,
     text: String,

@@ -5,6 +5,7 @@
 //! own: a netlink socket that owns the table that switches it on and receives what it tells.
 
 mod attribute;
+mod lives;
 mod passages;
 mod step;
 mod table;
@@ -16,6 +17,7 @@ use std::io;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 
 pub use attribute::Attribution;
+pub use lives::{Life, Lives};
 pub use step::{Step, Verdict, What};
 
 use crate::net::{Netns, setns};
@@ -42,6 +44,15 @@ pub struct Tracer {
     pub table: String,
     /// Bridged frames are traced too.
     pub has_bridge: bool,
+}
+
+/// What nftables tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// A packet has met something.
+    Step(Step),
+    /// The table of this family (`NFPROTO_*`) and name is gone.
+    TableGone(u8, String),
 }
 
 /// What [`Tracer::drain`] met beside steps.
@@ -83,24 +94,29 @@ impl Tracer {
         Ok(Some(Self { socket, buffer: Vec::with_capacity(DATAGRAM), table, has_bridge }))
     }
 
-    /// Hands the steps that wait to `take`, in the order in which they happened.
-    pub fn drain(&mut self, mut take: impl FnMut(Step)) -> Drained {
+    /// Hands what waits to be read to `take`, in the order in which it happened.
+    pub fn drain(&mut self, mut take: impl FnMut(Told)) -> Drained {
         let mut drained = Drained::default();
         loop {
             self.buffer.clear();
             match self.socket.recv(&mut self.buffer, 0) {
                 Ok(_) => {}
                 Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => {
-                    drained.overran = true;
+                    // A change of the rules may be among it.
+                    (drained.overran, drained.changed) = (true, true);
                     continue;
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(_) => break,
             }
             for message in wire::messages(&self.buffer) {
-                match Step::parse(&message) {
-                    Some(step) => take(step),
-                    None => drained.changed = true,
+                if let Some(step) = Step::parse(&message) {
+                    take(Told::Step(step));
+                    continue;
+                }
+                drained.changed = true;
+                if let Some(name) = table::deleted(&message) {
+                    take(Told::TableGone(message.family, name));
                 }
             }
         }

@@ -23,6 +23,8 @@ pub(super) struct Passage {
     pub(super) is_entry: bool,
     /// In order, without those of the own table.
     pub(super) steps: Vec<Step>,
+    /// The kernel's name for the packet, and whether it is a bridge's.
+    name: (u8, u32),
     is_claimed: bool,
 }
 
@@ -34,6 +36,43 @@ struct Netns {
     dropped: u64,
     /// The latest passage of each of the kernel's names, counted from the first ever.
     latest: HashMap<(u8, u32), u64>,
+    /// Those that were not claimed, by how they began, counted likewise, in order. Packets that
+    /// nobody follows are traced too: a journey must not look through theirs.
+    open: HashMap<Tuple, VecDeque<u64>>,
+}
+
+impl Netns {
+    fn begin(&mut self, passage: Passage) {
+        let number = self.dropped + self.passages.len() as u64;
+        self.open.entry(passage.headers.tuple).or_default().push_back(number);
+        self.latest.insert(passage.name, number);
+        self.passages.push_back(passage);
+    }
+
+    /// Lets go of the oldest one.
+    fn drop_front(&mut self) {
+        let Some(front) = self.passages.pop_front() else { return };
+        let number = self.dropped;
+        self.dropped += 1;
+        if !front.is_claimed {
+            self.close(&front.headers.tuple, number);
+        }
+        if self.latest.get(&front.name) == Some(&number) {
+            self.latest.remove(&front.name);
+        }
+    }
+
+    /// Nobody is to ask for it any more.
+    fn close(&mut self, tuple: &Tuple, number: u64) {
+        let Some(open) = self.open.get_mut(tuple) else { return };
+        // Nearly always the first.
+        if let Some(at) = open.iter().position(|n| *n == number) {
+            open.remove(at);
+        }
+        if open.is_empty() {
+            self.open.remove(tuple);
+        }
+    }
 }
 
 impl Passage {
@@ -66,12 +105,12 @@ impl Passages {
         let begins = is_entry || latest.as_ref().is_none_or(|passage| passage.has(&step));
         match (step.headers, latest) {
             (Some(headers), _) if begins => {
-                netns.latest.insert(name, netns.dropped + netns.passages.len() as u64);
-                netns.passages.push_back(Passage {
+                netns.begin(Passage {
                     headers,
                     family: step.family,
                     is_entry,
                     steps: if is_entry { Vec::new() } else { vec![step] },
+                    name,
                     is_claimed: false,
                 });
             }
@@ -79,32 +118,40 @@ impl Passages {
             _ => {}
         }
         if netns.passages.len() > KEPT {
-            netns.passages.pop_front();
-            netns.dropped += 1;
+            netns.drop_front();
         }
     }
 
-    /// Takes the first `limit` passages that are those of the packet `same` recognises.
+    /// Takes the first `limit` passages that began with one of `tuples` and are those of the
+    /// packet that `same` recognises. Translation of ports leaves an ICMP identifier that both
+    /// sides count as ports.
     pub(super) fn claim(
         &mut self,
         netns: Inum,
         limit: usize,
+        tuples: &[Tuple],
         same: impl Fn(&Passage) -> bool,
     ) -> Vec<Passage> {
         let Some(netns) = self.0.get_mut(&netns) else { return Vec::new() };
+        let mut numbers: Vec<u64> =
+            tuples.iter().filter_map(|t| netns.open.get(t)).flatten().copied().collect();
+        numbers.sort_unstable();
+        numbers.dedup();
         let mut claimed = Vec::new();
-        for passage in &mut netns.passages {
+        for number in numbers {
             if claimed.len() == limit {
                 break;
             }
-            if !passage.is_claimed && same(passage) {
-                passage.is_claimed = true;
-                claimed.push(passage.clone());
-            }
+            let at = number.checked_sub(netns.dropped).and_then(|at| usize::try_from(at).ok());
+            let passage = at.and_then(|at| netns.passages.get_mut(at)).filter(|p| same(p));
+            let Some(passage) = passage else { continue };
+            passage.is_claimed = true;
+            let passage = passage.clone();
+            netns.close(&passage.headers.tuple, number);
+            claimed.push(passage);
         }
         while netns.passages.front().is_some_and(|p| p.is_claimed) {
-            netns.passages.pop_front();
-            netns.dropped += 1;
+            netns.drop_front();
         }
         claimed
     }
@@ -130,17 +177,11 @@ pub(super) fn is_same(a: &Headers, b: &Headers) -> bool {
         }
 }
 
-/// Whether a passage began with this tuple. Translation of ports leaves an ICMP identifier that
-/// both sides count as ports.
-pub(super) fn began_as(passage: &Passage, tuples: &[Tuple]) -> bool {
-    tuples.contains(&passage.headers.tuple)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::event::{PayloadHead, Proto};
-    use crate::nftrace::{Verdict, What};
+    use crate::nftrace::{Life, Verdict, What};
 
     const OWN: &str = "pkttrace_1";
     const PACKETS: u32 = 2_000;
@@ -192,6 +233,7 @@ mod tests {
             iif: 1,
             oif: 0,
             headers,
+            life: Life::default(),
         };
         let mut steps = vec![step(OWN, "in", What::Policy, Some(headers(packet)))];
         for (chain, rules) in CHAINS {
@@ -230,8 +272,7 @@ mod tests {
             if over.len() > 40 || (waiting.is_empty() && under_way.is_empty() && !over.is_empty()) {
                 let packet = over.swap_remove(dice.roll(over.len()));
                 let asked = headers(packet);
-                let found = passages
-                    .claim(1, 1, |p| began_as(p, &[asked.tuple]) && is_same(&asked, &p.headers));
+                let found = passages.claim(1, 1, &[asked.tuple], |p| is_same(&asked, &p.headers));
                 let [passage] = &found[..] else { panic!("packet {packet}: {found:?}") };
                 let owners: Vec<u64> = passage
                     .steps
@@ -245,5 +286,25 @@ mod tests {
             }
         }
         assert_eq!(claimed, PACKETS);
+        let netns = &passages.0[&1];
+        assert!(netns.passages.is_empty(), "nothing is kept");
+        assert!(netns.open.is_empty() && netns.latest.is_empty(), "nothing is kept");
+    }
+
+    #[test]
+    fn packets_that_nobody_follows_are_kept_for_a_while_only() {
+        let mut passages = Passages::default();
+        let kept = u32::try_from(KEPT).unwrap();
+        for packet in 0..kept + 10 {
+            let mut headers = headers(packet);
+            headers.tuple.sport = (packet % 60_000) as u16;
+            let mut first = told(packet).remove(CHAINS.len() * 2);
+            (first.id, first.headers) = (packet, Some(headers));
+            passages.push(1, first, OWN);
+        }
+        let netns = &passages.0[&1];
+        assert_eq!((netns.passages.len(), netns.dropped), (KEPT, 10));
+        assert_eq!(netns.open.values().map(VecDeque::len).sum::<usize>(), KEPT);
+        assert!(!netns.open.contains_key(&Tuple { sport: 3, ..headers(0).tuple }));
     }
 }

@@ -1,5 +1,6 @@
 //! One step of a packet through a chain, as `NFT_MSG_TRACE` tells it.
 
+use super::lives::Life;
 use super::wire::{self, Message, SUBSYS_NFTABLES};
 use crate::event::{Headers, Packet};
 
@@ -31,6 +32,8 @@ pub struct Step {
     pub oif: u32,
     /// The packet's headers; told with the first step in each hooked chain.
     pub headers: Option<Headers>,
+    /// Which of the tables of this name it was.
+    pub life: Life,
 }
 
 /// What a step is about.
@@ -77,6 +80,7 @@ impl Step {
             iif: 0,
             oif: 0,
             headers: None,
+            life: Life::default(),
         };
         let (mut handle, mut kind) = (0, 0);
         let (mut network, mut transport): (&[u8], &[u8]) = (&[], &[]);

@@ -4,10 +4,11 @@
 //! It is owned by the socket that makes it (`NFT_TABLE_F_OWNER`, since 5.12): the kernel removes
 //! it with the socket, whatever ends the process.
 
-use super::wire::{BATCH_BEGIN, BATCH_END, Batch, SUBSYS_NFTABLES};
+use super::wire::{self, BATCH_BEGIN, BATCH_END, Batch, Message, SUBSYS_NFTABLES};
 
 const NEWTABLE: u16 = SUBSYS_NFTABLES << 8;
 const GETTABLE: u16 = SUBSYS_NFTABLES << 8 | 1;
+const DELTABLE: u16 = SUBSYS_NFTABLES << 8 | 2;
 const NEWCHAIN: u16 = SUBSYS_NFTABLES << 8 | 3;
 const NEWRULE: u16 = SUBSYS_NFTABLES << 8 | 6;
 const TABLE_F_OWNER: u32 = 2;
@@ -33,6 +34,13 @@ pub(super) fn list() -> Batch {
     let mut batch = Batch::default();
     batch.message(GETTABLE, libc::NLM_F_DUMP, libc::AF_UNSPEC, 0, |_| {});
     batch
+}
+
+/// The name of the table that a message says is gone.
+pub(super) fn deleted(message: &Message<'_>) -> Option<String> {
+    let is_name = |(kind, _): &(u16, &[u8])| *kind == NAME;
+    let name = || message.attributes().find(is_name).map(|(_, value)| wire::text(value));
+    (message.kind == DELTABLE).then(name).flatten()
 }
 
 /// The messages that make table `name` of `family`.

@@ -185,6 +185,7 @@ impl Live {
         self.routes.decide(&mut self.state, journey);
         if let Some(rules) = &mut self.rules {
             rules.attribute(journey, &self.state);
+            journey.retell(&self.state);
         }
     }
 

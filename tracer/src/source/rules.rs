@@ -8,12 +8,15 @@ use std::time::{Duration, Instant};
 use crate::firewall::{self, Destinations, Firewall};
 use crate::journey::{Journey, Nat, NatKind};
 use crate::net::{Inum, Netns, NetworkState, setns};
-use crate::nftrace::{Attribution, Tracer, Watch};
+use crate::nftrace::{Attribution, Lives, Told, Tracer, Watch};
 
 /// How long rules have to be left alone before they are read again: a restore is many changes.
 const SETTLED: Duration = Duration::from_millis(200);
 /// How often namespaces without rules are asked whether they have any by now.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// The rules of a namespace, and which tables there were when reading them began.
+type Read = (Inum, Firewall, Lives);
 
 /// Rules and what packets met of them.
 #[derive(Debug)]
@@ -32,8 +35,8 @@ pub(super) struct Rules {
     places: BTreeMap<Inum, Netns>,
     /// Being read.
     reading: BTreeSet<Inum>,
-    sender: Sender<(Inum, Firewall)>,
-    read: Receiver<(Inum, Firewall)>,
+    sender: Sender<Read>,
+    read: Receiver<Read>,
     overran: bool,
     notes: Vec<String>,
 }
@@ -131,21 +134,27 @@ impl Rules {
     /// Waits until the rules of all namespaces have been read.
     pub(super) fn settle(&mut self) {
         while !self.reading.is_empty() {
-            let Ok((netns, firewall)) = self.read.recv() else { return };
-            self.take(netns, &firewall);
+            let Ok((netns, firewall, lives)) = self.read.recv() else { return };
+            self.take(netns, &firewall, lives);
         }
     }
 
     /// Takes over what was told since, and follows changes.
     pub(super) fn turn(&mut self) {
         self.look();
-        while let Ok((netns, firewall)) = self.read.try_recv() {
-            self.take(netns, &firewall);
+        while let Ok((netns, firewall, lives)) = self.read.try_recv() {
+            self.take(netns, &firewall, lives);
         }
         for (netns, tracer) in &mut self.tracers {
             let (attribution, own) = (&mut self.attribution, tracer.table.clone());
-            let drained = tracer.drain(|step| attribution.push(*netns, step, &own));
-            self.overran |= drained.overran;
+            let drained = tracer.drain(|told| match told {
+                Told::Step(step) => attribution.push(*netns, step, &own),
+                Told::TableGone(family, table) => attribution.table_gone(*netns, family, &table),
+            });
+            if drained.overran {
+                self.overran = true;
+                attribution.lost(*netns);
+            }
             if drained.changed
                 && let Some(place) = self.places.get(netns)
             {
@@ -209,10 +218,10 @@ impl Rules {
         std::mem::take(&mut self.notes)
     }
 
-    fn take(&mut self, netns: Inum, firewall: &Firewall) {
+    fn take(&mut self, netns: Inum, firewall: &Firewall, lives: Lives) {
         self.reading.remove(&netns);
+        self.attribution.set_rules(netns, firewall, lives);
         self.cover_bridge(netns, firewall);
-        self.attribution.set_rules(netns, firewall);
         self.destinations.insert(netns, Destinations::of(firewall));
         match firewall.legacy() {
             Some(legacy) => _ = self.legacy.insert(netns, legacy),
@@ -229,6 +238,7 @@ impl Rules {
         }
         // First: its tables go with it, and have the same name.
         self.tracers.remove(&netns);
+        self.attribution.lost(netns);
         if let Some(place) = self.places.remove(&netns) {
             self.start(&place);
         }
@@ -238,12 +248,13 @@ impl Rules {
     fn read(&mut self, netns: Inum) {
         let Some(place) = self.places.get(&netns) else { return };
         let (path, sender) = (place.path.clone(), self.sender.clone());
+        let lives = self.attribution.lives(netns);
         self.reading.insert(netns);
         std::thread::spawn(move || {
             // A namespace that has gone has no rules.
             let firewall = firewall::read_in(&path, netns).unwrap_or_default();
             // Nobody to tell is no harm: the trace has ended.
-            let _ = sender.send((netns, firewall));
+            let _ = sender.send((netns, firewall, lives));
         });
     }
 }

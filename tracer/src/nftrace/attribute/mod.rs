@@ -1,12 +1,16 @@
 //! Rules to the hops at which a packet met them.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, HashMap};
 
-use super::passages::{Passages, began_as, is_same};
+use super::lives::{Life, Lives};
+use super::passages::{Passages, is_same};
 use super::{BRIDGE_FAMILY, Step, Verdict, What};
 use crate::event::Tuple;
 use crate::firewall::Firewall;
-use crate::journey::{self, Basis, Hook, Journey, Rule, Stage};
+use crate::journey::{self, Basis, Hook, Journey, NatKind, Rule, Stage};
 use crate::net::Inum;
 
 /// What was told and not yet asked for, with the rules as configured.
@@ -14,20 +18,32 @@ use crate::net::Inum;
 pub struct Attribution {
     passages: Passages,
     rules: BTreeMap<Inum, Index>,
+    lives: BTreeMap<Inum, Lives>,
 }
 
 /// The rules of a namespace by the kernel's names for them.
 #[derive(Debug, Default)]
 struct Index {
-    /// `NFPROTO_*`, table and handle to text and comment.
-    rules: HashMap<(u8, String, u64), (String, Option<String>)>,
+    /// `NFPROTO_*`, table and handle to the rule.
+    rules: HashMap<(u8, String, u64), Known>,
     /// `NFPROTO_*`, table and chain to the hook.
     hooks: HashMap<(u8, String, String), Hook>,
+    /// The tables' lives when the rules were read.
+    lives: Lives,
+}
+
+/// What is known of a rule by its configuration.
+#[derive(Clone, Debug, Default)]
+struct Known {
+    text: String,
+    comment: Option<String>,
+    /// How it translates, if it does.
+    nat: Option<NatKind>,
 }
 
 impl Index {
-    fn new(firewall: &Firewall) -> Self {
-        let mut index = Self::default();
+    fn new(firewall: &Firewall, lives: Lives) -> Self {
+        let mut index = Self { lives, ..Self::default() };
         for table in &firewall.tables {
             let Some(family) = family(&table.family) else { continue };
             for chain in &table.chains {
@@ -36,13 +52,24 @@ impl Index {
                 }
                 for rule in &chain.rules {
                     if let Some(handle) = rule.handle {
-                        let told = (rule.text.clone(), rule.comment.clone());
-                        index.rules.insert((family, table.name.clone(), handle), told);
+                        let known = Known {
+                            text: rule.text.clone(),
+                            comment: rule.comment.clone(),
+                            nat: rule.target.nat_kind(),
+                        };
+                        index.rules.insert((family, table.name.clone(), handle), known);
                     }
                 }
             }
         }
         index
+    }
+
+    /// The rule, if the table is still the one that was read: a new one of the same name gives
+    /// its handles from 1 again.
+    fn rule(&self, step: &Step, handle: u64) -> Option<&Known> {
+        let known = self.rules.get(&(step.family, step.table.clone(), handle));
+        known.filter(|_| self.lives.of(step.family, &step.table) == step.life)
     }
 
     /// The hook of a hooked chain; iptables' chains are named after theirs.
@@ -76,20 +103,41 @@ struct Traversal<'a> {
 }
 
 impl Attribution {
-    /// Takes over the rules of a namespace.
-    pub fn set_rules(&mut self, netns: Inum, firewall: &Firewall) {
-        self.rules.insert(netns, Index::new(firewall));
+    /// Takes over the rules of a namespace, which were read since its tables had these `lives`.
+    pub fn set_rules(&mut self, netns: Inum, firewall: &Firewall, lives: Lives) {
+        self.rules.insert(netns, Index::new(firewall, lives));
+    }
+
+    /// How often the tables of a namespace have been made anew, as far as was told.
+    #[must_use]
+    pub fn lives(&self, netns: Inum) -> Lives {
+        self.lives.get(&netns).cloned().unwrap_or_default()
     }
 
     /// Adds what the namespace's nftables told.
-    pub fn push(&mut self, netns: Inum, step: Step, own: &str) {
+    pub fn push(&mut self, netns: Inum, mut step: Step, own: &str) {
+        step.life = self
+            .lives
+            .get(&netns)
+            .map_or(Life::default(), |lives| lives.of(step.family, &step.table));
         self.passages.push(netns, step, own);
+    }
+
+    /// A table is gone: one that comes under its name has other rules.
+    pub fn table_gone(&mut self, netns: Inum, family: u8, table: &str) {
+        self.lives.entry(netns).or_default().end(family, table);
+    }
+
+    /// Something that was told was lost: any table may be another one by now.
+    pub fn lost(&mut self, netns: Inum) {
+        self.lives.entry(netns).or_default().end_all();
     }
 
     /// Forgets a namespace.
     pub fn forget(&mut self, netns: Inum) {
         self.passages.forget(netns);
         self.rules.remove(&netns);
+        self.lives.remove(&netns);
     }
 
     /// Names the rules at the hops of `journey`.
@@ -110,10 +158,9 @@ impl Attribution {
         let packet = journey.first;
         let mut claimed = Vec::new();
         for (is_bridge, is_entry) in [(true, true), (true, false), (false, true), (false, false)] {
-            claimed.extend(self.passages.claim(netns, limit, |passage| {
+            claimed.extend(self.passages.claim(netns, limit, &stay.tuples, |passage| {
                 (passage.family == BRIDGE_FAMILY) == is_bridge
                     && passage.is_entry == is_entry
-                    && began_as(passage, &stay.tuples)
                     // Of the outer packet, only the tuple is known.
                     && (is_encap || packet.is_some_and(|p| is_same(&p, &passage.headers)))
             }));
@@ -136,7 +183,9 @@ impl Attribution {
                     is_here
                 });
                 let here: Vec<Traversal<'_>> = here.collect();
-                name(&mut journey.hops[at], &here, index);
+                let translations = journey.nat.iter_mut().filter(|nat| nat.hop == at);
+                let kinds: Vec<&mut NatKind> = translations.map(|nat| &mut nat.kind).collect();
+                name(&mut journey.hops[at], kinds, &here, index);
             }
             if let Some(dropped) = rest.iter().find(|t| ends_in_drop(t)) {
                 name_drop(journey, stay, dropped, index);
@@ -163,7 +212,8 @@ fn stays(journey: &Journey) -> Vec<Stay> {
             last.netns == hop.netns && last.is_encap == hop.is_encap
         };
         // Where the outer tuple begins or ends, the old one is not that of this stay.
-        let before = if goes_on || hop.tuple.is_none() { now } else { None };
+        let is_same = goes_on || hop.tuple.is_none() || (at == 0 && !hop.is_encap);
+        let before = now.filter(|_| is_same);
         now = hop.tuple.or(now);
         let tuples = [before, now].into_iter().flatten();
         match stays.last_mut().filter(|_| goes_on) {
@@ -196,33 +246,41 @@ fn ends_in_drop(traversal: &Traversal<'_>) -> bool {
 }
 
 /// Writes what was met at a hop, and which of it decided: what dropped it, else what translated
-/// it, else what accepted it last.
-fn name(hop: &mut journey::Hop, traversals: &[Traversal<'_>], index: &Index) {
+/// it, else what accepted it last. A translation seen there is of the kind that its rule says:
+/// `snat` to the device's own address and `masquerade` look alike.
+fn name(
+    hop: &mut journey::Hop,
+    translations: Vec<&mut NatKind>,
+    traversals: &[Traversal<'_>],
+    index: &Index,
+) {
     if traversals.is_empty() {
         return;
     }
-    hop.rules.clear();
-    for traversal in traversals {
-        hop.rules.extend(rules(traversal, index));
+    let met: Vec<(Rule, Option<NatKind>)> =
+        traversals.iter().flat_map(|traversal| rules(traversal, index)).collect();
+    let last = |is_it: &dyn Fn(&Rule, Option<NatKind>) -> bool| {
+        met.iter().rev().find(|(rule, nat)| is_it(rule, *nat)).map(|(rule, _)| rule.clone())
+    };
+    let accepts = |r: &Rule| r.verdict == "accept" && r.handle.is_some();
+    let mut decided = last(&|r, _| r.verdict == "drop");
+    for kind in translations.into_iter().filter(|kind| !kind.is_undoing()) {
+        let of_its_end = |nat: NatKind| nat.is_destination() == kind.is_destination();
+        let is_it = |r: &Rule, nat: Option<NatKind>| accepts(r) && nat.is_some_and(of_its_end);
+        // Rules that are not known (yet) are told by the table of iptables.
+        let may_be = |r: &Rule, _| accepts(r) && r.text.is_empty() && r.table == "nat";
+        decided = decided.or_else(|| last(&is_it)).or_else(|| last(&may_be));
+        let said = met.iter().rev().find(|(rule, nat)| is_it(rule, *nat));
+        *kind = said.and_then(|(_, nat)| *nat).unwrap_or(*kind);
     }
-    let decided = |verdict: &str| hop.rules.iter().rev().find(|r| r.verdict == verdict);
-    let translated = || {
-        let nat = |r: &&Rule| r.table == "nat" && r.verdict == "accept" && r.handle.is_some();
-        hop.rules.iter().rev().find(nat)
-    };
-    let accepted = || {
-        let explicit = |r: &&Rule| r.verdict == "accept" && r.handle.is_some();
-        hop.rules.iter().rev().find(explicit)
-    };
-    hop.rule = decided("drop")
-        .or_else(|| if hop.tuple.is_some() { translated() } else { None })
-        .or_else(accepted)
-        .or_else(|| decided("accept"))
-        .cloned();
+    hop.rule = decided
+        .or_else(|| last(&|r, _| accepts(r)))
+        .or_else(|| last(&|r, _| r.verdict == "accept"));
+    hop.rules = met.into_iter().map(|(rule, _)| rule).collect();
 }
 
-/// The rules of a traversal, each with the chains that lead to it.
-fn rules(traversal: &Traversal<'_>, index: &Index) -> Vec<Rule> {
+/// The rules of a traversal, each with the chains that lead to it, and how it translates.
+fn rules(traversal: &Traversal<'_>, index: &Index) -> Vec<(Rule, Option<NatKind>)> {
     let mut via: Vec<String> = Vec::new();
     let mut rules = Vec::new();
     for step in traversal.steps {
@@ -230,24 +288,22 @@ fn rules(traversal: &Traversal<'_>, index: &Index) -> Vec<Rule> {
         if let Some(depth) = via.iter().position(|chain| *chain == step.chain) {
             via.truncate(depth);
         }
-        let (handle, text, comment) = match step.what {
+        let (handle, known) = match step.what {
             What::Return => continue,
             What::Policy => {
                 let policy = if step.verdict == Verdict::Drop { "drop" } else { "accept" };
-                (None, format!("policy {policy}"), None)
+                (None, Known { text: format!("policy {policy}"), ..Known::default() })
             }
             What::Rule(handle) => {
-                let known = index.rules.get(&(step.family, step.table.clone(), handle)).cloned();
-                let (text, comment) = known.unwrap_or_default();
-                (Some(handle), text, comment)
+                (Some(handle), index.rule(step, handle).cloned().unwrap_or_default())
             }
         };
-        rules.push(Rule {
+        let rule = Rule {
             table: step.table.clone(),
             chain: step.chain.clone(),
             handle,
-            text,
-            comment,
+            text: known.text,
+            comment: known.comment,
             via: via.clone(),
             verdict: match &step.verdict {
                 Verdict::Accept => "accept".to_owned(),
@@ -258,7 +314,8 @@ fn rules(traversal: &Traversal<'_>, index: &Index) -> Vec<Rule> {
                 Verdict::Chain(chain) => format!("jump {chain}"),
             },
             basis: Basis::Seen,
-        });
+        };
+        rules.push((rule, known.nat));
         if let Verdict::Chain(_) = &step.verdict {
             via.push(step.chain.clone());
         }
@@ -276,7 +333,7 @@ fn name_drop(journey: &mut Journey, stay: &Stay, dropped: &Traversal<'_>, index:
     point.hook = dropped.hook.or(point.hook);
     let hop = &mut journey.hops[point.hop];
     hop.hook = point.hook;
-    name(hop, std::slice::from_ref(dropped), index);
+    name(hop, Vec::new(), std::slice::from_ref(dropped), index);
 }
 
 /// The drop names the rule too that the hop of its hook names.
