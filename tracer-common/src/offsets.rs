@@ -87,6 +87,12 @@ pub struct KernelOffsets {
     pub nhc_gw: u16,
     /// `fib6_result.nh` (a `fib6_nh *`)
     pub fib6_result_nh: u16,
+    /// `fib6_result.f6i` (a `fib6_info *`)
+    pub fib6_result_f6i: u16,
+    /// `fib6_result.fib6_type`
+    pub fib6_result_type: u16,
+    /// `net.ipv6.fib6_null_entry` (a `fib6_info *`)
+    pub net_fib6_null_entry: u16,
     /// `fib6_table.tb6_id`
     pub fib6_table_id: u16,
     /// `neighbour.dev`
@@ -96,7 +102,7 @@ pub struct KernelOffsets {
     /// `neighbour.primary_key`
     pub neigh_key: u16,
     /// Zero; keeps the size a multiple of eight.
-    pub reserved: [u16; 2],
+    pub reserved: [u16; 3],
 }
 
 /// Facts about tracepoints and options, beside the offsets.
@@ -120,5 +126,5 @@ pub struct Options {
     pub queue_purge: u32,
 }
 
-const _: () = assert!(size_of::<KernelOffsets>() == 44 * 2);
+const _: () = assert!(size_of::<KernelOffsets>() == 48 * 2);
 const _: () = assert!(size_of::<Options>() == 24);

@@ -6,6 +6,7 @@ use tracer_common::Probe;
 use tracer_common::event::{
     DETAIL_LEN, DeviceDetail, FibDetail, FreeDetail, IcmpDetail, NeighDetail, Tracked, flags, state,
 };
+use tracer_common::offsets::ABSENT;
 
 use crate::config::{offset, option};
 use crate::emit::{Site, emit, emit_note};
@@ -18,6 +19,18 @@ type Ptr = *const u8;
 /// Below this lie user addresses and small numbers: `skb->dev` shares its place with other things
 /// once a socket has the skb.
 const KERNEL_SPACE: u64 = 0xffff_8000_0000_0000;
+
+/// What a look-up of a route may end in, negated errno.
+const EAGAIN: i32 = -11;
+const EACCES: i32 = -13;
+const EINVAL: i32 = -22;
+const ENETUNREACH: i32 = -101;
+const EHOSTUNREACH: i32 = -113;
+/// `RTN_*` of routes that refuse.
+const RTN_BLACKHOLE: u8 = 6;
+const RTN_UNREACHABLE: u8 = 7;
+const RTN_PROHIBIT: u8 = 8;
+const RTN_THROW: u8 = 9;
 
 fn place_of(dev: Kptr<true>) -> (u32, u32) {
     (netns_of(dev), ifindex(dev))
@@ -194,15 +207,41 @@ pub fn fib6(ctx: BtfTracePointContext) -> i32 {
     let Some(entry) = current_entry(current.skb) else { return 0 };
     let result = Kptr::<true>::new(ctx.arg::<Ptr>(1));
     let table = Kptr::<true>::new(ctx.arg::<Ptr>(2));
-    let nh = result.follow(offset!(fib6_result_nh));
-    let detail = FibDetail {
+    let mut detail = FibDetail {
         table: table.load(offset!(fib6_table_id)),
-        // `fib6_nh` begins with its `fib_nh_common`.
-        ifindex: ifindex(nh.follow(offset!(nhc_dev))),
+        err: fib6_error(Kptr::<true>::new(ctx.arg::<Ptr>(0)), result),
         ..FibDetail::default()
     };
+    if detail.err == 0 {
+        // `fib6_nh` begins with its `fib_nh_common`.
+        detail.ifindex = ifindex(result.follow(offset!(fib6_result_nh)).follow(offset!(nhc_dev)));
+    }
     emit_note(entry, entry_site(entry, Probe::Fib6), detail);
     0
+}
+
+/// The error that a look-up of IPv6 ends in, which the tracepoint does not have: a table without a
+/// route answers with the namespace's null entry, and the type of others says the rest
+/// (`ip6_rt_type_to_error`).
+#[inline(always)]
+fn fib6_error(net: Kptr<true>, result: Kptr<true>) -> i32 {
+    if offset!(net_fib6_null_entry) != ABSENT && offset!(fib6_result_f6i) != ABSENT {
+        let found: u64 = result.load(offset!(fib6_result_f6i));
+        let null: u64 = net.load(offset!(net_fib6_null_entry));
+        if found == null {
+            return ENETUNREACH;
+        }
+    }
+    if offset!(fib6_result_type) == ABSENT {
+        return 0;
+    }
+    match result.load::<u8>(offset!(fib6_result_type)) {
+        RTN_BLACKHOLE => EINVAL,
+        RTN_UNREACHABLE => EHOSTUNREACH,
+        RTN_PROHIBIT => EACCES,
+        RTN_THROW => EAGAIN,
+        _ => 0,
+    }
 }
 
 /// `trace_neigh_create(struct neigh_table *tbl, struct net_device *dev, const void *pkey, …)`,

@@ -356,12 +356,14 @@ impl<'a> Walk<'a> {
         // The event brings no packet: the family is that of what is under way.
         let tuple = if self.is_encap { self.outer } else { self.tuple };
         let is_v6 = tuple.map_or(e.protocol == 0x86dd, |t| t.dst.is_ipv6());
-        let neigh = Neigh {
-            key: address(&d.key, is_v6),
-            nud_state: d.nud_state,
-            is_waiting: d.waiting != 0,
-            outcome: None,
-        };
+        let key = address(&d.key, is_v6);
+        // Nobody is asked for a group's address (`arp_mc_map`, `ndisc_mc_map`): its entry is that
+        // of the question for the packet's neighbour, which is sent meanwhile.
+        if d.nud_state == 0 && key.is_multicast() {
+            return;
+        }
+        let neigh =
+            Neigh { key, nud_state: d.nud_state, is_waiting: d.waiting != 0, outcome: None };
         if let Some(last) = self.hops.last_mut()
             && last.neigh.is_some_and(|n| n.key == neigh.key)
         {

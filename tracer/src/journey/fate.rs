@@ -5,12 +5,12 @@ use std::net::IpAddr;
 use tracer_common::event::FreeDetail;
 
 use super::{
-    DropPoint, Fate, Freed, Hook, Hop, Stage, Verdict,
+    DropPoint, Fate, Freed, Hook, Hop, Layer, Stage, Verdict,
     assemble::{Ending, Place, Walk},
 };
 use crate::{
     event::{Event, Headers, L4, Proto, Tcp, Tuple},
-    net::{Inum, NetworkState},
+    net::{DeviceKind, Inum, NetworkState},
 };
 
 /// What the kernel writes when it gives no reason.
@@ -93,7 +93,7 @@ impl Walk<'_> {
         if is_maybe_hook && self.open_hook().is_some() {
             hook = self.decide(Verdict::Drop);
         } else if is_by_netfilter {
-            hook = self.infer_hook();
+            hook = self.infer_hook(self.bridge_above(e).is_some());
             self.blame(e, hook);
         }
         // A reason of its own inside a hook says nothing of the verdict.
@@ -127,12 +127,23 @@ impl Walk<'_> {
         }
     }
 
+    /// The bridge that the device of an event is a port of.
+    fn bridge_above(&self, e: &Event) -> Option<u32> {
+        let master = self.state.device(e.netns, e.ifindex)?.master?;
+        let is_bridge = self.state.device(e.netns, master)?.kind == DeviceKind::Bridge;
+        is_bridge.then_some(master)
+    }
+
     /// The hop of a hook that was not seen, with the devices that the rules saw: the kernel's own
     /// is the port for a bridged frame, and the one it came in by where it is forwarded.
     fn unseen_hook(&self, e: &Event, hook: Option<Hook>) -> Hop {
         let hop = self.hop(e, Stage::Netfilter);
         let before = self.hops.iter().rev().take_while(|h| h.netns == e.netns);
         let bridged = before.clone().find(|h| h.layer.is_some());
+        if let Some(bridge) = self.bridge_above(e).filter(|_| self.hops.is_empty()) {
+            let (dev, layer) = (self.dev(e.netns, bridge), Some(Layer::Bridge));
+            return Hop { out_dev: dev.clone(), dev, layer, ..hop };
+        }
         if let Some(bridged) = bridged.filter(|_| self.port.is_some()) {
             let dev = bridged.dev.clone();
             let out_dev = dev.clone().filter(|_| hook == Some(Hook::Forward));

@@ -28,7 +28,7 @@ pub fn decide(hops: &mut [Hop], state: &NetworkState, is_fresh: bool) {
             continue;
         }
         let decided = match hops[at].stage {
-            Stage::Bridge => bridge(&hops[at], state, is_fresh),
+            Stage::Bridge => bridge(&hops[at], left_for(&hops[at..]), state, is_fresh),
             Stage::Encap => tunnel(&hops[at], sent_to(&hops[..at]), state, is_fresh),
             Stage::Drop if reason(&hops[at]) == Some("NO_TX_TARGET") => {
                 no_target(sent_to(&hops[..at]), state, is_fresh)
@@ -61,9 +61,18 @@ fn origin(entry: &FdbEntry) -> &'static str {
     }
 }
 
+/// Where the frame that crosses a bridge is addressed to when it leaves: a translation of its
+/// destination on behalf of the bridge gives it another address than it came with
+/// (`br_nf_pre_routing_finish_bridge`).
+fn left_for(hops: &[Hop]) -> Option<Mac> {
+    let (bridge, after) = hops.split_first()?;
+    let mut here = after.iter().take_while(|h| h.netns == bridge.netns);
+    here.find(|h| h.stage == Stage::Queue && h.dev == bridge.out_dev)?.frame.map(|f| f.dst)
+}
+
 /// A frame that crossed a bridge from port to port.
-fn bridge(hop: &Hop, state: &NetworkState, is_fresh: bool) -> Option<Fdb> {
-    let mac = hop.frame?.dst;
+fn bridge(hop: &Hop, left_for: Option<Mac>, state: &NetworkState, is_fresh: bool) -> Option<Fdb> {
+    let mac = left_for.or(hop.frame.map(|f| f.dst))?;
     let undecided = Fdb { mac, way: None, entry: None };
     if mac == BROADCAST {
         return Some(Fdb { way: Some(FdbWay::Broadcast), ..undecided });
@@ -193,6 +202,19 @@ mod tests {
         assert_eq!(hops[0].fdb.as_ref().unwrap().entry, Some("learned"));
         let elsewhere = vec![entry(2, B, Some(1), None)];
         assert_eq!(decided(&mut [hop(Stage::Bridge, B)], elsewhere, true), None);
+    }
+
+    #[test]
+    fn a_frame_is_looked_up_by_the_address_that_it_left_with() {
+        let known = vec![entry(3, A, Some(1), None), entry(3, B, Some(1), None)];
+        let left = Hop {
+            dev: hop(Stage::Bridge, A).out_dev,
+            frame: Some(Frame { src: A, dst: B }),
+            ..hop(Stage::Queue, B)
+        };
+        let mut hops = [hop(Stage::Bridge, A), left];
+        decide(&mut hops, &state(known), true);
+        assert_eq!(hops[0].fdb.as_ref().map(|f| (f.mac, f.way)), Some((B, Some(FdbWay::Port))));
     }
 
     #[test]

@@ -230,12 +230,16 @@ impl Walk<'_> {
 
     /// The hook that dropped a packet between hooks that were seen: the one that comes after the
     /// last of them. `INPUT` and `POSTROUTING` have none after them; there, conntrack's
-    /// confirmation runs behind our last function.
-    pub(super) fn infer_hook(&self) -> Option<Hook> {
+    /// confirmation runs behind our last function. Of a packet that was not seen before, it is the
+    /// first hook of those that are made here; a copy that a bridge was about to send out of a
+    /// port has been through PREROUTING as what it was copied from.
+    pub(super) fn infer_hook(&self, is_at_port: bool) -> Option<Hook> {
         let last = self.hops.iter().rev().find(|h| {
             matches!(h.stage, Stage::Netfilter | Stage::Route | Stage::Rx | Stage::Decap)
         });
-        let Some(hop) = last else { return Some(Hook::Output) };
+        let Some(hop) = last else {
+            return Some(if is_at_port { Hook::Forward } else { Hook::Output });
+        };
         match (hop.stage, &hop.route) {
             (Stage::Route, Some(route)) => Some(match route.kind {
                 super::RouteKind::Local => Hook::Input,

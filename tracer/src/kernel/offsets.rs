@@ -80,10 +80,13 @@ pub fn find(btf: &KernelBtf) -> Result<KernelOffsets, Error> {
         nhc_gw_family: of.need("fib_nh_common", "nhc_gw_family")?,
         nhc_gw: of.need("fib_nh_common", "nhc_gw")?,
         fib6_result_nh: of.any("fib6_result", &["nh"]),
+        fib6_result_f6i: of.any("fib6_result", &["f6i"]),
+        fib6_result_type: of.any("fib6_result", &["fib6_type"]),
+        net_fib6_null_entry: of.any("net", &["ipv6.fib6_null_entry"]),
         fib6_table_id: of.any("fib6_table", &["tb6_id"]),
         neigh_dev: of.need("neighbour", "dev")?,
         neigh_state: of.need("neighbour", "nud_state")?,
         neigh_key: of.need("neighbour", "primary_key")?,
-        reserved: [0; 2],
+        reserved: [0; 3],
     })
 }
