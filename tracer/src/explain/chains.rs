@@ -77,7 +77,7 @@ pub(super) fn entries() -> Vec<Entry> {
             "Traffic between pods returns from it with its addresses as they are.",
             "flanneld with --ip-masq.",
             "iptables -t nat -S FLANNEL-POSTRTG"),
-        entry("CNI-HOSTPORT-*", &[], "Translates ports of the node to ports of a pod.",
+        entry("CNI-HOSTPORT-*", &["CNI-DN-*", "CNI-SN-*"], "Translates ports of the node to ports of a pod.",
             "A connection to the node's address and that port ends up in the pod.",
             "The portmap CNI plugin, for hostPort.",
             "iptables -t nat -S CNI-HOSTPORT-DNAT"),

@@ -74,9 +74,12 @@ fn look(fault: &Fault) -> String {
 }
 
 fn sentence(text: &str) -> String {
+    // The name of a host of the lab stays as it is.
+    let is_name =
+        text.split([' ', '\'']).next().is_some_and(|w| w.contains(|c: char| c.is_ascii_digit()));
     let mut letters = text.chars();
-    let first = letters.next().into_iter().flat_map(char::to_uppercase);
-    let text: String = first.chain(letters).collect();
+    let first = letters.next().filter(|_| !is_name).into_iter().flat_map(char::to_uppercase);
+    let text: String = if is_name { text.to_owned() } else { first.chain(letters).collect() };
     if text.ends_with(['.', ')']) { text } else { text + "." }
 }
 
@@ -84,6 +87,12 @@ fn sentence(text: &str) -> String {
 mod tests {
     use super::super::lookup;
     use super::*;
+
+    #[test]
+    fn sentences_begin_with_a_capital_but_for_names() {
+        assert_eq!(sentence("the Service has no endpoints"), "The Service has no endpoints.");
+        assert_eq!(sentence("n1's FORWARD policy is DROP"), "n1's FORWARD policy is DROP.");
+    }
 
     #[test]
     fn every_id_is_explained() {

@@ -13,8 +13,10 @@ pub fn hop(journey: &Journey, hop: &Hop) -> Option<String> {
     if let Some(nat) = journey.nat.iter().find(|nat| nat.hop == hop.n) {
         return Some(translated(nat));
     }
-    if let Some(entry) = hop.chain.as_deref().and_then(lookup) {
-        return Some(format!("{}: {}", entry.word, entry.what));
+    if let Some((chain, entry)) = hop.chain.as_deref().and_then(|c| Some((c, chain(c)?))) {
+        let drops = hop.verdict.as_deref() == Some("drop");
+        let end = if drops { " It drops the packet." } else { "" };
+        return Some(format!("{chain}: {}{end}", entry.what));
     }
     Some(match (hop.stage.as_str(), hop.hook.as_deref()) {
         ("netfilter", Some(hook)) => at_hook(hook, hop).to_owned(),
@@ -27,6 +29,12 @@ pub fn hop(journey: &Journey, hop: &Hop) -> Option<String> {
         ("route", _) => routed(hop),
         (stage, _) => lookup(stage)?.what.into_owned(),
     })
+}
+
+/// What is known of a chain that somebody made; the hooks' own are told by what they do to this
+/// packet.
+fn chain(name: &str) -> Option<super::Entry> {
+    lookup(name).filter(|entry| entry.group == super::CHAINS)
 }
 
 fn dropped(journey: &Journey) -> Option<String> {
@@ -58,7 +66,15 @@ fn translated(nat: &Nat) -> String {
 
 fn at_hook(hook: &str, hop: &Hop) -> &'static str {
     if hop.verdict.as_deref() == Some("drop") {
-        return "A rule, or the chain's policy, drops it at this hook: `--rules` names the rule.";
+        return match &hop.rule {
+            Some(rule) if rule.handle.is_none() && rule.text == "policy drop" => {
+                "No rule of the chain accepts it, and the policy at the chain's end drops it."
+            }
+            Some(_) => "This rule drops it.",
+            None => {
+                "A rule, or the chain's policy, drops it at this hook: `--rules` names the rule."
+            }
+        };
     }
     match hook {
         "prerouting" => {

@@ -47,6 +47,9 @@ pub struct Table {
     pub entries: fn() -> Vec<Entry>,
 }
 
+/// The table of chains.
+const CHAINS: &str = "firewall chains";
+
 /// All tables. The first one that knows a word explains it.
 pub const TABLES: &[Table] = &[
     Table { group: "stages", entries: stages::stages },
@@ -54,7 +57,8 @@ pub const TABLES: &[Table] = &[
     Table { group: "fates", entries: stages::fates },
     Table { group: "translations", entries: stages::translations },
     Table { group: "Linux networking", entries: primitives::entries },
-    Table { group: "firewall chains", entries: chains::entries },
+    Table { group: "conntrack states", entries: stages::states },
+    Table { group: CHAINS, entries: chains::entries },
     Table { group: "drop reasons", entries: drops::entries },
     Table { group: "findings and faults", entries: findings::entries },
 ];
@@ -192,7 +196,8 @@ mod tests {
             ("KUBE-SERVICES", "KUBE-SERVICES"),
             ("KUBE-ROUTER-FORWARD", "KUBE-ROUTER-*"),
             ("CNI-HOSTPORT-DNAT", "CNI-HOSTPORT-*"),
-            ("CNI-DN-0f3a", "CNI-*"),
+            ("CNI-DN-0f3a", "CNI-HOSTPORT-*"),
+            ("CNI-0f3a", "CNI-*"),
             ("cali-FORWARD", "cali-*"),
             ("DOCKER-ISOLATION-STAGE-2", "DOCKER-ISOLATION-STAGE-2"),
         ] {

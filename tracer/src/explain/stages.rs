@@ -153,3 +153,30 @@ pub(super) fn translations() -> Vec<Entry> {
             "conntrack -L"),
     ]
 }
+
+/// What conntrack finds, as the timeline and rules say it.
+#[rustfmt::skip]
+pub(super) fn states() -> Vec<Entry> {
+    vec![
+        entry("new", &[], "Connection tracking knows no connection that the packet belongs to: it begins one.",
+            "Only such packets meet the rules of the nat table; what they decide holds for the connection.",
+            "A Service's endpoint is chosen by this packet alone.",
+            "conntrack -E -e NEW"),
+        entry("established", &["assured", "seen-reply"], "The packet belongs to a connection that is known.",
+            "It is translated as the connection's first packet was, whatever the rules say by now.",
+            "KUBE-FORWARD lets it through; after a change of endpoints, old connections go on to the old one.",
+            "conntrack -L"),
+        entry("related", &[], "The packet belongs to another connection: an ICMP error about it, or one that it announced (FTP).",
+            "It may pass where the connection may; a rule that drops it hides errors such as fragmentation-needed.",
+            "Path MTU discovery from a pod through an overlay depends on it.",
+            "conntrack -L expect"),
+        entry("invalid", &[], "The packet fits no connection, and may not begin one.",
+            "A wrong checksum, a sequence number out of window, or an answer whose question went another way.",
+            "KUBE-FORWARD drops it: look for asymmetric routes and broken checksum offload.",
+            "conntrack -S; sysctl net.netfilter.nf_conntrack_log_invalid"),
+        entry("untracked", &["notrack"], "Connection tracking was told to leave the packet alone.",
+            "A rule in the raw table says NOTRACK; neighbour discovery is never tracked. It is not translated.",
+            "Calico and Cilium do so for some traffic of the node; a Service's address stays as it is then.",
+            "iptables -t raw -S; nft list ruleset | grep notrack"),
+    ]
+}

@@ -174,7 +174,10 @@ fn processes(skipped: &mut Vec<Skipped>) -> Result<BTreeMap<Inum, Vec<u32>>, Err
     by_netns.remove(&0);
     by_netns.values_mut().for_each(|pids| pids.sort_unstable());
     if denied > 0 {
-        let what = format!("the network namespaces of {denied} processes");
+        let what = match denied {
+            1 => "the network namespace of 1 process".to_owned(),
+            n => format!("the network namespaces of {n} processes"),
+        };
         skipped.push(Skipped { what, why });
     }
     Ok(by_netns)

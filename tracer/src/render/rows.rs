@@ -216,7 +216,7 @@ fn rule_detail(hop: &Hop) -> Option<String> {
     chains.push(rule.chain.clone());
     let text = match (rule.text.is_empty(), rule.handle) {
         (true, Some(handle)) => format!("rule handle {handle}"),
-        _ => short_rule(&rule.text, &rule.chain),
+        _ => short_rule(&rule.text, &rule.chain, rule.comment.as_deref()),
     };
     // The rule nearest to the end of the path that says something.
     let led = |(from, to): (&String, &String)| {
@@ -227,22 +227,43 @@ fn rule_detail(hop: &Hop) -> Option<String> {
     let steps = rule.via.iter().zip(chains.iter().skip(1));
     let comment = rule.comment.as_ref().or_else(|| steps.rev().find_map(led));
     let comment = comment.map(|c| format!("  \"{c}\"")).unwrap_or_default();
-    let doubt = if rule.basis == "candidate" { "perhaps " } else { "" };
-    Some(format!("{doubt}{}/{}: {text}{comment}", rule.table, chains.join(" → ")))
+    // Only rules of iptables-legacy are not seen at work; nft may have a table of the same name.
+    let (whose, how) = match rule.basis.as_str() {
+        "candidate" => ("perhaps iptables-legacy ", ""),
+        "computed" => ("iptables-legacy ", "  (computed)"),
+        _ => ("", ""),
+    };
+    Some(format!("{whose}{}/{}: {text}{comment}{how}", rule.table, chains.join(" → ")))
 }
 
 /// A rule without its chain and its comments (Calico writes two), which are shown beside it.
-fn short_rule(text: &str, chain: &str) -> String {
+fn short_rule(text: &str, chain: &str, comment: Option<&str>) -> String {
     const COMMENT: &str = "-m comment --comment ";
-    let mut text = text.strip_prefix(&format!("-A {chain} ")).unwrap_or(text).to_owned();
+    let Some(rest) = text.strip_prefix(&format!("-A {chain} ")) else {
+        // nft prints it at the end.
+        let comment = comment.map(|comment| format!(" comment \"{comment}\"")).unwrap_or_default();
+        return text.strip_suffix(&comment).unwrap_or(text).to_owned();
+    };
+    let mut text = rest.to_owned();
     while let Some((before, rest)) = text.split_once(COMMENT) {
-        let after = match rest.strip_prefix('"') {
-            Some(quoted) => quoted.split_once("\" ").map_or("", |(_, after)| after),
-            None => rest.split_once(' ').map_or("", |(_, after)| after),
-        };
-        text = format!("{before}{after}");
+        text = format!("{before}{}", behind_word(rest));
     }
-    text
+    text.trim_end().to_owned()
+}
+
+/// What follows the first word, which may be in quotes; those in it are escaped
+/// (`xtables_save_string`).
+fn behind_word(text: &str) -> &str {
+    let Some(quoted) = text.strip_prefix('"') else {
+        return text.split_once(' ').map_or("", |(_, after)| after);
+    };
+    let mut is_escaped = false;
+    let end = quoted.find(|c| {
+        let is_end = c == '"' && !is_escaped;
+        is_escaped = c == '\\' && !is_escaped;
+        is_end
+    });
+    end.and_then(|end| quoted.get(end + 1..)).unwrap_or_default().trim_start()
 }
 
 fn route_detail(hop: &Hop) -> Option<String> {
@@ -341,9 +362,18 @@ mod tests {
     fn a_rule_is_shown_without_chain_and_comments() {
         let calico = "-A cali-tw-cali12ab -m comment --comment \"cali:y1a2B3c4D5e6F7g8\" -m comment \
                       --comment \"Drop if no policies passed packet\" -m mark --mark 0x0/0x20000 -j DROP";
-        assert_eq!(short_rule(calico, "cali-tw-cali12ab"), "-m mark --mark 0x0/0x20000 -j DROP");
-        let plain = "-A FORWARD -m comment --comment word -j ACCEPT";
-        assert_eq!(short_rule(plain, "FORWARD"), "-j ACCEPT");
-        assert_eq!(short_rule("-A X -j DROP", "X"), "-j DROP");
+        let short = |text, chain| short_rule(text, chain, None);
+        assert_eq!(short(calico, "cali-tw-cali12ab"), "-m mark --mark 0x0/0x20000 -j DROP");
+        assert_eq!(short("-A FORWARD -m comment --comment word -j ACCEPT", "FORWARD"), "-j ACCEPT");
+        assert_eq!(short("-A X -j DROP", "X"), "-j DROP");
+        let portmap = r#"-A X -p tcp -m comment --comment "dnat name: \"cbr0\" id: \"p2\\\"" -j Y"#;
+        assert_eq!(short(portmap, "X"), "-p tcp -j Y");
+    }
+
+    #[test]
+    fn a_comment_of_nft_is_shown_once() {
+        let text = r#"tcp dport 80 drop comment "no web""#;
+        assert_eq!(short_rule(text, "forward", Some("no web")), "tcp dport 80 drop");
+        assert_eq!(short_rule("accept", "forward", None), "accept");
     }
 }

@@ -135,7 +135,9 @@ pub(super) fn icmp_name(kind: u8, code: u8, is_v6: bool) -> String {
         (false, 3, 2) => "protocol-unreachable",
         (false, 3, 3) | (true, 1, 4) => "port-unreachable",
         (false, 3, 4) => "fragmentation-needed",
-        (false, 3, 9 | 10 | 13) | (true, 1, 1) => "admin-prohibited",
+        (false, 3, 9) => "net-prohibited",
+        (false, 3, 10) => "host-prohibited",
+        (false, 3, 13) | (true, 1, 1) => "admin-prohibited",
         (true, 1, 0) => "no-route",
         (false, 3, _) | (true, 1, _) => "unreachable",
         (true, 2, _) => "packet-too-big",
@@ -183,6 +185,12 @@ fn civil(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn refusals_are_called_as_rules_call_them() {
+        let names = [9, 10, 13].map(|code| icmp_name(3, code, false));
+        assert_eq!(names, ["net-prohibited", "host-prohibited", "admin-prohibited"]);
+    }
 
     #[test]
     fn durations_have_the_unit_that_reads_best() {

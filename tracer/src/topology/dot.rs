@@ -68,8 +68,7 @@ fn quoted(text: &str) -> String {
             '"' => quoted += "\\\"",
             '\\' => quoted += "\\\\",
             '\n' => quoted += "\\n",
-            c if c.is_control() => quoted.push('?'),
-            c => quoted.push(c),
+            c => quoted += &crate::render::escape(c.encode_utf8(&mut [0; 4])).replace('\\', "\\\\"),
         }
     }
     quoted + "\""
@@ -81,6 +80,6 @@ mod tests {
 
     #[test]
     fn names_cannot_leave_their_quotes() {
-        assert_eq!(quoted("a\"b\\c\nd\u{1b}"), r#""a\"b\\c\nd?""#);
+        assert_eq!(quoted("a\"b\\c\nd\u{1b}"), r#""a\"b\\c\nd\\u{1b}""#);
     }
 }

@@ -36,7 +36,7 @@ pub(super) fn text(map: &Map) -> String {
         let _ = writeln!(text, "<nav>{}</nav>", links.collect::<Vec<_>>().join(" "));
     }
     for namespace in &map.namespaces {
-        section(&mut text, namespace);
+        section(&mut text, map, namespace);
     }
     for note in &map.unread {
         let _ = writeln!(text, "<p class=\"bad\">not read: {}</p>", escape(note));
@@ -44,7 +44,7 @@ pub(super) fn text(map: &Map) -> String {
     text + "</body></html>\n"
 }
 
-fn section(text: &mut String, namespace: &Namespace) {
+fn section(text: &mut String, map: &Map, namespace: &Namespace) {
     let name = escape(&namespace.name);
     let owner = namespace.owner.pod.as_ref().or(namespace.owner.container.as_ref());
     let owner = owner.map(|owner| format!(" {}", escape(owner))).unwrap_or_default();
@@ -65,9 +65,9 @@ fn section(text: &mut String, namespace: &Namespace) {
     };
     let is_port = |dev: &&Dev| dev.master.is_some();
     for dev in namespace.devices.iter().filter(|d| !is_port(d) && !is_plain(d)) {
-        row(text, namespace, dev, "");
+        row(text, map, namespace, dev, "");
         for port in namespace.devices.iter().filter(|d| d.master.as_ref() == Some(&dev.name)) {
-            row(text, namespace, port, " class=\"port\"");
+            row(text, map, namespace, port, " class=\"port\"");
         }
     }
     *text += "</table>\n";
@@ -98,19 +98,28 @@ fn section(text: &mut String, namespace: &Namespace) {
     *text += "</section>\n";
 }
 
-fn row(text: &mut String, namespace: &Namespace, dev: &Dev, class: &str) {
-    let end = dev.peer.as_ref().map_or(String::new(), |peer| {
-        let name = peer.name.clone().unwrap_or_else(|| format!("if{}", peer.index));
-        let netns = peer.netns_name.as_deref().unwrap_or("?");
-        let label = escape(&format!("{name}@{netns}"));
-        match peer.netns {
-            Some(inum) => format!("<a href=\"#d{inum}-{}\">{label}</a>", peer.index),
-            None => label,
-        }
-    });
+/// The other end of a veth, or the device below; a link to where it is on the page.
+fn end(map: &Map, namespace: &Namespace, dev: &Dev) -> String {
+    let Some(peer) = &dev.peer else { return String::new() };
+    let name = peer.name.clone().unwrap_or_else(|| format!("if{}", peer.index));
+    let label = match &peer.netns_name {
+        Some(_) if dev.kind != "veth" && peer.netns == Some(namespace.inum) => format!("on {name}"),
+        netns => format!("{name}@{}", netns.as_deref().unwrap_or("?")),
+    };
+    let is_shown = |inum: &u32| map.namespaces.iter().any(|n| n.inum == *inum);
+    match peer.netns.filter(is_shown) {
+        Some(inum) => format!("<a href=\"#d{inum}-{}\">{}</a>", peer.index, escape(&label)),
+        None => escape(&label),
+    }
+}
+
+fn row(text: &mut String, map: &Map, namespace: &Namespace, dev: &Dev, class: &str) {
+    let end = end(map, namespace, dev);
     let mut notes = vec![format!("{}, mtu {}", escape(&dev.kind), dev.mtu)];
     if let Some(tunnel) = &dev.tunnel {
-        notes.push(format!("vni {} → {}", tunnel.vni, escape(&tunnel.remotes.join(" "))));
+        let local = tunnel.local.as_ref().map_or(String::new(), |local| format!(" {local}"));
+        let told = format!("vni {}{local} → {}", tunnel.vni, tunnel.remotes.join(" "));
+        notes[0] += &format!(", {}", escape(&told));
     }
     notes.extend(dev.marks.iter().map(|m| {
         let class = if is_setting(m) { "set" } else { "bad" };
@@ -131,14 +140,13 @@ fn row(text: &mut String, namespace: &Namespace, dev: &Dev, class: &str) {
 
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
+    for c in crate::render::escape(text).chars() {
         match c {
             '<' => escaped += "&lt;",
             '>' => escaped += "&gt;",
             '&' => escaped += "&amp;",
             '"' => escaped += "&quot;",
             '\'' => escaped += "&#39;",
-            c if c.is_control() => escaped.push('?'),
             c => escaped.push(c),
         }
     }
@@ -151,6 +159,8 @@ mod tests {
 
     #[test]
     fn names_cannot_become_markup() {
-        assert_eq!(escape("<b>'\"&\u{7}"), "&lt;b&gt;&#39;&quot;&amp;?");
+        assert_eq!(escape("<b>'\"&\u{7}"), "&lt;b&gt;&#39;&quot;&amp;\\u{7}");
+        // Nor turn around what is behind them.
+        assert_eq!(escape("a\u{202e}b"), "a\\u{202e}b");
     }
 }

@@ -32,14 +32,19 @@ pub(super) fn namespace(state: &NetworkState, netns: &Netns) -> &'static str {
     }
 }
 
+/// The other end is in a pod that is routed to, without a bridge, as Calico and the ptp plugin do.
+fn is_pods(state: &NetworkState, netns: &Netns, device: &Device) -> bool {
+    let far = device.link.and_then(|l| l.netns).and_then(|i| state.netns.get(&i));
+    far.is_some_and(|far| !is_node(far) && view(state, netns.inum).contains(&far.inum))
+}
+
 pub(super) fn device(state: &NetworkState, netns: &Netns, device: &Device) -> &'static str {
     let far = device.link.and_then(|l| l.netns).and_then(|i| state.netns.get(&i));
     let is_far_node = || far.is_some_and(is_node);
-    // Routed to, without a bridge, as Calico and the ptp plugin do.
-    let is_far_pod =
-        || far.is_some_and(|far| !is_node(far) && view(state, netns.inum).contains(&far.inum));
     match (&device.kind, device.name.as_str()) {
-        (DeviceKind::Veth, _) if is_node(netns) && (device.master.is_some() || is_far_pod()) => {
+        (DeviceKind::Veth, _)
+            if is_node(netns) && (device.master.is_some() || is_pods(state, netns, device)) =>
+        {
             "node's end of a pod's interface, by the CNI plugin"
         }
         (DeviceKind::Veth, _) if is_pod(state, netns) && is_far_node() => {
@@ -64,10 +69,16 @@ pub(super) fn device(state: &NetworkState, netns: &Netns, device: &Device) -> &'
 pub(super) fn route(state: &NetworkState, netns: &Netns, route: &Route) -> &'static str {
     let kinds = || route.hops.iter().filter_map(|h| Some(&netns.devices.get(&h.dev?)?.kind));
     let is_node = is_node(netns);
+    let leads_to_pod = || {
+        let mut devices = route.hops.iter().filter_map(|h| netns.devices.get(&h.dev?));
+        devices.any(|d| d.kind == DeviceKind::Veth && is_pods(state, netns, d))
+    };
     if kinds().any(|kind| *kind == DeviceKind::Vxlan) {
         "pods of another node, by flanneld"
     } else if is_node && kinds().any(|kind| *kind == DeviceKind::Bridge) {
         "this node's pods, by the CNI plugin"
+    } else if is_node && leads_to_pod() {
+        "a pod of this node, by the CNI plugin"
     } else if route.dst.1 == 0 && is_pod(state, netns) {
         "to the node, by the CNI plugin"
     } else {

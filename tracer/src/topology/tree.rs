@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use super::model::{Dev, Map, Namespace, is_setting};
-use crate::render::{Role, Style};
+use crate::render::{Role, Style, escape};
 
 /// So many routes are listed, the rest is counted.
 const ROUTES: usize = 12;
@@ -26,7 +26,7 @@ struct Line {
 pub(super) fn text(map: &Map, style: Style) -> String {
     let mut lines = Vec::new();
     for namespace in &map.namespaces {
-        lines.extend(of_namespace(namespace));
+        lines.extend(escaped(of_namespace(namespace)));
     }
     let told = || lines.iter().filter(|l| !l.kubernetes.is_empty());
     let column = told().map(Line::width).max().unwrap_or(0).min(COLUMN);
@@ -57,23 +57,61 @@ impl Line {
             + self.parts.iter().map(|(_, part)| part.chars().count()).sum::<usize>()
     }
 
-    /// Its parts, on lines that the terminal need not break.
+    /// Its parts, on lines that the terminal need not break: a part that does not fit begins a
+    /// line of its own, and one that does not fit there either is broken at its spaces.
     fn print(&self, text: &mut String, style: Style) {
         let room = style.width.unwrap_or(usize::MAX);
+        let begin = format!("\n{}  ", self.under);
+        let indent = begin.chars().count() - 1;
         let mut at = self.lead.chars().count();
         text.push_str(&self.lead);
         for (n, (role, part)) in self.parts.iter().enumerate() {
-            let width = part.chars().count();
             let mut part = part.as_str();
-            if n > 0 && at + width > room {
-                text.push_str(&format!("\n{}  ", self.under));
+            if n > 0 && at + part.chars().count() > room {
+                text.push_str(&begin);
                 part = part.trim_start();
-                at = self.under.chars().count() + 2;
+                at = indent;
             }
-            at += part.chars().count();
-            text.push_str(&style.paint(*role, part));
+            let lines = broken(part, room.saturating_sub(at), room.saturating_sub(indent));
+            for (n, line) in lines.iter().enumerate() {
+                if n > 0 {
+                    text.push_str(&begin);
+                    at = indent;
+                }
+                at += line.chars().count();
+                text.push_str(&style.paint(*role, line));
+            }
         }
     }
+}
+
+/// `text` on lines, the first with this much room and the others with that; a word that is longer
+/// stays whole.
+fn broken(text: &str, first: usize, others: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_inclusive(' ') {
+        let room = if lines.len() == 1 { first } else { others };
+        match lines.last_mut() {
+            Some(line) if line.is_empty() || fits(line, word, room) => line.push_str(word),
+            line => {
+                line.into_iter().for_each(|line| line.truncate(line.trim_end().len()));
+                lines.push(word.to_owned());
+            }
+        }
+    }
+    lines
+}
+
+fn fits(line: &str, word: &str, room: usize) -> bool {
+    line.chars().count() + word.trim_end().chars().count() <= room
+}
+
+/// Names as they are printed, so that what they take up is known.
+fn escaped(mut lines: Vec<Line>) -> Vec<Line> {
+    for (_, part) in lines.iter_mut().flat_map(|line| &mut line.parts) {
+        *part = escape(part);
+    }
+    lines
 }
 
 fn of_namespace(namespace: &Namespace) -> Vec<Line> {
@@ -221,4 +259,51 @@ fn routes(namespace: &Namespace) -> Vec<Entry> {
         below: Vec::new(),
     }));
     entries
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(parts: &[&str]) -> Line {
+        Line {
+            lead: "├─ ".to_owned(),
+            under: "│  ".to_owned(),
+            parts: parts.iter().map(|part| (Role::Plain, (*part).to_owned())).collect(),
+            kubernetes: "",
+        }
+    }
+
+    fn printed(parts: &[&str], width: usize) -> String {
+        let mut text = String::new();
+        line(parts).print(&mut text, Style { has_color: false, width: Some(width) });
+        text
+    }
+
+    #[test]
+    fn a_tunnel_with_many_remotes_is_broken_between_them() {
+        let remotes: Vec<String> = (1..30).map(|n| format!("192.168.50.{n}")).collect();
+        let tunnel = format!(" vni 1 → {}", remotes.join(" "));
+        let text = printed(&["flannel.1", " on eth0", &tunnel, " mtu 1450"], 80);
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        assert!(text.lines().all(|line| line == line.trim_end()), "{text}");
+        let words: Vec<&str> = text.split_whitespace().filter(|word| *word != "│").collect();
+        assert_eq!(words[7..36], remotes, "{text}");
+        assert!(text.lines().skip(1).all(|line| line.starts_with("│    ")), "{text}");
+    }
+
+    #[test]
+    fn what_fits_stays_together() {
+        assert_eq!(printed(&["eth0", " mtu 1450"], 80), "├─ eth0 mtu 1450");
+        assert_eq!(
+            printed(&["a-long-name-of-one", " mtu 1450"], 25),
+            "├─ a-long-name-of-one\n│    mtu 1450"
+        );
+    }
+
+    #[test]
+    fn names_are_measured_as_they_are_printed() {
+        let lines = escaped(vec![line(&["a\u{1b}b"])]);
+        assert_eq!(lines[0].width(), "├─ a\\u{1b}b".chars().count());
+    }
 }
