@@ -53,7 +53,7 @@ impl Journey {
             first: Some(first),
             quoted: None,
             last_tuple: None,
-            len: first.len.into(),
+            len: first.len,
             parent: None,
             fate: Fate::Delivered,
             dropped: None,
