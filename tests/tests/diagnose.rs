@@ -157,11 +157,36 @@ fn faults_of_a_link_are_named_and_their_fixes_heal() {
              priority 0; icmp type echo-request ip daddr 10.244.1.3 drop; }; }'",
             "firewall-drop",
         ),
+        (
+            "n1",
+            "ip link set veth-p1 type bridge_slave locked on; \
+             bridge fdb show brport veth-p1 | grep -v permanent | while read mac rest; do \
+             bridge fdb del $mac dev veth-p1 master; done",
+            "bridge-port-locked",
+        ),
         ("n1", "tc qdisc add dev veth-p2 root tbf rate 8bit burst 100b limit 100", "qdisc-loss"),
     ] {
         lab.exec("p1", "ip neigh flush dev eth0");
         assert_found_and_healed(&lab, &Fault { host, inject, from: "p1", to, id, netns: host });
     }
+    // One of two endpoints is left to a half of the connections, and the other half to nobody.
+    let fault = Fault {
+        host: "n1",
+        inject: "iptables -t nat -D KUBE-SVC-WEB -j KUBE-SEP-P3",
+        from: "p1",
+        to: &["--to", "10.96.45.100:80"],
+        id: "svc-endpoint-rule-missing",
+        netns: "n1",
+    };
+    assert_found_and_healed(&lab, &fault);
+    // The receiver of tunnel packets, which does not see how they are sent.
+    let ran = lab.run("break", &["vxlan-port-mismatch"]);
+    assert!(ran.ok, "{}", ran.stderr);
+    let view = lab.netns("n2");
+    let to = &["--to", "10.244.2.2", "--view", &view][..];
+    let (host, inject) = ("n2", "true");
+    let id = "vxlan-port-mismatch";
+    assert_found_and_healed(&lab, &Fault { host, inject, from: "p1", to, id, netns: "n2" });
     // Two have one address, and the wrong one was heard.
     let mac = lab.exec("p5", "ip -br link show eth0 | awk '{ print $3 }'");
     let learn = format!("ip neigh replace 10.244.1.3 lladdr {} dev eth0 nud reachable", mac.trim());

@@ -92,9 +92,10 @@ impl Case<'_> {
             commands.push(format!("ip link set {dev} master {}", fix::quote(&master.name)));
         }
         commands.push(format!("ip link set {dev} up"));
+        let ends = self.ends(netns, Some(vxlan.vni));
+        commands.extend(known_ends(netns, device, &ends));
         commands.extend(hanging_on(netns, device, vxlan));
         let inside = commands.iter().map(|c| fix::in_netns(netns, c));
-        let ends = self.ends(netns, Some(vxlan.vni));
         let written = ends.iter().filter(|_| !floods(netns, device));
         inside.chain(written.flat_map(|end| all(netns, device, end))).collect()
     }
@@ -133,6 +134,28 @@ fn floods(netns: &Netns, device: &Device) -> bool {
     let mut entries = netns.detail.iter().flat_map(|d| &d.fdb);
     device.vxlan.is_some_and(|v| v.remote.is_some())
         || entries.any(|e| e.dev == device.ifindex && e.mac == [0; 6] && e.remote.is_some())
+}
+
+/// Commands for the ends that somebody has configured on a tunnel device, and that are not seen
+/// themselves.
+fn known_ends(netns: &Netns, device: &Device, seen: &[End]) -> Vec<String> {
+    let Some(detail) = netns.detail.as_ref() else { return Vec::new() };
+    let dev = fix::quote(&device.name);
+    let is_new = |mac: Mac| seen.iter().all(|end| end.mac != mac);
+    let own = detail.neighbours.iter().filter(|n| n.dev == device.ifindex);
+    let neighbours = own.filter(|n| n.state & CONFIGURED != 0).filter_map(|n| {
+        let mac =
+            n.mac.filter(|mac| is_new(*mac) && !is_link_local(n.addr) && !n.addr.is_multicast())?;
+        let ip = super::routing::ip(n.addr);
+        let mac = show::mac(mac);
+        Some(format!("{ip} neigh replace {} lladdr {mac} dev {dev} nud permanent", n.addr))
+    });
+    let entries = detail.fdb.iter().filter(|e| e.dev == device.ifindex && e.mac != [0; 6]);
+    let entries = entries.filter(|e| e.state & CONFIGURED != 0 && is_new(e.mac)).filter_map(|e| {
+        let (mac, remote) = (show::mac(e.mac), e.remote?);
+        Some(format!("bridge fdb replace {mac} dev {dev} dst {remote} self permanent"))
+    });
+    neighbours.chain(entries).collect()
 }
 
 /// Commands for what goes with a tunnel device that is deleted: the ends that it floods to, and the

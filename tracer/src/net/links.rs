@@ -8,9 +8,9 @@ use rtnetlink::Handle;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{
-    BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVlan,
-    InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, State,
-    XdpAttached,
+    BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoMacVlan, InfoPortData,
+    InfoVlan, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
+    MacVlanMode, State, XdpAttached,
 };
 
 use super::state::{Bridge, BridgePort, Device, DeviceKind, Inum, Peer, Vxlan, Xdp};
@@ -106,11 +106,26 @@ fn link_info(device: &mut Device, info: &[LinkInfo]) {
             LinkInfo::Kind(kind) => device.kind = device_kind(kind),
             LinkInfo::Data(InfoData::Vxlan(data)) => device.vxlan = Some(vxlan(data)),
             LinkInfo::Data(InfoData::Vlan(data)) => device.vlan = vlan_id(data),
+            LinkInfo::Data(InfoData::MacVlan(data)) => device.macvlan = macvlan_mode(data),
             LinkInfo::Data(InfoData::Bridge(data)) => device.bridge = Some(bridge(data)),
             LinkInfo::PortData(InfoPortData::BridgePort(data)) => device.port = Some(port(data)),
             _ => {}
         }
     }
+}
+
+fn macvlan_mode(data: &[InfoMacVlan]) -> Option<&'static str> {
+    data.iter().find_map(|part| match part {
+        InfoMacVlan::Mode(mode) => Some(match mode {
+            MacVlanMode::Private => "private",
+            MacVlanMode::Vepa => "vepa",
+            MacVlanMode::Bridge => "bridge",
+            MacVlanMode::Passthrough => "passthru",
+            MacVlanMode::Source => "source",
+            _ => return None,
+        }),
+        _ => None,
+    })
 }
 
 fn vlan_id(data: &[InfoVlan]) -> Option<u16> {
@@ -143,6 +158,7 @@ fn port(data: &[InfoBridgePort]) -> BridgePort {
         unicast_flood: true,
         broadcast_flood: true,
         neigh_suppress: false,
+        locked: false,
     };
     for part in data {
         match part {
@@ -153,6 +169,7 @@ fn port(data: &[InfoBridgePort]) -> BridgePort {
             InfoBridgePort::UnicastFlood(on) => port.unicast_flood = *on,
             InfoBridgePort::BroadcastFlood(on) => port.broadcast_flood = *on,
             InfoBridgePort::NeighSupress(on) => port.neigh_suppress = *on,
+            InfoBridgePort::Locked(on) => port.locked = *on,
             _ => {}
         }
     }

@@ -93,6 +93,8 @@ pub struct Device {
     pub bridge: Option<Bridge>,
     /// An XDP program runs on what it receives.
     pub xdp: Option<Xdp>,
+    /// Of a macvlan: with whom it talks, `MACVLAN_MODE_*` in the words of `ip link`.
+    pub macvlan: Option<&'static str>,
     /// `IFF_NOARP`: never asks for neighbours.
     pub is_noarp: bool,
     /// Largest GSO packet, bytes (`IFLA_GSO_MAX_SIZE`), 0 when it was not told.
@@ -116,6 +118,8 @@ pub struct BridgePort {
     pub broadcast_flood: bool,
     /// Answers ARP for its neighbours itself.
     pub neigh_suppress: bool,
+    /// Takes frames only from addresses that an entry has behind it (`BR_PORT_LOCKED`, since 5.18).
+    pub locked: bool,
 }
 
 /// Settings of a bridge (`IFLA_BR_*`).

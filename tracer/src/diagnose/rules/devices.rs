@@ -3,7 +3,7 @@
 use super::met::{each, in_netns};
 use super::{Case, Finding, Rule};
 use crate::diagnose::walk::ObstacleKind as Kind;
-use crate::diagnose::{Met, fix};
+use crate::diagnose::{Met, fix, show};
 use crate::net::detail::Route;
 use crate::net::{Device, DeviceKind, Inum, Netns};
 
@@ -23,6 +23,8 @@ pub(super) const RULE: Rule = Rule {
         "fdb-stale",
         "svc-hairpin-off",
         "macvlan-host-isolation",
+        "macvlan-mode",
+        "bridge-port-locked",
     ],
     check,
     explain: "A frame goes through a veth pair and a bridge only while both ends of the pair are up, \
@@ -78,6 +80,18 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
             finding
         }
         Kind::ParentIsolated { dev, .. } => isolated(case, met, *dev)?,
+        Kind::SiblingsApart { apart } => siblings(case, met, apart)?,
+        Kind::PortLocked { port, mac } => {
+            let (dev, mac) = (name(*port), show::mac(*mac));
+            let title = format!(
+                "bridge port {dev} of {node} is locked, and {mac} is no address that may come in by it"
+            );
+            met.finding(case, "bridge-port-locked", title)
+                .fact(format!("bridge -d link of {node}: {dev} has locked on"))
+                .fact(format!("bridge fdb of {node}: no entry has {mac} behind {dev}"))
+                .fix(format!("# to let that address in alone: bridge fdb replace {mac} dev {dev} master static; to let all in:"))
+                .fix(met.command(case, &format!("bridge link set dev {dev} locked off")))
+        }
         Kind::HairpinOff { port } => {
             let dev = name(*port);
             let title = format!(
@@ -171,6 +185,29 @@ fn isolated(case: &Case<'_>, met: &Met<'_>, dev: u32) -> Option<Finding> {
         format!("ip route replace {addr} dev {shim} src {own}"),
     ];
     Some(finding.fixes(commands.iter().map(|c| fix::in_netns(host, c))))
+}
+
+/// Two macvlans on one device, not both in mode `bridge`.
+fn siblings(
+    case: &Case<'_>,
+    met: &Met<'_>,
+    apart: &[((Inum, u32), &'static str)],
+) -> Option<Finding> {
+    let ((first, dev), mode) = apart.first()?;
+    let (pod, name) = (case.state.netns_name(*first), case.dev_name(*first, *dev));
+    let title = format!(
+        "{name} of {pod} is a macvlan in mode {mode}: it does not talk to others on the same device"
+    );
+    let mut finding = met.finding(case, "macvlan-mode", title);
+    finding.place = crate::diagnose::Where::netns(case.state, *first).dev(&name);
+    for ((at, dev), mode) in apart {
+        let (pod, name) = (case.state.netns_name(*at), case.dev_name(*at, *dev));
+        let set = format!("ip link set {} type macvlan mode bridge", fix::quote(&name));
+        finding = finding
+            .fact(format!("ip -d link of {pod}: {name} macvlan mode {mode}"))
+            .fix(in_netns(case, *at, &set));
+    }
+    Some(finding)
 }
 
 pub(super) fn down(case: &Case<'_>, met: &Met<'_>, (netns, dev): (Inum, u32)) -> Finding {

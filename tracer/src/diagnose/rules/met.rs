@@ -29,6 +29,7 @@ pub(super) fn is_astray(case: &Case<'_>, drop: &Drop<'_>) -> bool {
             m.obstacle.kind,
             ObstacleKind::OnlyDefaultRoute { .. }
                 | ObstacleKind::Untranslated { .. }
+                | ObstacleKind::Unspread { .. }
                 | ObstacleKind::Diverted { .. }
         );
         led_astray && m.direction == drop.direction && m.obstacle.place.netns != drop.hop.netns
@@ -40,6 +41,11 @@ pub(super) fn is_astray(case: &Case<'_>, drop: &Drop<'_>) -> bool {
 fn is_untranslated(met: &Met<'_>) -> bool {
     let mut all = met.walk.obstacles();
     let at = all.find(|(_, o)| matches!(o.kind, ObstacleKind::Untranslated { .. })).map(|(i, _)| i);
+    let left_over = met.walk.obstacles();
+    let mut left_over = left_over.filter(|(_, o)| matches!(o.kind, ObstacleKind::Unspread { .. }));
+    if let Some((at, _)) = left_over.next() {
+        return met.step > at;
+    }
     let is_default = matches!(met.obstacle.kind, ObstacleKind::OnlyDefaultRoute { .. });
     let is_it = matches!(met.obstacle.kind, ObstacleKind::Untranslated { .. });
     at.is_some_and(|at| !is_it && (is_default || met.step > at))

@@ -16,6 +16,7 @@ mod duplicate;
 mod egress;
 mod filtered;
 mod forwarding;
+mod hole;
 mod in_front;
 mod kube_nft;
 mod lengths;
@@ -33,6 +34,7 @@ mod service;
 mod translation;
 mod tunnel;
 pub(super) mod unexplained;
+mod unheard;
 mod vlan;
 
 /// A diagnosis rule.
@@ -58,6 +60,7 @@ pub const RULES: &[Rule] = &[
     filtered::RULE,
     translation::RULE,
     in_front::RULE,
+    hole::RULE,
     service::RULE,
     docker::RULE,
     dns::RULE,

@@ -7,10 +7,10 @@ use super::met::each;
 use super::{Case, Finding, Rule, devices, plug, service};
 use crate::diagnose::finding::Where;
 use crate::diagnose::walk::{ObstacleKind as Kind, What};
-use crate::diagnose::{Confidence, Direction, Met, fix, place, routing, show};
-use crate::net::Netns;
+use crate::diagnose::{Confidence, Direction, Met, fix, overlay, place, routing, show};
 use crate::net::detail::{Route, RouteType, RoutingRule};
 use crate::net::fib::{self, FibQuery, TABLE_MAIN};
+use crate::net::{Device, Netns};
 
 pub(super) const RULE: Rule = Rule {
     id: "route-wrong",
@@ -100,6 +100,15 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
             }
             finding.place.route = Some(route(taken));
             finding
+        }
+        Kind::OnlyDefaultRoute { dst, .. } if lies_down(case, netns, *dst).is_some() => {
+            let tunnel = lies_down(case, netns, *dst)?;
+            let fact =
+                format!("no route of {node} covers {dst}: what leads there goes with the link");
+            devices::down(case, met, (netns.inum, tunnel.ifindex))
+                .confidence(Confidence::Certain)
+                .fact(fact)
+                .fix("# restart the overlay's agent on this node, where routes are missing still")
         }
         Kind::OnlyDefaultRoute { dst, route: default, .. } => {
             let id = match met.direction {
@@ -211,6 +220,12 @@ fn is_astray(met: &Met<'_>) -> bool {
             Kind::OnlyDefaultRoute { .. } | Kind::Untranslated { .. } | Kind::Diverted { .. }
         )
     })
+}
+
+/// The tunnel that would lead to a pod's address, if it were up.
+fn lies_down<'a>(case: &Case<'_>, netns: &'a Netns, dst: IpAddr) -> Option<&'a Device> {
+    let tunnel = overlay::tunnel(netns).filter(|d| !d.up)?;
+    case.is_pod_address(dst).then_some(tunnel)
 }
 
 /// The device that the packet came in by, where the route refused it.

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::net::IpAddr;
 
 use super::met::each;
-use super::{Case, Finding, Rule};
+use super::{Case, Finding, Rule, unheard};
 use crate::diagnose::walk::{ObstacleKind as Kind, What};
 use crate::diagnose::{Direction, Drop, Met, Where, fix, show};
 use crate::net::detail::FdbEntry;
@@ -33,7 +33,11 @@ pub(super) const RULE: Rule = Rule {
 
 fn check(case: &Case<'_>) -> Vec<Finding> {
     let mut findings = each(case, one);
-    findings.extend(case.drops().filter_map(|d| dropped(case, &d)));
+    let known: Vec<&str> = findings.iter().map(|f| f.id).collect();
+    let dropped =
+        case.drops().filter_map(|d| unheard::check(case, &d).or_else(|| dropped(case, &d)));
+    let new: Vec<Finding> = dropped.filter(|f| !known.contains(&f.id)).collect();
+    findings.extend(new);
     findings
 }
 
@@ -158,7 +162,12 @@ fn disagree(
 }
 
 /// Makes a tunnel device again, with what `set` changes.
-fn anew(case: &Case<'_>, netns: &Netns, dev: &str, set: impl Fn(Vxlan) -> Vxlan) -> Vec<String> {
+pub(super) fn anew(
+    case: &Case<'_>,
+    netns: &Netns,
+    dev: &str,
+    set: impl Fn(Vxlan) -> Vxlan,
+) -> Vec<String> {
     let device = netns.devices.values().find(|d| d.name == dev);
     let Some((device, vxlan)) = device.and_then(|d| Some((d, d.vxlan?))) else {
         return Vec::new();

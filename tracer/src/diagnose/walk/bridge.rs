@@ -83,6 +83,9 @@ impl Walker<'_> {
             let kind = ObstacleKind::PortState { port: port.ifindex, state: settings.state };
             self.hinder(Effect::Stops, netns, Some(port.ifindex), kind);
         }
+        if let Some(kind) = l2::locked(self.conf, netns, port, self.flight.own_mac) {
+            self.hinder(Effect::Stops, netns, Some(port.ifindex), kind);
+        }
     }
 
     /// The VLAN that the frame is in from here on.

@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use super::conf::Conf;
+use super::hole::hole;
 use super::walker::Walker;
 use super::{Effect, Leg, Nat, Obstacle, ObstacleKind, Place, RuleRef, Track, What, route};
 use crate::event::{Proto, Tuple};
@@ -205,10 +206,17 @@ impl Walker<'_> {
         if ways.is_empty() || is_done {
             return;
         }
-        let taken = self.choose(ways.len(), |at| {
-            ways.get(at).map_or_else(String::new, |(_, to)| endpoint(*to))
+        let hole = self.hole(netns, passed).filter(|_| is_destination);
+        let taken = self.choose(ways.len() + usize::from(hole.is_some()), |at| {
+            ways.get(at).map_or_else(|| "no endpoint".to_owned(), |(_, to)| endpoint(*to))
         });
-        let Some((chosen, (addr, port))) = ways.get(taken).copied() else { return };
+        let Some((chosen, (addr, port))) = ways.get(taken).copied() else {
+            if let Some((rule, percent)) = hole {
+                let kind = ObstacleKind::Unspread { rule, percent };
+                self.hinder(Effect::Stops, netns, None, kind);
+            }
+            return;
+        };
         self.flight.mark = chosen.packet.mark;
         let mut after = before;
         if is_destination {
@@ -230,6 +238,14 @@ impl Walker<'_> {
             self.hinder(Effect::MayStop, netns, devs.oif, kind);
         }
         self.translated(netns, chosen.kind, after, Some(rule));
+    }
+
+    /// A share of the connections to an address that is nobody's, or this namespace's own port, that
+    /// no rule translates. What somebody else holds may well be meant to get there untranslated.
+    fn hole(&self, netns: Inum, passed: &Traversal<'_>) -> Option<(RuleRef, u8)> {
+        let dst = self.flight.tuple.dst;
+        let is_nobodys = self.conf.holders(dst).is_empty() && super::conf::is_private(dst);
+        (is_nobodys || self.conf.is_local(netns, dst)).then(|| hole(&passed.hits)).flatten()
     }
 
     fn redirected(&self, netns: Inum, hook: Hook, devs: Devs, t: Tuple) -> IpAddr {

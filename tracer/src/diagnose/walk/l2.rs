@@ -68,7 +68,9 @@ impl Trail {
 
 /// Sends `frame` out by `dev`.
 pub(super) fn explore(conf: Conf<'_>, netns: Inum, dev: u32, frame: Frame) -> Domain {
-    let mut search = Search { conf, frame, seen: BTreeSet::new(), domain: Domain::default() };
+    let own = conf.mac((netns, dev));
+    let (seen, domain) = (BTreeSet::new(), Domain::default());
+    let mut search = Search { conf, frame, own, seen, domain };
     search.send(netns, dev, &Trail::default());
     search.domain
 }
@@ -173,9 +175,38 @@ pub(super) fn out_of_port(
     found
 }
 
+/// The locked port drops what comes in by it from `mac` (`br_handle_frame_finish`).
+pub(super) fn locked(
+    conf: Conf<'_>,
+    netns: Inum,
+    port: &Device,
+    mac: Option<Mac>,
+) -> Option<ObstacleKind> {
+    let mac = mac.filter(|_| port.port.is_some_and(|p| p.locked))?;
+    let mut entries = conf.detail(netns)?.fdb.iter();
+    let is_known = entries.any(|e| e.mac == mac && e.dev == port.ifindex && e.bridge.is_some());
+    (!is_known).then_some(ObstacleKind::PortLocked { port: port.ifindex, mac })
+}
+
+/// What keeps two macvlans on one device apart: only those in mode `bridge` are handed each other's
+/// frames (`macvlan_queue_xmit`, `macvlan_multicast_rx`).
+pub(super) fn apart(a: (Inum, &Device), b: (Inum, &Device)) -> Option<(Effect, ObstacleKind)> {
+    let of = |(at, d): (Inum, &Device)| Some(((at, d.ifindex), d.macvlan?));
+    let mut apart: Vec<_> =
+        [a, b].into_iter().filter_map(of).filter(|(_, mode)| *mode != "bridge").collect();
+    // The answer meets the same two the other way round.
+    apart.sort_unstable();
+    // The switch behind the device may send frames of mode `vepa` back.
+    let is_certain = apart.iter().any(|(_, mode)| *mode == "private");
+    let effect = if is_certain { Effect::Stops } else { Effect::MayStop };
+    (!apart.is_empty()).then_some((effect, ObstacleKind::SiblingsApart { apart }))
+}
+
 struct Search<'a> {
     conf: Conf<'a>,
     frame: Frame,
+    /// Source of the frame.
+    own: Option<Mac>,
     seen: BTreeSet<(Inum, u32)>,
     domain: Domain,
 }
@@ -247,7 +278,10 @@ impl<'a> Search<'a> {
         self.seen.insert((netns, child.ifindex));
         for (sibling_at, sibling) in self.conf.children(at, parent) {
             if self.seen.insert((sibling_at, sibling.ifindex)) {
-                self.arrive(sibling_at, sibling.ifindex, way.obstacles.clone());
+                let mut way = way.clone();
+                let apart = apart((netns, child), (sibling_at, sibling));
+                way.extend(apart.map(|found| self.found(netns, child.ifindex, found)));
+                self.arrive(sibling_at, sibling.ifindex, way.obstacles);
             }
         }
         let Some(device) = self.conf.device(at, parent) else {
@@ -326,6 +360,8 @@ impl<'a> Search<'a> {
                     way.push(self.found(netns, port.ifindex, (Effect::Stops, kind)));
                 }
             }
+            let locked = locked(self.conf, netns, port, self.own);
+            way.extend(locked.map(|kind| self.found(netns, came_by, (Effect::Stops, kind))));
             way.extend(self.filters(netns, Met::Bridge(Hook::Prerouting, Some(came_by), None)));
             way.extend(obstacle.map(|k| self.found(netns, came_by, (Effect::Stops, k))));
             if self.seen.insert((netns, bridge.ifindex)) {

@@ -19,6 +19,7 @@ mod conf;
 mod deliver;
 mod enter;
 mod flight;
+mod hole;
 mod hooks;
 mod input;
 mod l2;

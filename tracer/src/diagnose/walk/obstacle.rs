@@ -145,6 +145,9 @@ pub enum ObstacleKind {
     /// The address is nobody's; rules that translate this very destination exist in chains that
     /// this packet does not come to.
     Untranslated { dst: IpAddr, dport: u16, unreached: Vec<RuleRef> },
+    /// The rules of a chain spread connections at random, and leave this share, in percent, to
+    /// nobody: `rule` is the last of them.
+    Unspread { rule: RuleRef, percent: u8 },
     /// Leaves for the outside with a private source address: no answer will find back. `rules`
     /// are the masquerading and SNAT rules that there are and that did not hold.
     PrivateSource { src: IpAddr, rules: Vec<RuleRef> },
@@ -174,6 +177,10 @@ pub enum ObstacleKind {
     /// A macvlan or ipvlan device and the device below it do not talk to each other.
     ParentIsolated { dev: u32, parent: u32 },
 
+    /// Devices on top of one device that do not talk to each other: those that are not in mode
+    /// `bridge`, each with its mode.
+    SiblingsApart { apart: Vec<((Inum, u32), &'static str)> },
+
     // --- bridges
     /// A bridge that is down takes no frames.
     BridgeDown { bridge: u32 },
@@ -186,6 +193,8 @@ pub enum ObstacleKind {
     PortState { port: u32, state: u8 },
     /// Both ports are isolated.
     PortsIsolated { from: u32, to: u32 },
+    /// A locked port, and no entry has the frame's source behind it.
+    PortLocked { port: u32, mac: Mac },
     /// Would leave by the port that it came in by.
     HairpinOff { port: u32 },
     /// Does not flood by this port; `is_broadcast`: broadcasts, else unknown destinations.

@@ -163,6 +163,11 @@ impl Walker<'_> {
                 .find(|(_, d)| d.mac == Some(mac))
                 .map(|(there, d)| (there, d.ifindex));
             let own = (self.conf.mac((at, parent)) == Some(mac)).then_some((at, parent));
+            let other = sibling.and_then(|(at, dev)| Some((at, self.conf.device(at, dev)?)));
+            let apart = other.and_then(|other| l2::apart((netns, child), other));
+            if let Some((effect, kind)) = apart {
+                self.hinder(effect, netns, Some(child.ifindex), kind);
+            }
             if let Some((there, dev)) = sibling.or(own) {
                 self.flight.scrub(netns, there);
                 return Next::Receive { netns: there, dev };

@@ -130,6 +130,7 @@ impl Build {
                 unicast_flood: true,
                 broadcast_flood: true,
                 neigh_suppress: false,
+                locked: false,
             });
         }
         let dev = self.dev(netns, name);
@@ -148,6 +149,7 @@ impl Build {
                 match *word {
                     "hairpin" => port.hairpin = true,
                     "isolated" => port.isolated = true,
+                    "locked" => port.locked = true,
                     "noflood" => port.unicast_flood = false,
                     "nobcast" => port.broadcast_flood = false,
                     _ => {}
@@ -201,6 +203,9 @@ impl Build {
                 let ifindex = self.index(there, dev);
                 let at = self.netns(there).inum;
                 self.add(netns, name, DeviceKind::Other("macvlan".into()), rest);
+                let modes = ["private", "vepa", "bridge"];
+                let mode = modes.into_iter().find(|m| after(rest, "mode") == Some(m));
+                self.dev(netns, name).macvlan = Some(mode.unwrap_or("bridge"));
                 self.dev(netns, name).link = Some(Peer { netns: Some(at), ifindex });
             }
             ["link", name, "vlan", lower, id, rest @ ..] => {

@@ -182,3 +182,32 @@ fn queues_that_lose_by_design() {
     };
     assert_eq!((queue("netem"), queue("blackhole")), ((0, 1), (1, 1)));
 }
+
+#[test]
+fn a_locked_port_takes_known_addresses_alone() {
+    let state = cluster("a: set va1 locked");
+    let walk = ping(&state, "x1", "10.1.1.3");
+    assert!(stops(&walk).contains(&"PortLocked".to_owned()), "{:?}", all(&walk));
+    let walk = ping(&cluster("a: set va2 locked"), "x2", "10.1.1.1");
+    assert!(stops(&walk).contains(&"PortLocked".to_owned()), "{:?}", all(&walk));
+    // With an entry for what is behind it.
+    let x1 = state.netns[&inum(&state, "x1")].devices.values().find(|d| d.name == "eth0").unwrap();
+    let mac = crate::diagnose::show::mac(x1.mac.unwrap());
+    let known = cluster(&format!("a: set va1 locked\na: fdb {mac} dev va1 master"));
+    let walk = ping(&known, "x1", "10.1.1.3");
+    assert!(!all(&walk).contains(&"PortLocked".to_owned()), "{:?}", all(&walk));
+}
+
+#[test]
+fn macvlans_talk_in_mode_bridge() {
+    let two = |mode: &str| {
+        cluster(&format!(
+            "m1: link mv0 macvlan a/eth0 mode bridge\nm1: addr 10.9.0.1/24 dev mv0\n\
+             m2: link mv0 macvlan a/eth0 mode {mode}\nm2: addr 10.9.0.2/24 dev mv0"
+        ))
+    };
+    let walk = ping(&two("private"), "m1", "10.9.0.2");
+    assert!(stops(&walk).contains(&"SiblingsApart".to_owned()), "{:?}", all(&walk));
+    let walk = ping(&two("bridge"), "m1", "10.9.0.2");
+    assert!(!all(&walk).contains(&"SiblingsApart".to_owned()), "{:?}", all(&walk));
+}

@@ -1,0 +1,72 @@
+//! Chains that spread connections at random, and leave a part of them to nobody.
+
+use super::RuleRef;
+use super::hooks::reference;
+use crate::firewall::{Chain, Hit, Match, Rule, Table, Target};
+
+/// A share smaller than this is the rounding of probabilities.
+const ROUNDING: f64 = 0.001;
+
+/// The last rule that spreads, where those of its chain leave a share of connections untranslated.
+pub(super) fn hole(hits: &[Hit<'_>]) -> Option<(RuleRef, u8)> {
+    hits.iter().find_map(|hit| {
+        let rule = hit.rule.filter(|r| spreads(r) && hit.chain.hook.is_none())?;
+        let (last, share) = left(hit.table, hit.chain)?;
+        // Each of them may be a hit: the last one is enough.
+        let is_last = std::ptr::eq(last, rule);
+        let percent = (share * 100.0).round().clamp(1.0, 99.0);
+        is_last.then(|| (reference(hit), percent as u8))
+    })
+}
+
+fn spreads(rule: &Rule) -> bool {
+    chance(rule).is_some() || modulus(rule).is_some()
+}
+
+/// With which probability a rule of iptables takes a connection.
+fn chance(rule: &Rule) -> Option<f64> {
+    rule.matches.iter().find_map(|m| match m {
+        Match::Random { probability } => probability.parse().ok(),
+        _ => None,
+    })
+}
+
+/// Of how many numbers a map of nftables chooses one at random, and how many it has.
+fn modulus(rule: &Rule) -> Option<(usize, usize)> {
+    let Target::Map(words) = &rule.target else { return None };
+    let (_, rest) = words.split_once("numgen ")?;
+    let of = rest.split_once(" mod ")?.1.split_whitespace().next()?.parse().ok()?;
+    let elements = rest.split_once('{')?.1;
+    Some((of, elements.matches(" : ").count()))
+}
+
+/// The share that no rule of the chain takes, and the last rule that takes one.
+fn left<'a>(table: &Table, chain: &'a Chain) -> Option<(&'a Rule, f64)> {
+    let (mut share, mut last) = (1.0, None);
+    for rule in &chain.rules {
+        if let Some((of, has)) = modulus(rule).filter(|(of, _)| *of > 0) {
+            share *= 1.0 - has.min(of) as f64 / of as f64;
+            last = Some(rule);
+        } else if !leads_on(table, rule) {
+            continue;
+        } else if let Some(p) = chance(rule) {
+            share *= 1.0 - p;
+            last = Some(rule);
+        } else if last.is_some() && !rule.matches.iter().any(|m| matches!(m, Match::Other(_))) {
+            return None;
+        }
+    }
+    last.filter(|_| share > ROUNDING).map(|last| (last, share))
+}
+
+/// The rule translates, or goes on in a chain that does.
+fn leads_on(table: &Table, rule: &Rule) -> bool {
+    let translates = |r: &Rule| matches!(r.target, Target::Dnat { .. } | Target::Redirect { .. });
+    match &rule.target {
+        Target::Jump(to) | Target::Goto(to) => {
+            let next = table.chains.iter().find(|c| c.name == *to);
+            next.is_some_and(|c| c.rules.iter().any(translates))
+        }
+        _ => translates(rule),
+    }
+}
