@@ -251,6 +251,10 @@ fn taken_before(case: &Case<'_>, drop: &Drop<'_>, tuple: Tuple) -> Option<Findin
     let (device, len) = devices.find_map(|d| {
         d.addresses.iter().find(|(a, _)| *a == tuple.dst).map(|(_, len)| (d, *len))
     })?;
+    // Two on one link are told as such, with what clears the neighbours' tables.
+    if on.hops.iter().any(|h| h.dev == Some(device.ifindex)) {
+        return None;
+    }
     let (node, dst, dev) = (&here.name, tuple.dst, fix::quote(&device.name));
     let title = format!("{node} has {dst}, the address of {}, as its own on {dev}", real.name);
     let mut place = Where::netns(case.state, here.inum);
