@@ -85,9 +85,12 @@ impl Walk<'_> {
 
     fn drop_packet(&mut self, e: &Event, reason: String, function: Option<String>) {
         self.unanswered(e, &reason, function.as_deref());
-        let is_by_netfilter = reason == NETFILTER_DROP;
+        // `nf_hook_slow` frees for that alone; before 5.18 it gave no reason.
+        let is_unexplained = reason == NOT_SPECIFIED;
+        let is_by_netfilter = reason == NETFILTER_DROP
+            || is_unexplained && function.as_deref() == Some("nf_hook_slow");
         let is_maybe_hook = is_by_netfilter
-            || (reason == NOT_SPECIFIED
+            || (is_unexplained
                 && function.as_deref().is_none_or(|f| f.starts_with("nf") || f.contains("ipt_")));
         let mut hook = None;
         if is_maybe_hook && self.open_hook().is_some() {
