@@ -1,7 +1,7 @@
 //! VLANs, by subinterfaces and on bridges that filter them, and queues that lose: what is followed,
 //! and what is named where it does not fit.
 
-use pkttrace_tests::{Diagnosis, Feature, Site, Tracer, icmp};
+use pkttrace_tests::{Diagnosis, Feature, Run, Site, Tracer, icmp};
 
 /// Asks from a host.
 fn ask(site: &Site, from: &str, to: &str) -> Diagnosis {
@@ -50,17 +50,23 @@ fn filtered() -> Site {
     site
 }
 
+/// Traces a ping of `a` to `b`, neighbours known.
+fn pinged(site: &Site) -> Run {
+    let ping = "ping -n -c1 -W5 198.51.100.2";
+    site.exec("a", ping);
+    let tracer = Tracer::start(site, &["--dst", "198.51.100.2", "--proto", "icmp"]);
+    site.exec("a", ping);
+    tracer.await_journeys(1, &icmp(0));
+    tracer.finish()
+}
+
 #[test]
 fn a_packet_is_followed_through_subinterfaces_as_one_journey() {
     if Feature::Vlan.is_missing() {
         return;
     }
     let site = tagged();
-    site.exec("a", "ping -n -c1 -W5 198.51.100.2");
-    let tracer = Tracer::start(&site, &["--dst", "198.51.100.2", "--proto", "icmp"]);
-    site.exec("a", "ping -n -c1 -W5 198.51.100.2");
-    tracer.await_journeys(1, &icmp(0));
-    let run = tracer.finish();
+    let run = pinged(&site);
     let request = run.one(&icmp(8));
     // The kernel tells of a frame that comes in once, before it looks at the tag.
     request.assert_fate("delivered", "b").assert_order(&[
@@ -91,11 +97,7 @@ fn a_bridge_that_filters_is_crossed_within_a_vlan() {
         return;
     }
     let site = filtered();
-    site.exec("a", "ping -n -c1 -W5 198.51.100.2");
-    let tracer = Tracer::start(&site, &["--dst", "198.51.100.2", "--proto", "icmp"]);
-    site.exec("a", "ping -n -c1 -W5 198.51.100.2");
-    tracer.await_journeys(1, &icmp(0));
-    let run = tracer.finish();
+    let run = pinged(&site);
     let request = run.one(&icmp(8));
     request.assert_fate("delivered", "b").assert_order(&[
         "a/eth0/xmit",

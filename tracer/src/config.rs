@@ -85,9 +85,7 @@ impl Config {
         let format = common.output.unwrap_or(if to_terminal { Format::Tree } else { Format::Line });
         let color = common.color.is_on(to_terminal);
         let backends = match common.probes {
-            Probes::Auto => {
-                Backends { tp: true, nf: true, func: true, tc: true, clsact: false, cg: true }
-            }
+            Probes::Auto => Backends::AUTO,
             Probes::Only { tp, nf, func, tc } => Backends { tp, nf, func, tc, clsact: tc, cg: tp },
         };
         Ok(Self {
@@ -145,14 +143,7 @@ impl Config {
             ring_bytes: CAPTURE_RING,
             max_journeys: CAPTURE_RATE,
             rules: false,
-            backends: Backends {
-                tp: true,
-                nf: true,
-                func: true,
-                tc: true,
-                clsact: false,
-                cg: true,
-            },
+            backends: Backends::AUTO,
             tc_only_beside_others: true,
             ready_file: None,
             verbose: 0,

@@ -64,6 +64,12 @@ pub struct Backends {
     pub cg: bool,
 }
 
+impl Backends {
+    /// All that leave nothing behind, however the process ends.
+    pub const AUTO: Self =
+        Self { tp: true, nf: true, func: true, tc: true, clsact: false, cg: true };
+}
+
 /// Whether a program of this name is one of ours (or another pkttrace's).
 pub(super) fn is_classifier(name: &str) -> bool {
     CLASSIFIERS.iter().any(|(ours, ..)| *ours == name)

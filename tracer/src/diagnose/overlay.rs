@@ -41,7 +41,7 @@ impl Case<'_> {
         let near = netns.detail.iter().flat_map(|d| &d.neighbours);
         let mut near = near.filter(|n| n.dev == tunnel.ifindex).map(|n| n.addr);
         let end = near.find(|a| show::covers((*a, len), dst))?;
-        Some(route(netns, tunnel, end, (network(end, len), len)))
+        Some(route(netns, tunnel, end, (show::network(end, len), len)))
     }
 
     /// Commands that bring back what this node lacks of routes, neighbours and forwarding entries
@@ -208,7 +208,7 @@ fn behind(netns: &Netns, addr: IpAddr) -> (IpAddr, u8) {
     let (at, len) = nets
         .find(|net| show::covers(*net, addr))
         .unwrap_or((addr, if addr.is_ipv4() { 24 } else { 64 }));
-    (network(at, len), len)
+    (show::network(at, len), len)
 }
 
 fn route(netns: &Netns, tunnel: &Device, gateway: IpAddr, (net, len): (IpAddr, u8)) -> String {
@@ -248,20 +248,6 @@ fn lacking(netns: &Netns, tunnel: &Device, end: &End) -> Vec<String> {
         () => !has_route,
     };
     all(netns, tunnel, end).into_iter().filter(is_lacking).collect()
-}
-
-/// The first address of a network.
-pub(super) fn network(addr: IpAddr, len: u8) -> IpAddr {
-    match addr {
-        IpAddr::V4(a) => {
-            let mask = u32::MAX.checked_shl(32 - u32::from(len)).unwrap_or(0);
-            std::net::Ipv4Addr::from_bits(a.to_bits() & mask).into()
-        }
-        IpAddr::V6(a) => {
-            let mask = u128::MAX.checked_shl(128 - u32::from(len)).unwrap_or(0);
-            std::net::Ipv6Addr::from_bits(a.to_bits() & mask).into()
-        }
-    }
 }
 
 fn is_link_local(addr: IpAddr) -> bool {

@@ -35,14 +35,7 @@ impl Lab {
     pub async fn break_by(&mut self, fault: &'static Fault) -> Result<(), Error> {
         let _alone = self.lock()?;
         self.reload()?;
-        if fault.lab != self.record.lab {
-            return Err(Error::OtherLab {
-                fault: fault.id,
-                lab: fault.lab,
-                up: self.record.lab.clone(),
-                prefix: self.prefix.to_string(),
-            });
-        }
+        self.knows(fault)?;
         if self.record.faults.iter().any(|id| id == fault.id) {
             return Err(Error::Broken { fault: fault.id, prefix: self.prefix.to_string() });
         }
@@ -106,20 +99,26 @@ impl Lab {
         Ok(fixed)
     }
 
+    /// The fault is one of this lab.
+    fn knows(&self, fault: &'static Fault) -> Result<(), Error> {
+        if fault.lab == self.record.lab {
+            return Ok(());
+        }
+        Err(Error::OtherLab {
+            fault: fault.id,
+            lab: fault.lab,
+            up: self.record.lab.clone(),
+            prefix: self.prefix.to_string(),
+        })
+    }
+
     /// Runs the fault's probes, all at once.
     ///
     /// # Errors
     ///
     /// That the lab is another one.
     pub fn symptom(&self, fault: &'static Fault) -> Result<Vec<Seen>, Error> {
-        if fault.lab != self.record.lab {
-            return Err(Error::OtherLab {
-                fault: fault.id,
-                lab: fault.lab,
-                up: self.record.lab.clone(),
-                prefix: self.prefix.to_string(),
-            });
-        }
+        self.knows(fault)?;
         let [fails, works] = fault.expectations()?;
         let probes =
             fails.into_iter().map(|p| (p, true)).chain(works.into_iter().map(|p| (p, false)));

@@ -3,7 +3,9 @@
 use std::io;
 use std::net::IpAddr;
 
-use super::wire::{Netlink, addr, attributes, attributes_after, be16_at, be32_at, u8_at};
+use super::wire::{
+    Netlink, addr, attribute, attributes, attributes_after, be16_at, be32_at, u8_at,
+};
 use crate::event::{Proto, Tuple};
 
 /// `NFNL_SUBSYS_CTNETLINK` and `IPCTNL_MSG_CT_GET`.
@@ -131,14 +133,6 @@ fn tuple(nest: &[u8]) -> Option<Tuple> {
         sport: port(&[2, 4, 7]),
         dport: port(&[3, 4, 7]),
     })
-}
-
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
-    let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
-    bytes.extend(value);
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    bytes
 }
 
 #[cfg(test)]

@@ -83,7 +83,7 @@ fn fdb_entry(body: &[u8]) -> Option<FdbEntry> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::wire::build::attribute;
+    use super::super::wire::attribute;
     use super::*;
 
     fn message(family: u8, dev: u8, state: u8, flags: u8, attributes: &[Vec<u8>]) -> Vec<u8> {

@@ -97,7 +97,7 @@ mod tests {
         body[16..20].copy_from_slice(&[10, 1, 0, 0]);
         body[40] = 2;
         (body[42], body[43], body[160], body[161]) = (16, 24, 1, 1);
-        body.extend(super::super::wire::build::attribute(XFRMA_TMPL, &[0; 64]));
+        body.extend(super::super::wire::attribute(XFRMA_TMPL, &[0; 64]));
         let policy = policy(&body).unwrap();
         assert_eq!(policy.src, ("10.1.0.0".parse().unwrap(), 24));
         assert_eq!(policy.dst, ("10.2.0.0".parse().unwrap(), 16));

@@ -240,7 +240,7 @@ fn set_addr(prefix: &mut Option<Prefix>, value: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::wire::build::attribute;
+    use super::super::wire::attribute;
     use super::*;
 
     #[test]

@@ -130,7 +130,7 @@ fn one_action(action: &[u8]) -> (String, bool) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::wire::build::attribute;
+    use super::super::wire::attribute;
     use super::*;
 
     fn gact(control: u32) -> Vec<u8> {

@@ -56,7 +56,7 @@ fn of_port(body: &[u8]) -> Vec<PortVlan> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::wire::build::attribute;
+    use super::super::wire::attribute;
     use super::*;
 
     fn message(vlans: &[(u16, u16)]) -> Vec<u8> {

@@ -219,18 +219,13 @@ pub(super) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
 
-#[cfg(test)]
-pub(super) mod build {
-    //! Messages for tests.
-
-    /// An attribute with its padding.
-    pub(in crate::net::inspect) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-        let length = u16::try_from(4 + value.len()).unwrap();
-        let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
-        bytes.extend(value);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes
-    }
+/// An attribute with its padding.
+pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
+    let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+    bytes.extend(value);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
 }
 
 #[cfg(test)]
@@ -239,8 +234,8 @@ mod tests {
 
     #[test]
     fn attributes_end_where_they_do_not_fit() {
-        let mut bytes = build::attribute(3, b"eth0\0");
-        bytes.extend(build::attribute(0x8001, &7_u32.to_ne_bytes()));
+        let mut bytes = attribute(3, b"eth0\0");
+        bytes.extend(attribute(0x8001, &7_u32.to_ne_bytes()));
         bytes.extend([200, 0, 9, 0, 1]);
         let read: Vec<_> = attributes(&bytes).collect();
         assert_eq!(read.len(), 2);
