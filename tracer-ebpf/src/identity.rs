@@ -19,8 +19,8 @@ use crate::config::{filter, option};
 use crate::emit::{Site, emit, emit_note};
 use crate::filter::{self, Match};
 use crate::maps::{
-    CURRENT, Current, EVENTS, NESTING, RATE, SCRATCH, TRACKED, any_held, any_live, control, count,
-    held_add, held_sub, learn, live, live_add, live_sub, take_origin,
+    CURRENT, Current, EVENTS, RATE, Slot, TRACKED, any_held, any_live, control, count, held_add,
+    held_sub, learn, live, live_add, live_sub, take_origin,
 };
 use crate::packet::{self, Packet};
 use crate::skb::{Skb, probe_read};
@@ -42,8 +42,10 @@ pub(crate) struct Rule {
 
 /// The one path that every probe with packet bytes takes.
 ///
-/// `place` gives namespace and device and is asked only when they are needed. Returns the entry
-/// when it goes on, else null: an `Option` here leaves registers undefined that the verifier minds.
+/// `place` gives namespace and device; it and `detail` are asked only when they are needed, and
+/// each at one place, since the verifier walks through all of them as often as it can come there.
+/// Returns the entry when it goes on, else null: an `Option` here leaves registers undefined that
+/// the verifier minds.
 #[inline(always)]
 pub(crate) fn observe<const DIRECT: bool, D: Copy>(
     skb: Skb<DIRECT>,
@@ -62,13 +64,15 @@ pub(crate) fn observe<const DIRECT: bool, D: Copy>(
     if known.is_none() && (!filter::wants_protocol(protocol) || filter::rejects(l3, protocol)) {
         return null_mut();
     }
+    let (netns, ifindex) = place();
+    let detail = detail();
     let Some(current) = current() else { return null_mut() };
     let level = current.nesting;
-    let Some(packet) = SCRATCH.get_ptr_mut(level as u32 % NESTING) else { return null_mut() };
+    let Some(slot) = Slot::of(level) else { return null_mut() };
     current.nesting = level + 1;
-    // SAFETY: the slot of this nesting level: no other program writes to it meanwhile.
-    let packet = unsafe { &mut *packet };
-    let entry = look(skb, packet, l3, protocol, known, rule, probe, place, detail);
+    slot.room().level = level;
+    let site = Site { probe, netns, ifindex, flags: 0 };
+    let entry = look(skb, slot, l3, protocol, known, rule, site, detail);
     current.nesting = level;
     entry
 }
@@ -78,14 +82,13 @@ pub(crate) fn observe<const DIRECT: bool, D: Copy>(
 #[expect(clippy::too_many_arguments, reason = "inlined; a struct would cost BPF stack")]
 fn look<const DIRECT: bool, D: Copy>(
     skb: Skb<DIRECT>,
-    packet: &mut Packet,
+    slot: Slot,
     l3: *const u8,
     protocol: u16,
     known: Option<*mut Tracked>,
     rule: Rule,
-    probe: Probe,
-    place: impl Fn() -> (u32, u32),
-    detail: impl Fn() -> D,
+    mut site: Site,
+    detail: D,
 ) -> *mut Tracked {
     if let Some(entry) = known {
         // SAFETY: a map value; this CPU works on the packet.
@@ -93,31 +96,23 @@ fn look<const DIRECT: bool, D: Copy>(
         // What a socket has taken does not set out again: the address holds a packet that only
         // looks the same.
         let is_over = entry.state == state::SETTLED && rule.may_begin && !rule.ends;
-        if !is_over && let Some(encap) = same_packet(skb, packet, l3, protocol, entry) {
-            return go_on(
-                skb,
-                packet,
-                l3,
-                rule,
-                Site { probe, netns: 0, ifindex: 0, flags: encap },
-                entry,
-                place,
-                detail,
-            );
+        if !is_over && let Some(encap) = same_packet(skb, slot, l3, protocol, entry) {
+            site.flags = encap;
+            return go_on(skb, slot.packet(), l3, rule, site, entry, detail);
         }
-        // The address holds another packet now.
+        // The address holds another packet now; where nothing else may begin, that is a datagram
+        // put together from its fragments.
         end_unseen(entry);
         forget(skb.address(), entry);
         if rule.ends || !filter::wants_protocol(protocol) {
             return null_mut();
         }
     }
-    begin(skb, packet, l3, protocol, rule, probe, place, detail)
+    begin(skb, slot, l3, protocol, rule, site, detail)
 }
 
 /// Reports a followed packet.
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "inlined; a struct would cost BPF stack")]
 fn go_on<const DIRECT: bool, D: Copy>(
     skb: Skb<DIRECT>,
     packet: &Packet,
@@ -125,23 +120,21 @@ fn go_on<const DIRECT: bool, D: Copy>(
     rule: Rule,
     mut site: Site,
     entry: &mut Tracked,
-    place: impl Fn() -> (u32, u32),
-    detail: impl Fn() -> D,
+    detail: D,
 ) -> *mut Tracked {
     if entry.journey != 0 {
-        let (netns, ifindex) = place();
         note_translation(entry, packet, site.flags);
         entry.head = skb.head();
         entry.encap = u16::from(site.flags);
         // A probe without a device of its own happens where the packet was last.
-        if netns != 0 {
-            entry.netns = netns;
-            entry.ifindex = ifindex;
+        if site.netns != 0 {
+            entry.netns = site.netns;
+            entry.ifindex = site.ifindex;
         }
         site.netns = entry.netns;
         site.ifindex = entry.ifindex;
         site.flags |= if rule.ends { flags::END } else { 0 };
-        emit(entry, skb, site, detail(), Some(l3));
+        emit(entry, skb, site, detail, Some(l3));
         set_current(skb, packet, rule.routes);
     }
     if rule.ends {
@@ -152,22 +145,22 @@ fn go_on<const DIRECT: bool, D: Copy>(
 }
 
 /// Tells whether the skb still holds the packet of `entry`: as it is (0) or inside a tunnel
-/// ([`flags::ENCAP`]). `packet` is what lies outside.
+/// ([`flags::ENCAP`]).
 #[inline(always)]
 fn same_packet<const DIRECT: bool>(
     skb: Skb<DIRECT>,
-    packet: &mut Packet,
+    slot: Slot,
     l3: *const u8,
     protocol: u16,
     entry: &Tracked,
 ) -> Option<u8> {
-    if !skb.packet(packet, l3, protocol) {
+    if !skb.packet(slot, l3, protocol) {
         return None;
     }
-    if is_same(packet, entry) {
+    if is_same(slot.packet(), entry) {
         return Some(0);
     }
-    if inner_packet(skb, packet, l3, protocol) && is_same(packet, entry) {
+    if inner_packet(skb, slot, l3, protocol) && is_same(slot.packet(), entry) {
         return Some(flags::ENCAP);
     }
     None
@@ -179,16 +172,17 @@ fn is_same(packet: &Packet, entry: &Tracked) -> bool {
         && (packet.payload == entry.payload || packet.payload == 0 || entry.payload == 0)
 }
 
-/// Replaces `packet` by the one inside a tunnel: where the stack says so, or behind a VXLAN
+/// Replaces the packet by the one inside a tunnel: where the stack says so, or behind a VXLAN
 /// header. False when there is none.
 #[inline(always)]
 fn inner_packet<const DIRECT: bool>(
     skb: Skb<DIRECT>,
-    packet: &mut Packet,
+    slot: Slot,
     l3: *const u8,
     protocol: u16,
 ) -> bool {
-    let at = if packet.key.proto == packet::UDP && filter::is_vxlan_port(packet.key.dport) {
+    let key = &slot.packet().key;
+    let at = if key.proto == packet::UDP && filter::is_vxlan_port(key.dport) {
         let header = if protocol == packet::ETH_P_IP { 20 } else { 40 };
         // UDP 8, VXLAN 8, Ethernet 14. Linux puts no options into the outer header.
         l3.wrapping_add(header + 30)
@@ -200,7 +194,7 @@ fn inner_packet<const DIRECT: bool>(
     // SAFETY: an integer.
     let version: u8 = unsafe { probe_read(at) };
     let protocol = if version >> 4 == 4 { packet::ETH_P_IP } else { packet::ETH_P_IPV6 };
-    skb.packet(packet, at, protocol)
+    skb.packet(slot, at, protocol)
 }
 
 /// Remembers translated tuples, so that replies are recognised where they are born.
@@ -218,44 +212,43 @@ fn note_translation(entry: &mut Tracked, packet: &Packet, flag: u8) {
 
 /// Starts a journey if the packet matches and there is room for it.
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "inlined; a struct would cost BPF stack")]
 fn begin<const DIRECT: bool, D: Copy>(
     skb: Skb<DIRECT>,
-    packet: &mut Packet,
+    slot: Slot,
     l3: *const u8,
     protocol: u16,
     rule: Rule,
-    probe: Probe,
-    place: impl Fn() -> (u32, u32),
-    detail: impl Fn() -> D,
+    mut site: Site,
+    detail: D,
 ) -> *mut Tracked {
-    if control(Control::Enabled) == 0 || !skb.packet(packet, l3, protocol) {
+    if control(Control::Enabled) == 0 || !skb.packet(slot, l3, protocol) {
         return null_mut();
     }
-    let mut how = filter::matches(packet, protocol);
-    let mut flag = flags::BIRTH;
+    let mut how = filter::matches(slot.packet(), protocol);
+    site.flags = flags::BIRTH;
     if how.is_none() {
-        if packet.key.proto != packet::UDP
-            || !filter::is_vxlan_port(packet.key.dport)
-            || !inner_packet(skb, packet, l3, protocol)
+        let key = &slot.packet().key;
+        if key.proto != packet::UDP
+            || !filter::is_vxlan_port(key.dport)
+            || !inner_packet(skb, slot, l3, protocol)
         {
             return null_mut();
         }
-        how = filter::matches(packet, protocol);
-        flag |= flags::ENCAP;
+        how = filter::matches(slot.packet(), protocol);
+        site.flags |= flags::ENCAP;
     }
-    flag |= match how {
+    site.flags |= match how {
         Some(Match::Forward) => 0,
         Some(Match::Reverse) => flags::REVERSE,
         Some(Match::Learned) => flags::LEARNED,
         None => return null_mut(),
     };
-    let (netns, ifindex) = place();
-    if !filter::in_scope(netns, ifindex) {
+    let packet = slot.packet();
+    if !filter::in_scope(site.netns, site.ifindex) {
         if !filter::is_reply_into_scope(packet) {
             return null_mut();
         }
-        flag |= flags::LEARNED;
+        site.flags |= flags::LEARNED;
     } else if filter::has_scope() {
         // So that the replies are followed from where they begin.
         learn(&packet.key);
@@ -270,12 +263,12 @@ fn begin<const DIRECT: bool, D: Copy>(
         // SAFETY: a helper without arguments.
         ktime_ns: unsafe { bpf_ktime_get_ns() },
         tuple: packet.tuple(),
-        netns,
-        ifindex,
+        netns: site.netns,
+        ifindex: site.ifindex,
         seq: 0,
         lost: 0,
         state: state::MOVING,
-        encap: u16::from(flag & flags::ENCAP),
+        encap: u16::from(site.flags & flags::ENCAP),
     };
     if TRACKED.insert(skb.address(), entry, 0).is_err() {
         count(Stat::RefusedTable);
@@ -287,12 +280,12 @@ fn begin<const DIRECT: bool, D: Copy>(
     // SAFETY: a map value; this CPU works on the packet.
     let entry = unsafe { &mut *entry };
     if entry.journey != 0 {
-        flag |= if rule.ends { flags::END } else { 0 };
-        emit(entry, skb, Site { probe, netns, ifindex, flags: flag }, detail(), Some(l3));
+        site.flags |= if rule.ends { flags::END } else { 0 };
+        emit(entry, skb, site, detail, Some(l3));
         set_current(skb, packet, rule.routes);
         count(Stat::Admitted);
         if option!(debug) != 0 {
-            debug!((), "journey {:x} begins at probe {}", entry.journey, probe as u8);
+            debug!((), "journey {:x} begins at probe {}", entry.journey, site.probe as u8);
         }
     }
     tell_origin(skb.address(), entry);

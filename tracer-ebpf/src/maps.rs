@@ -62,7 +62,46 @@ pub(crate) static CURRENT: PerCpuArray<Current> = PerCpuArray::with_max_entries(
 /// In a map rather than on the stack: it would fill the stack, and the verifier would follow
 /// every value that every path leaves there, which takes it a second a program.
 #[map]
-pub(crate) static SCRATCH: PerCpuArray<Packet> = PerCpuArray::with_max_entries(NESTING, 0);
+pub(crate) static SCRATCH: PerCpuArray<Room> = PerCpuArray::with_max_entries(NESTING, 0);
+
+/// A slot of [`SCRATCH`].
+#[repr(C)]
+pub(crate) struct Room {
+    /// The packet as it was read.
+    pub(crate) packet: Packet,
+    /// Where it lies: its network header. Handed over here because a function that is verified by
+    /// itself takes numbers only, and a number is what comes back from a map.
+    pub(crate) l3: u64,
+    /// The slot's own number.
+    pub(crate) level: u64,
+}
+
+/// A slot as the programs hold it: no reference, since the reading function finds it by itself
+/// and writes to it behind their back.
+#[derive(Clone, Copy)]
+pub(crate) struct Slot(*mut Room);
+
+impl Slot {
+    /// The slot of a nesting level.
+    #[inline(always)]
+    pub(crate) fn of(level: u64) -> Option<Self> {
+        SCRATCH.get_ptr_mut(level as u32 % NESTING).map(Self)
+    }
+
+    /// Its content, for as long as nobody reads a packet.
+    #[inline(always)]
+    pub(crate) fn room(self) -> &'static mut Room {
+        // SAFETY: a map value: that of this nesting level, so no other program writes to it
+        // meanwhile.
+        unsafe { &mut *self.0 }
+    }
+
+    /// The packet that was read last.
+    #[inline(always)]
+    pub(crate) fn packet(self) -> &'static Packet {
+        &self.room().packet
+    }
+}
 
 /// How deep programs nest on one CPU: task, softirq, hardirq, NMI.
 pub(crate) const NESTING: u32 = 4;

@@ -13,7 +13,7 @@ use tracer_common::offsets::ABSENT;
 use tracer_common::{Control, Stat};
 
 use crate::config::offset;
-use crate::maps::{control, count};
+use crate::maps::{Slot, control, count};
 use crate::packet::{self, L4_WORDS, Packet, Transport, WORDS};
 
 /// A pointer into the kernel; `DIRECT` when the verifier knows its type.
@@ -212,22 +212,32 @@ impl<const DIRECT: bool> Skb<DIRECT> {
         }
     }
 
-    /// Reads tuple and fingerprint of the packet at `l3`; false when that cannot be done.
+    /// Reads tuple and fingerprint of the packet at `l3` into `slot`; false when that cannot be
+    /// done.
     #[inline(always)]
-    pub(crate) fn packet(self, packet: &mut Packet, l3: *const u8, protocol: u16) -> bool {
-        if !read_packet(packet, l3, u64::from(protocol)) {
+    pub(crate) fn packet(self, slot: Slot, l3: *const u8, protocol: u16) -> bool {
+        slot.room().l3 = l3 as u64;
+        if read_packet(slot.room().level, u64::from(protocol)) == 0 {
             return false;
         }
         if !self.is_linear() {
-            packet.payload = 0;
+            slot.room().packet.payload = 0;
         }
         true
     }
 }
 
-/// See [`Skb::packet`]. A function of its own: inlined, it would be in every program four times.
+/// See [`Skb::packet`]; 0 when it cannot be read.
+///
+/// Exported, and with numbers as arguments: such a function ("global" to the kernel) is verified
+/// once a program (since 5.6) and not with everything that its callers know, which took nine
+/// tenths of a program's verification.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn read_packet(packet: &mut Packet, l3: *const u8, protocol: u64) -> bool {
+pub extern "C" fn read_packet(level: u64, protocol: u64) -> u64 {
+    let Some(slot) = Slot::of(level) else { return 0 };
+    let room = slot.room();
+    let l3 = room.l3 as *const u8;
     let mut w = Words([0; WORDS]);
     // SAFETY: the helper writes all of it. Beyond the packet lies the rest of the skb's buffer
     // and its shared info, so the read stays inside one allocation.
@@ -235,10 +245,11 @@ fn read_packet(packet: &mut Packet, l3: *const u8, protocol: u64) -> bool {
         unsafe { bpf_probe_read_kernel((&raw mut w).cast(), size_of::<Words>() as u32, l3.cast()) };
     if rc != 0 {
         count(Stat::FailedReads);
-        return false;
+        return 0;
     }
     let w = &w.0;
     let protocol = protocol as u16;
+    let packet = &mut room.packet;
     *packet = Packet::default();
     if protocol == packet::ETH_P_IP {
         packet::ipv4(packet, w, &transport(w, l3, packet::ipv4_transport(w), 5));
@@ -247,9 +258,9 @@ fn read_packet(packet: &mut Packet, l3: *const u8, protocol: u64) -> bool {
     } else if protocol == packet::ETH_P_ARP {
         packet::arp(packet, w);
     } else {
-        return false;
+        return 0;
     }
-    true
+    1
 }
 
 /// Packet bytes as words, aligned so that copying them takes eight bytes at a time.

@@ -1,5 +1,6 @@
 //! The `tp` backend: tracepoints with BTF types. They see every network namespace.
 
+use aya_ebpf::EbpfContext as _;
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
 use tracer_common::Probe;
@@ -257,8 +258,13 @@ pub fn neigh_create(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let Some(entry) = current_entry(address) else { return 0 };
-    // SAFETY: bytes; beyond the four of IPv4 lies whatever does.
-    let key: [u8; 16] = unsafe { crate::skb::probe_read(ctx.arg::<Ptr>(2)) };
+    // By helper: the verifiers of 6.12 and before let nobody load a `const void *`.
+    // SAFETY: the context has this many words; of the bytes of the key, those beyond the four of
+    // IPv4 are whatever lies there.
+    let key: [u8; 16] = unsafe {
+        let words: [u64; 3] = crate::skb::probe_read(ctx.as_ptr().cast::<u8>().cast_const());
+        crate::skb::probe_read(words[2] as Ptr)
+    };
     let detail = NeighDetail { ifindex: place.1, nud_state: 0, waiting: 1, reserved: [0; 10], key };
     let mut site = entry_site(entry, Probe::Neigh);
     (site.netns, site.ifindex) = place;

@@ -5,17 +5,15 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use aya::Btf;
 use aya::programs::cgroup_skb::CgroupSkb;
 use aya::programs::tc::{SchedClassifier, SchedClassifierLink, TcAttachOptions};
-use aya::programs::{
-    BtfTracePoint, CgroupAttachMode, CgroupSkbAttachType, LinkOrder, TcAttachType,
-};
+use aya::programs::{CgroupAttachMode, CgroupSkbAttachType, LinkOrder, TcAttachType};
 use tracer_common::filter::terms;
 
 use super::classifiers::classifiers_here;
 use super::clsact::{Clsact, is_tracers};
 use super::load::KernelSide;
+use super::raw::{Kind, link_tracing};
 use super::{Error, netfilter};
 use crate::kernel::btf::KernelBtf;
 use crate::net::inspect::filters_here;
@@ -92,6 +90,8 @@ pub struct Attached {
     /// Namespaces get probe points of their own.
     pub(super) per_netns: bool,
     global: Vec<ProbeStatus>,
+    /// Program and link of each tracepoint; closing them detaches.
+    pub(super) tracepoints: Vec<(OwnedFd, OwnedFd)>,
     netfilter: BTreeMap<Inum, Vec<OwnedFd>>,
     netfilter_failures: BTreeMap<Inum, String>,
     classifiers: BTreeMap<(Inum, u32), Vec<SchedClassifierLink>>,
@@ -147,14 +147,10 @@ impl Attached {
 }
 
 /// Attaches the probe points that see every namespace.
-pub(super) fn global(side: &mut KernelSide, aya_btf: &Btf, btf: &KernelBtf) -> Result<(), Error> {
+pub(super) fn global(side: &mut KernelSide, btf: &KernelBtf) -> Result<(), Error> {
     if side.options.backends.tp {
         for (program, tracepoint, needed) in TRACEPOINTS {
-            let why = if btf.tracepoint_arguments(tracepoint).is_none() {
-                Some("this kernel has no such tracepoint".to_owned())
-            } else {
-                attach_tracepoint(side, aya_btf, program, tracepoint).err().map(|e| root_cause(&e))
-            };
+            let why = attach_tracepoint(side, btf, program, tracepoint).err();
             if needed && let Some(why) = why {
                 return Err(Error::NothingAttached(format!("{tracepoint}: {why}")));
             }
@@ -178,14 +174,14 @@ fn status(probe: String, by: &'static str, why: Option<String>) -> ProbeStatus {
 
 fn attach_tracepoint(
     side: &mut KernelSide,
-    btf: &Btf,
+    btf: &KernelBtf,
     program: &str,
     tracepoint: &str,
-) -> Result<(), aya::EbpfError> {
-    let Some(found) = side.ebpf.program_mut(program) else { return Ok(()) };
-    let program: &mut BtfTracePoint = found.try_into()?;
-    program.load(tracepoint, btf)?;
-    program.attach()?;
+) -> Result<(), String> {
+    let target = btf.tracepoint(tracepoint).ok_or("this kernel has no such tracepoint")?;
+    let program = side.raw.load(program, Kind::tracepoint(target)).map_err(|e| e.to_string())?;
+    let link = link_tracing(&program).map_err(|e| e.to_string())?;
+    side.attached.tracepoints.push((program, link));
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use tracer_common::Control;
 
 use super::attach::{ProbeStatus, root_cause};
 use super::points::{At, Function, POINTS, Point, When};
-use super::raw::{Kind, RawObject, link_trampoline, module_btf};
+use super::raw::{Kind, RawObject, link_tracing, module_btf};
 use crate::kernel::btf::KernelBtf;
 
 const TRAMPOLINE: &str = "fentry/fexit";
@@ -168,7 +168,7 @@ fn trampolines(
             super::Error::NotPermitted => "the kernel refuses".to_owned(),
             e => e.to_string(),
         })?;
-        held.push(link_trampoline(&program).map_err(|e| e.to_string())?);
+        held.push(link_tracing(&program).map_err(|e| e.to_string())?);
         held.push(program);
     }
     Ok(held)

@@ -3,7 +3,7 @@
 use std::os::fd::AsFd as _;
 
 use aya::maps::{Array, HashMap, Map, RingBuf};
-use aya::{Btf, Ebpf, EbpfLoader, Endianness};
+use aya::{Ebpf, EbpfLoader};
 use tracer_common::offsets::{KernelOffsets, Options};
 use tracer_common::{Control, Filter, Portal};
 
@@ -46,7 +46,7 @@ pub struct KernelSide {
     pub(super) ebpf: Ebpf,
     pub(super) netfilter: Option<NetfilterPrograms>,
     pub(super) functions: Option<Functions>,
-    raw: RawObject,
+    pub(super) raw: RawObject,
     pub(super) attached: Attached,
     pub(super) options: LoadOptions,
     /// Entries of packets under way that were aged out so far.
@@ -69,12 +69,6 @@ impl KernelSide {
         if OBJECT.is_empty() {
             return Err(Error::NotBuilt);
         }
-        let raw_btf = std::fs::read(crate::kernel::btf::VMLINUX).map_err(|source| Error::Sys {
-            what: format!("cannot read {}", crate::kernel::btf::VMLINUX),
-            source,
-        })?;
-        let aya_btf = Btf::parse(&raw_btf, Endianness::default())
-            .map_err(|e| Error::Prepare(e.to_string()))?;
         let arguments = |name| btf.tracepoint_arguments(name).unwrap_or(0);
         let constants = Options {
             ring_bytes: u64::from(options.ring_bytes),
@@ -90,7 +84,8 @@ impl KernelSide {
                 .unwrap_or(0),
         };
         let mut ebpf = EbpfLoader::new()
-            .btf(Some(&aya_btf))
+            // No program asks to be relocated by the kernel's types.
+            .btf(None)
             .override_global("OFFSETS", &options.offsets, true)
             .override_global("FILTER", &options.filter, true)
             .override_global("OPTIONS", &constants, true)
@@ -142,7 +137,7 @@ impl KernelSide {
         };
         let portals = side.options.portals.clone();
         replace(&mut side.hash::<Portal, u8>("PORTALS")?, "PORTALS", portals.into_iter())?;
-        attach::global(&mut side, &aya_btf, btf)?;
+        attach::global(&mut side, btf)?;
         if side.options.backends.func {
             let has_links = side.netfilter.is_some();
             let (functions, words) = Functions::attach(&side.raw, &mut side.ebpf, btf, has_links);
@@ -216,10 +211,8 @@ impl KernelSide {
     /// [`Error::Map`] when the kernel refuses.
     pub fn counters(&self) -> Result<Counters, Error> {
         let mut counters = Counters::read(self.map("STATS")?)?;
-        for (_, program) in self.ebpf.programs() {
-            if let Ok(fd) = program.fd() {
-                counters.missed_runs += missed_runs(fd.as_fd());
-            }
+        for (program, _) in &self.attached.tracepoints {
+            counters.missed_runs += missed_runs(program.as_fd());
         }
         Ok(counters)
     }

@@ -1,5 +1,7 @@
 //! What aya 0.14 cannot do, by `bpf(2)`: BPF netfilter programs, and trampolines on functions in
-//! modules. The object is parsed a second time and relocated onto the maps that aya made.
+//! modules. Also the tracepoints, for which aya would parse the kernel's type information itself,
+//! which is known by then and takes a tenth of starting. The object is parsed a second time and
+//! relocated onto the maps that aya made.
 
 use std::collections::HashSet;
 use std::ffi::CString;
@@ -8,19 +10,20 @@ use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 
 use aya::Ebpf;
 use aya::maps::{Map, MapData};
-use aya_obj::Object;
-use aya_obj::generated::bpf_insn;
+use aya_obj::{Function, Object};
 
 use super::Error;
 
 pub(super) const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_RAW_TRACEPOINT_OPEN: libc::c_long = 17;
+const BPF_BTF_LOAD: libc::c_long = 18;
 const BPF_BTF_GET_FD_BY_ID: libc::c_long = 19;
 const BPF_BTF_GET_NEXT_ID: libc::c_long = 23;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_PROG_TYPE_TRACING: u32 = 26;
 const BPF_PROG_TYPE_NETFILTER: u32 = 32;
+const BPF_TRACE_RAW_TP: u32 = 23;
 const BPF_TRACE_FENTRY: u32 = 24;
 const BPF_TRACE_FEXIT: u32 = 25;
 const BPF_NETFILTER: u32 = 45;
@@ -32,8 +35,8 @@ const ATTR_LEN: usize = 128;
 pub(super) struct Kind {
     program: u32,
     attach: u32,
-    /// Function: its type number.
-    function: u32,
+    /// What it is attached to, a function or a tracepoint: its type number.
+    target: u32,
     /// Module that it is in: its type information, 0 for the kernel itself.
     module: RawFd,
 }
@@ -41,14 +44,19 @@ pub(super) struct Kind {
 impl Kind {
     /// A netfilter hook function.
     pub(super) const NETFILTER: Self =
-        Self { program: BPF_PROG_TYPE_NETFILTER, attach: BPF_NETFILTER, function: 0, module: 0 };
+        Self { program: BPF_PROG_TYPE_NETFILTER, attach: BPF_NETFILTER, target: 0, module: 0 };
+
+    /// A tracepoint, by its type number.
+    pub(super) fn tracepoint(target: u32) -> Self {
+        Self { program: BPF_PROG_TYPE_TRACING, attach: BPF_TRACE_RAW_TP, target, module: 0 }
+    }
 
     /// A trampoline at the entry of a function, or at its exit.
     pub(super) fn trampoline(at_exit: bool, function: u32, module: Option<&OwnedFd>) -> Self {
         Self {
             program: BPF_PROG_TYPE_TRACING,
             attach: if at_exit { BPF_TRACE_FEXIT } else { BPF_TRACE_FENTRY },
-            function,
+            target: function,
             module: module.map_or(0, |fd| fd.as_raw_fd()),
         }
     }
@@ -56,7 +64,12 @@ impl Kind {
 
 /// The object, relocated.
 #[derive(Debug)]
-pub(super) struct RawObject(Object);
+pub(super) struct RawObject {
+    object: Object,
+    /// Its own type information as the kernel holds it; `None` where it takes none. It tells which
+    /// functions are to be verified by themselves.
+    btf: Option<OwnedFd>,
+}
 
 impl RawObject {
     /// Parses `object` and puts it onto the maps of `ebpf` and the ring `events`, which must
@@ -64,6 +77,13 @@ impl RawObject {
     pub(super) fn prepare(object: &[u8], ebpf: &Ebpf, events: &Map) -> Result<Self, Error> {
         let prepare = |e: &dyn std::fmt::Display| Error::Prepare(e.to_string());
         let mut parsed = Object::parse(object).map_err(|e| prepare(&e))?;
+        let features = aya::features();
+        let btf = match features.btf() {
+            Some(features) => parsed.fixup_and_sanitize_btf(features).map_err(|e| prepare(&e))?,
+            None => None,
+        };
+        // Without it the programs load as well, only slower.
+        let btf = btf.and_then(|btf| btf_load(&btf.to_bytes()).ok());
         let sections: HashSet<usize> = parsed.functions.keys().map(|(s, _)| *s).collect();
         let maps: Vec<(String, RawFd, aya_obj::Map)> = parsed
             .maps
@@ -77,21 +97,24 @@ impl RawObject {
             .relocate_maps(maps.iter().map(|(n, fd, m)| (n.as_str(), *fd, m)), &sections)
             .map_err(|e| prepare(&e))?;
         parsed.relocate_calls(&sections).map_err(|e| prepare(&e))?;
-        Ok(Self(parsed))
+        Ok(Self { object: parsed, btf })
     }
 
     /// Loads one program.
     pub(super) fn load(&self, name: &str, kind: Kind) -> Result<OwnedFd, Error> {
         let missing = || Error::Prepare(format!("the object has no program {name}"));
-        let program = self.0.programs.get(name).ok_or_else(missing)?;
-        let function = self.0.functions.get(&program.function_key()).ok_or_else(missing)?;
-        match prog_load(name, kind, &function.instructions, &program.license, &mut []) {
+        let program = self.object.programs.get(name).ok_or_else(missing)?;
+        let function = self.object.functions.get(&program.function_key()).ok_or_else(missing)?;
+        let load = |log: &mut [u8]| {
+            prog_load(name, kind, function, &program.license, self.btf.as_ref(), log)
+        };
+        match load(&mut []) {
             Ok(fd) => Ok(fd),
             Err(source) if source.raw_os_error() == Some(libc::EPERM) => Err(Error::NotPermitted),
             Err(source) => {
                 let mut log = vec![0; 16 << 20];
                 // Again, only to learn the verifier's reason.
-                let _ = prog_load(name, kind, &function.instructions, &program.license, &mut log);
+                let _ = load(&mut log);
                 let reason = verifier_reason(&log);
                 let reason = if reason.is_empty() { reason } else { format!(" ({reason})") };
                 Err(Error::Sys { what: format!("cannot load {name}{reason}"), source })
@@ -174,10 +197,12 @@ fn verifier_reason(log: &[u8]) -> String {
 fn prog_load(
     name: &str,
     kind: Kind,
-    instructions: &[bpf_insn],
+    function: &Function,
     license: &CString,
+    btf: Option<&OwnedFd>,
     log: &mut [u8],
 ) -> io::Result<OwnedFd> {
+    let instructions = &function.instructions;
     let count = u32::try_from(instructions.len()).map_err(io::Error::other)?;
     let mut attr = Attr::new()
         .u32(0, kind.program)
@@ -186,8 +211,16 @@ fn prog_load(
         .u64(16, license.as_ptr() as u64)
         .bytes(48, &name.as_bytes()[..name.len().min(15)])
         .u32(68, kind.attach)
-        .u32(108, kind.function)
+        .u32(108, kind.target)
         .fd(112, kind.module);
+    let functions = function.func_info.func_info_bytes();
+    if let Some(btf) = btf {
+        attr = attr
+            .fd(72, btf.as_raw_fd())
+            .u32(76, function.func_info_rec_size as u32)
+            .u64(80, functions.as_ptr() as u64)
+            .u32(88, function.func_info.len() as u32);
+    }
     if !log.is_empty() {
         let len = u32::try_from(log.len()).map_err(io::Error::other)?;
         attr = attr.u32(24, 1).u32(28, len).u64(32, log.as_mut_ptr() as u64);
@@ -195,8 +228,14 @@ fn prog_load(
     attr.open(BPF_PROG_LOAD)
 }
 
-/// Attaches a trampoline to the function that it was loaded for.
-pub(super) fn link_trampoline(program: &OwnedFd) -> io::Result<OwnedFd> {
+/// Hands type information to the kernel.
+fn btf_load(btf: &[u8]) -> io::Result<OwnedFd> {
+    let len = u32::try_from(btf.len()).map_err(io::Error::other)?;
+    Attr::new().u64(0, btf.as_ptr() as u64).u32(16, len).open(BPF_BTF_LOAD)
+}
+
+/// Attaches a program to the function or tracepoint that it was loaded for.
+pub(super) fn link_tracing(program: &OwnedFd) -> io::Result<OwnedFd> {
     Attr::new().fd(8, program.as_raw_fd()).open(BPF_RAW_TRACEPOINT_OPEN)
 }
 
