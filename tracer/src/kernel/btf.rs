@@ -1,10 +1,13 @@
 //! The kernel's own type information (BTF), as far as pkttrace asks it.
 
-use std::collections::BTreeMap;
-use std::fs;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::fd::{AsRawFd as _, FromRawFd as _};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
-use btf_rs::{Btf, BtfType, Struct, Type};
+use btf_rs::{Backend, Btf, BtfType, Struct, Type};
 
 use super::Error;
 
@@ -34,10 +37,12 @@ impl Place {
     }
 }
 
-/// Parsed type information.
+/// Type information, read where it lies: a tenth of it is ever looked at.
 #[derive(Debug)]
 pub struct KernelBtf {
     btf: BtfDebug,
+    /// Type numbers by name, of the names that were asked for: each takes a pass over all types.
+    ids: Mutex<HashMap<String, Vec<u32>>>,
 }
 
 /// [`Btf`] has no `Debug`.
@@ -58,28 +63,50 @@ impl KernelBtf {
     pub fn read(path: &Path) -> Result<Self, Error> {
         let bytes =
             fs::read(path).map_err(|source| Error::NoBtf { path: path.to_owned(), source })?;
-        let btf = Btf::from_bytes(&bytes)
-            .map_err(|e| Error::BadBtf { path: path.to_owned(), why: e.to_string() })?;
-        Ok(Self { btf: BtfDebug(btf) })
+        let bad = |why| Error::BadBtf { path: path.to_owned(), why };
+        // Before 6.16 the kernel's own file cannot be mapped.
+        let copy = in_memory(&bytes).map_err(|e| bad(format!("no memory for it: {e}")))?;
+        let copy = format!("/proc/self/fd/{}", copy.as_raw_fd());
+        let btf =
+            Btf::from_file_with_backend(copy, Backend::Mmap).map_err(|e| bad(e.to_string()))?;
+        Ok(Self::new(btf))
+    }
+
+    fn new(btf: Btf) -> Self {
+        Self { btf: BtfDebug(btf), ids: Mutex::default() }
     }
 
     /// The type information of a loaded module, on top of this; `None` when it has none (before
     /// 5.11, or no such module).
     #[must_use]
     pub fn module(&self, name: &str) -> Option<Self> {
-        let btf = Btf::from_split_file(Path::new(MODULES).join(name), &self.btf.0).ok()?;
-        Some(Self { btf: BtfDebug(btf) })
+        let bytes = fs::read(Path::new(MODULES).join(name)).ok()?;
+        Some(Self::new(Btf::from_split_bytes(&bytes, &self.btf.0).ok()?))
+    }
+
+    /// The type numbers that have a name.
+    fn ids(&self, name: &str) -> Vec<u32> {
+        let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = ids.get(name) {
+            return known.clone();
+        }
+        let found = self.btf.0.resolve_ids_by_name(name).unwrap_or_default();
+        ids.insert(name.to_owned(), found.clone());
+        found
+    }
+
+    /// The types that have a name, with their numbers.
+    fn types(&self, name: &str) -> impl Iterator<Item = (u32, Type)> {
+        let ids = self.ids(name).into_iter();
+        ids.filter_map(|id| Some((id, self.btf.0.resolve_type_by_id(id).ok()?)))
     }
 
     /// The type number of a function; `None` when it is unknown, or known more than once.
     #[must_use]
     pub fn function(&self, name: &str) -> Option<u32> {
-        let btf = &self.btf.0;
-        let ids = btf.resolve_ids_by_name(name).ok()?;
-        let mut ids =
-            ids.into_iter().filter(|id| matches!(btf.resolve_type_by_id(*id), Ok(Type::Func(_))));
-        let id = ids.next()?;
-        ids.next().is_none().then_some(id)
+        let mut functions = self.types(name).filter(|(_, t)| matches!(t, Type::Func(_)));
+        let (id, _) = functions.next()?;
+        functions.next().is_none().then_some(id)
     }
 
     /// The name of a function's first argument.
@@ -122,7 +149,7 @@ impl KernelBtf {
     pub fn enumeration(&self, name: &str, prefix: &str) -> BTreeMap<u32, String> {
         let btf = &self.btf.0;
         let mut values = BTreeMap::new();
-        for found in btf.resolve_types_by_name(name).unwrap_or_default() {
+        for (_, found) in self.types(name) {
             if let Type::Enum(e) = found {
                 for member in &e.members {
                     if let Ok(text) = btf.resolve_name(member) {
@@ -135,16 +162,22 @@ impl KernelBtf {
         values
     }
 
+    /// The type number of the tracepoint `name`; `None` when the kernel has no such tracepoint.
+    #[must_use]
+    pub fn tracepoint(&self, name: &str) -> Option<u32> {
+        let name = format!("btf_trace_{name}");
+        let mut types = self.types(&name);
+        types.find_map(|(id, t)| matches!(t, Type::Typedef(_)).then_some(id))
+    }
+
     /// How many arguments the tracepoint `name` hands to a BTF-typed program; `None` when the
     /// kernel has no such tracepoint.
     #[must_use]
     pub fn tracepoint_arguments(&self, name: &str) -> Option<usize> {
         let btf = &self.btf.0;
-        let found = btf.resolve_types_by_name(&format!("btf_trace_{name}")).ok()?;
-        let typedef = found.into_iter().find_map(|t| match t {
-            Type::Typedef(t) => Some(t),
-            _ => None,
-        })?;
+        let Type::Typedef(typedef) = btf.resolve_type_by_id(self.tracepoint(name)?).ok()? else {
+            return None;
+        };
         let Type::Ptr(ptr) = btf.resolve_chained_type(&typedef).ok()? else { return None };
         let Type::FuncProto(proto) = btf.resolve_chained_type(&ptr).ok()? else { return None };
         // The first parameter is the probe's private data.
@@ -158,7 +191,7 @@ impl KernelBtf {
     }
 
     fn structure(&self, name: &str) -> Option<Struct> {
-        self.btf.0.resolve_types_by_name(name).ok()?.into_iter().find_map(|t| match t {
+        self.types(name).find_map(|(_, t)| match t {
             Type::Struct(s) if !s.members.is_empty() => Some(s),
             _ => None,
         })
@@ -196,4 +229,17 @@ impl KernelBtf {
         }
         None
     }
+}
+
+/// A nameless file in memory with these bytes.
+fn in_memory(bytes: &[u8]) -> io::Result<File> {
+    // SAFETY: the name is a constant string.
+    let fd = unsafe { libc::memfd_create(c"btf".as_ptr(), libc::MFD_CLOEXEC) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a new descriptor that nobody else has.
+    let mut file = unsafe { File::from_raw_fd(fd) };
+    file.write_all(bytes)?;
+    Ok(file)
 }

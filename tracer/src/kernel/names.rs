@@ -17,13 +17,13 @@ pub struct KernelNames {
 }
 
 impl KernelNames {
-    /// The names of the running kernel.
+    /// The names of the running kernel, whose symbols are `symbols`.
     #[must_use]
-    pub fn read(btf: &KernelBtf) -> Self {
+    pub fn of(btf: &KernelBtf, symbols: Symbols) -> Self {
         let mut reasons = btf.enumeration("skb_drop_reason", "SKB_DROP_REASON_");
         // Only on kernels with the feature does the enumeration exist; never a copied list.
         reasons.retain(|_, name| !name.starts_with("SUBSYS_MASK") && name != "MAX");
-        Self { reasons, symbols: Symbols::read() }
+        Self { reasons, symbols }
     }
 
     /// Names made by hand, for tests and replays.

@@ -19,7 +19,7 @@ use crate::cli::filter::Network;
 use crate::config::{Config, add_service};
 use crate::event::Event;
 use crate::journey::Journey;
-use crate::kernel::{btf::KernelBtf, btf::VMLINUX, names::KernelNames, offsets};
+use crate::kernel::{btf::KernelBtf, btf::VMLINUX, names::KernelNames, offsets, symbols::Symbols};
 use crate::net::watch::{Change, DeviceChange, Watcher};
 use crate::net::{self, Inum, Netns, NetworkState};
 use crate::owner::service::{self, Service};
@@ -89,6 +89,8 @@ impl Live {
     /// What keeps it from running, in one line.
     pub async fn start(config: &Config) -> Result<Setup> {
         raise_descriptor_limit();
+        // The kernel takes its time to write them, and so it does to verify programs.
+        let symbols = std::thread::spawn(Symbols::read);
         let btf = KernelBtf::read(Path::new(VMLINUX))?;
         let offsets = offsets::find(&btf)?;
         let (state, skipped) = net::snapshot::take().await?;
@@ -135,7 +137,7 @@ impl Live {
             rules.settle();
         }
         live.side.enable()?;
-        let names = KernelNames::read(&btf);
+        let names = KernelNames::of(&btf, symbols.join().unwrap_or_default());
         let notes = skipped.iter().map(|s| format!("{}: {}", s.what, s.why)).collect();
         Ok(Setup { live, names, notes })
     }
