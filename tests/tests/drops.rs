@@ -286,3 +286,23 @@ fn an_answered_ping_is_never_a_drop() {
     assert!(run.all(&packets()).len() >= 40, "{}", run.listing());
     run.assert_no_drops();
 }
+
+#[test]
+fn a_copy_that_a_bridge_sends_out_is_dropped_at_forward() {
+    let lab = Lab::up("bridge", &["--ipv6"]);
+    lab.exec(
+        "n1",
+        "nft add table inet shut && \
+         nft add chain inet shut front '{ type filter hook forward priority 0; policy drop; }'",
+    );
+    let tracer = Tracer::start(&lab, &["--src", "fd00:10:244:1::2", "--rules"]);
+    let _ = lab.attempt("p1", "ping -n -c 1 -W 1 fd00:10:244:1::99");
+    let is_copy = |j: &Journey| j.json["fate"] == "dropped" && j.json["parent"]["kind"] == "clone";
+    tracer.await_journey("a copy for another port", is_copy);
+    let run = tracer.finish();
+    for copy in run.journeys.iter().filter(|j| is_copy(j)) {
+        assert_eq!(copy.json["drop"]["hook"], "forward", "{copy}");
+        let hop = copy.hops_at("n1/FORWARD")[0].clone();
+        assert_eq!((&hop["layer"], &hop["verdict"]), (&"bridge".into(), &"drop".into()), "{copy}");
+    }
+}

@@ -1,6 +1,6 @@
 //! What hops say beside the place: conntrack's entry, forwarding databases, neighbours.
 
-use pkttrace_tests::{Journey, Lab, Tracer, icmp, udp};
+use pkttrace_tests::{Lab, Tracer, icmp, udp};
 
 /// Link-layer address of a device.
 fn mac(lab: &Lab, host: &str, dev: &str) -> String {
@@ -138,25 +138,4 @@ fn a_neighbour_answers_or_is_silent_at_its_hop() {
     let neigh = &silent.hops_at("p1/eth0/neigh")[0]["neigh"];
     assert_eq!((&neigh["outcome"], &neigh["mac"]), (&"silent".into(), &serde_json::Value::Null));
     assert!(neigh["waited_ns"].as_u64().is_some_and(|ns| ns > 1_000_000_000), "{silent}");
-}
-
-/// On this kernel: where copies are caught as they are made, those dropped at once are not told yet.
-#[test]
-fn a_copy_that_a_bridge_sends_out_is_dropped_at_forward() {
-    let lab = Lab::up("bridge", &["--ipv6"]);
-    lab.exec(
-        "n1",
-        "nft add table inet shut && \
-         nft add chain inet shut front '{ type filter hook forward priority 0; policy drop; }'",
-    );
-    let tracer = Tracer::start(&lab, &["--src", "fd00:10:244:1::2", "--rules"]);
-    let _ = lab.attempt("p1", "ping -n -c 1 -W 1 fd00:10:244:1::99");
-    let is_copy = |j: &Journey| j.json["fate"] == "dropped" && j.json["parent"]["kind"] == "clone";
-    tracer.await_journey("a copy for another port", is_copy);
-    let run = tracer.finish();
-    for copy in run.journeys.iter().filter(|j| is_copy(j)) {
-        assert_eq!(copy.json["drop"]["hook"], "forward", "{copy}");
-        let hop = copy.hops_at("n1/FORWARD")[0].clone();
-        assert_eq!((&hop["layer"], &hop["verdict"]), (&"bridge".into(), &"drop".into()), "{copy}");
-    }
 }
