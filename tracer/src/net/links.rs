@@ -157,6 +157,7 @@ fn port(data: &[InfoBridgePort]) -> BridgePort {
         learning: true,
         unicast_flood: true,
         broadcast_flood: true,
+        multicast_flood: true,
         neigh_suppress: false,
         locked: false,
     };
@@ -168,6 +169,7 @@ fn port(data: &[InfoBridgePort]) -> BridgePort {
             InfoBridgePort::Learning(on) => port.learning = *on,
             InfoBridgePort::UnicastFlood(on) => port.unicast_flood = *on,
             InfoBridgePort::BroadcastFlood(on) => port.broadcast_flood = *on,
+            InfoBridgePort::MulticastFlood(on) => port.multicast_flood = *on,
             InfoBridgePort::NeighSupress(on) => port.neigh_suppress = *on,
             InfoBridgePort::Locked(on) => port.locked = *on,
             _ => {}

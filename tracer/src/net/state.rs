@@ -116,6 +116,8 @@ pub struct BridgePort {
     pub unicast_flood: bool,
     /// Broadcasts leave by it.
     pub broadcast_flood: bool,
+    /// Multicasts to groups that nobody was heard to join leave by it.
+    pub multicast_flood: bool,
     /// Answers ARP for its neighbours itself.
     pub neigh_suppress: bool,
     /// Takes frames only from addresses that an entry has behind it (`BR_PORT_LOCKED`, since 5.18).

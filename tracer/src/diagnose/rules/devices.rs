@@ -2,7 +2,7 @@
 
 use super::met::{each, in_netns};
 use super::{Case, Finding, Rule};
-use crate::diagnose::walk::ObstacleKind as Kind;
+use crate::diagnose::walk::{Flood, ObstacleKind as Kind};
 use crate::diagnose::{Met, fix, show};
 use crate::net::detail::Route;
 use crate::net::{Device, DeviceKind, Inum, Netns};
@@ -50,12 +50,30 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
                 .fix(met.command(case, &format!("ip link set {dev} up")))
         }
         Kind::NotAPort { dev, bridge } => {
+            let hairpin = is_hairpin(case, here, *dev, *bridge);
             let (dev, bridge) = (name(*dev), name(*bridge));
             let title = format!("{dev} of {node} is up, but no port of bridge {bridge}");
+            let hairpin = hairpin.then(|| format!("bridge link set dev {dev} hairpin on"));
             met.finding(case, "veth-detached-from-bridge", title)
                 .fact(format!("ip link of {node}: {dev} has no master {bridge}"))
                 .fix(met.command(case, &format!("ip link set {dev} master {bridge}")))
-                .fix(met.command(case, &format!("bridge link set dev {dev} hairpin on")))
+                .fixes(hairpin.map(|c| met.command(case, &c)))
+        }
+        Kind::BridgesApart { bridge, other } => {
+            let (near, far) = (unused(case, here, "j", 0), unused(case, here, "j", 1));
+            let (bridge, other) = (name(*bridge), name(*other));
+            let title = format!(
+                "bridges {bridge} and {other} of {node} have ends of one network, and nothing joins them"
+            );
+            let add = format!("ip link add {near} type veth peer name {far}");
+            let commands = [
+                add,
+                format!("ip link set {near} master {bridge} up"),
+                format!("ip link set {far} master {other} up"),
+            ];
+            met.finding(case, "veth-missing", title)
+                .fact(format!("bridge link of {node}: no port of {bridge} leads to {other}"))
+                .fixes(commands.iter().map(|c| met.command(case, c)))
         }
         Kind::PortState { port, state } => {
             let (dev, state) = (name(*port), state_name(*state));
@@ -101,13 +119,18 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
                 .fact(format!("bridge -d link of {node}: {dev} hairpin off"))
                 .fix(met.command(case, &format!("bridge link set dev {dev} hairpin on")))
         }
-        Kind::FloodOff { port, is_broadcast } => {
+        Kind::FloodOff { port, flood } => {
             let dev = name(*port);
-            let what = if *is_broadcast { "bcast_flood" } else { "flood" };
+            let what = match flood {
+                Flood::Unicast => "flood",
+                Flood::Broadcast => "bcast_flood",
+                Flood::Multicast => "mcast_flood",
+            };
             let title = format!(
                 "bridge port {dev} of {node} does not pass on what is meant for all: {what} is off"
             );
             met.finding(case, "bridge-port-no-flood", title)
+                .fact(format!("bridge -d link of {node}: {dev} has {what} off"))
                 .fix(met.command(case, &format!("bridge link set dev {dev} {what} on")))
         }
         Kind::NoPorts { bridge } => {
@@ -136,6 +159,25 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
         }
         _ => return None,
     })
+}
+
+/// The ports of the bridge hand back what they take, where that is how they are set up and it makes
+/// no circle: behind another bridge it would.
+fn is_hairpin(case: &Case<'_>, netns: Inum, dev: u32, bridge: u32) -> bool {
+    let devices = || case.netns(netns).into_iter().flat_map(|n| n.devices.values());
+    let others = devices().filter(|d| d.master == Some(bridge) && d.ifindex != dev);
+    let peer = case.state.device(netns, dev).and_then(|d| d.link);
+    let peer = peer.and_then(|p| case.state.device(p.netns.unwrap_or(netns), p.ifindex));
+    let mut ports = others.filter_map(|d| d.port);
+    peer.is_none_or(|p| p.master.is_none()) && ports.any(|p| p.hairpin)
+}
+
+/// A name for a device that none has.
+fn unused(case: &Case<'_>, netns: Inum, start: &str, skip: usize) -> String {
+    let devices = || case.netns(netns).into_iter().flat_map(|n| n.devices.values());
+    let names = (0..).map(|n: u32| format!("{start}{n}"));
+    let mut free = names.filter(|name| devices().all(|d| d.name != *name));
+    free.nth(skip).unwrap_or_default()
 }
 
 /// Where the spanning tree protocol decides, a port's state cannot be set.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::*;
-use crate::diagnose::walk::tests::build::inum;
+use crate::diagnose::walk::tests::build::{inum, node};
 use crate::diagnose::walk::tests::{cluster, ruled};
 use crate::diagnose::walk::{Ask, Scope, walk_reply, walks};
 use crate::diagnose::{
@@ -160,6 +160,83 @@ fn a_pod_without_link_is_plugged_in_like_its_neighbours() {
     ] {
         assert!(fixes.contains(part), "{part}: {fixes}");
     }
+}
+
+/// Two bridges of one node, a veth between them, pods on both.
+const JOINED: &str = "
+    h: link left bridge
+    h: link right bridge
+    h: link j0 veth h/j1 master left
+    h: set j1 master right
+    h: link v1 veth p1/net0 master left
+    h: link v2 veth p2/net0 master right
+    h: link v3 veth p3/net0 master right
+    h: addr 10.9.0.1/24 dev left
+    h: sysctl ipv4/ip_forward 1
+    p1: addr 10.9.0.2/24 dev net0
+    p2: addr 10.9.0.3/24 dev net0
+    p3: addr 10.9.0.4/24 dev net0
+";
+
+#[test]
+fn two_bridges_are_joined_again_where_they_came_apart() {
+    let cases = [
+        ("h: set j1 nomaster", "veth-detached-from-bridge", "ip link set j1 master right"),
+        ("h: set j0 nomaster", "veth-detached-from-bridge", "ip link set j0 master left"),
+        ("h: del j0", "veth-missing", "ip link add j0 type veth peer name j1"),
+        ("h: set v2 nomaster", "veth-detached-from-bridge", "ip link set v2 master "),
+    ];
+    for (more, id, fix) in cases {
+        let state = node(&format!("{JOINED}\n{more}"));
+        let diagnosis = echo(&state, "p1", "10.9.0.3");
+        assert_eq!(errors(&diagnosis), [id], "{more}: {diagnosis:#?}");
+        let fixes = diagnosis.findings[0].fix.join("\n");
+        assert!(fixes.contains(fix) && !fixes.contains("hairpin"), "{more}: {fixes}");
+    }
+    let healthy = echo(&node(JOINED), "p1", "10.9.0.3");
+    assert_eq!(errors(&healthy), ["no-packet-sent"], "{healthy:#?}");
+}
+
+/// An entry that was learned while the link was whole does not hide what happened to it.
+#[test]
+fn a_known_neighbour_does_not_hide_a_port_that_is_gone() {
+    let known = "x1: neigh 10.1.1.3 mac 02:00:00:00:69:02 dev eth0 stale";
+    let mac = |state: &NetworkState| {
+        let x2 = &state.netns[&inum(state, "x2")];
+        x2.devices.values().find(|d| d.name == "eth0").and_then(|d| d.mac).unwrap()
+    };
+    let mac = crate::diagnose::show::mac(mac(&cluster("")));
+    let known = known.replace("02:00:00:00:69:02", &mac);
+    for (gone, fix) in [
+        ("a: set va2 nomaster", "ip link set va2 master br0"),
+        ("a: set va1 nomaster", "ip link set va1 master br0"),
+    ] {
+        let diagnosis = echo(&cluster(&format!("{known}\n{gone}")), "x1", "10.1.1.3");
+        assert_eq!(errors(&diagnosis), ["veth-detached-from-bridge"], "{gone}: {diagnosis:#?}");
+        assert!(diagnosis.findings[0].fix.join("\n").contains(fix), "{gone}: {diagnosis:#?}");
+    }
+    let whole = echo(&cluster(&known), "x1", "10.1.1.3");
+    assert_eq!(errors(&whole), ["no-packet-sent"], "{whole:#?}");
+}
+
+/// What is asked by everybody, or by a group, has to come to all ports.
+#[test]
+fn a_port_that_is_left_out_of_a_flood_is_told() {
+    let v6 = "x1: addr fd01::2/64 dev eth0\nx2: addr fd01::3/64 dev eth0";
+    let cases = [
+        ("a: set va2 nobcast", "10.1.1.3", "bcast_flood on"),
+        ("a: set va2 nomcast", "fd01::3", "mcast_flood on"),
+    ];
+    for (more, to, fix) in cases {
+        let mut state = cluster(&format!("{v6}\n{more}"));
+        state.netns.values_mut().for_each(|n| n.has_ipv6 = true);
+        let diagnosis = echo(&state, "x1", to);
+        assert_eq!(errors(&diagnosis), ["bridge-port-no-flood"], "{more}: {diagnosis:#?}");
+        assert!(diagnosis.findings[0].fix[0].contains(fix), "{more}: {diagnosis:#?}");
+    }
+    // Questions of IPv4 are for everybody, not for a group.
+    let other = echo(&cluster("a: set va2 nomcast"), "x1", "10.1.1.3");
+    assert_eq!(errors(&other), ["no-packet-sent"], "{other:#?}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use super::hooks::Devs;
 use super::l2::{self, CONFIGURED, FORWARDING, STATIC};
 use super::vlan::{self, Vid};
 use super::walker::{Next, Walker};
-use super::{Effect, End, How, ObstacleKind, What};
+use super::{Effect, End, Flood, How, ObstacleKind, What};
 use crate::journey::Hook;
 use crate::net::detail::RouteType;
 use crate::net::fib::FibQuery;
@@ -211,6 +211,9 @@ impl Walker<'_> {
             self.hinder(Effect::Stops, netns, Some(bridge.ifindex), kind);
         }
         let Some(out) = out else {
+            if self.unplugged_from((netns, bridge.ifindex), mac) {
+                return None;
+            }
             let kind = ObstacleKind::NobodyHasMac { mac };
             self.hinder(Effect::Stops, netns, Some(bridge.ifindex), kind);
             return None;
@@ -222,7 +225,7 @@ impl Walker<'_> {
             let kind = ObstacleKind::FdbElsewhere { entry: entry.clone(), actual };
             self.hinder(effect, netns, Some(entry.dev), kind);
         }
-        let flood = (how == How::Flood).then_some(false);
+        let flood = (how == How::Flood).then_some(Flood::Unicast);
         let port = self.conf.device(netns, out)?;
         self.leave_vlan(netns, bridge, (from.unwrap_or(bridge), port), vid);
         if bridge.up && port.up {

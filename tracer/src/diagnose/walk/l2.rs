@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::arp::{self, Message, Met};
 use super::conf::Conf;
 use super::vlan::{self, Vid};
-use super::{Effect, Leg, Obstacle, ObstacleKind, Place};
+use super::{Effect, Flood, Leg, Obstacle, ObstacleKind, Place};
 use crate::journey::Hook;
 use crate::net::detail::FdbEntry;
 use crate::net::{Device, DeviceKind, Inum, Mac};
@@ -40,10 +40,13 @@ pub(super) struct Frame {
     pub(super) leg: Leg,
     /// What it says, where rules are to be asked about it.
     pub(super) arp: Option<Message>,
+    /// To a group, and not to everybody.
+    pub(super) is_multicast: bool,
 }
 
 impl Frame {
-    pub(super) const QUESTION: Self = Self { to: None, leg: Leg::Question, arp: None };
+    pub(super) const QUESTION: Self =
+        Self { to: None, leg: Leg::Question, arp: None, is_multicast: false };
 }
 
 /// A frame's way so far.
@@ -146,7 +149,7 @@ pub(super) fn programs(
 pub(super) fn out_of_port(
     port: &Device,
     in_port: Option<&Device>,
-    flood: Option<bool>,
+    flood: Option<Flood>,
 ) -> Vec<ObstacleKind> {
     let Some(settings) = port.port else { return Vec::new() };
     let mut found = Vec::new();
@@ -164,13 +167,13 @@ pub(super) fn out_of_port(
         }
     }
     let is_off = match flood {
-        Some(true) => !settings.broadcast_flood,
-        Some(false) => !settings.unicast_flood,
+        Some(Flood::Broadcast) => !settings.broadcast_flood,
+        Some(Flood::Multicast) => !settings.multicast_flood,
+        Some(Flood::Unicast) => !settings.unicast_flood,
         None => false,
     };
-    if is_off {
-        let is_broadcast = flood == Some(true);
-        found.push(ObstacleKind::FloodOff { port: port.ifindex, is_broadcast });
+    if let Some(flood) = flood.filter(|_| is_off) {
+        found.push(ObstacleKind::FloodOff { port: port.ifindex, flood });
     }
     found
 }
@@ -375,8 +378,9 @@ impl<'a> Search<'a> {
         }
         let entry = self.frame.to.and_then(|mac| fdb(self.conf, netns, bridge.ifindex, (mac, vid)));
         let flood = match (self.frame.to, entry) {
-            (None, _) => Some(true),
-            (Some(_), None) => Some(false),
+            (None, _) if self.frame.is_multicast => Some(Flood::Multicast),
+            (None, _) => Some(Flood::Broadcast),
+            (Some(_), None) => Some(Flood::Unicast),
             (Some(_), Some(_)) => None,
         };
         let ports: Vec<&Device> = self.conf.ports(netns, bridge.ifindex).collect();

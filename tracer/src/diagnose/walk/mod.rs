@@ -31,13 +31,14 @@ mod route;
 #[cfg(test)]
 pub(super) mod tests;
 mod tunnel;
+mod unplugged;
 mod vlan;
 mod walker;
 mod xmit;
 
 pub(super) use hooks::reference;
 pub use model::{Choice, End, How, Leg, Nat, Step, Track, Walk, What};
-pub use obstacle::{Effect, Obstacle, ObstacleKind, Place, RuleRef};
+pub use obstacle::{Effect, Flood, Obstacle, ObstacleKind, Place, RuleRef};
 pub use reply::walk_reply;
 
 use conf::{Conf, Stacked};

@@ -65,7 +65,8 @@ impl Walker<'_> {
         }
         let asker = self.asker(netns, dev, addr);
         let arp = Message::question(asker, device.mac, addr);
-        let domain = l2::explore(self.conf, netns, dev, Frame { arp, ..Frame::QUESTION });
+        let question = Frame { arp, is_multicast: addr.is_ipv6(), ..Frame::QUESTION };
+        let domain = l2::explore(self.conf, netns, dev, question);
         let mut answers = self.answers(netns, dev, addr, &domain);
         answers.sort_by_key(Answer::stops);
         let actual = answers.first().map(|a| (a.mac, a.at));
@@ -141,8 +142,11 @@ impl Walker<'_> {
             }
             return true;
         }
-        for &(at, holder) in &elsewhere {
-            self.cut_off(netns, dev, addr, (at, holder));
+        let mut on_links = elsewhere.clone();
+        on_links.retain(|at| self.is_on_a_link(*at, addr));
+        let is_unplugged = on_links.into_iter().any(|far| self.unplugged((netns, dev), far));
+        for &far in elsewhere.iter().filter(|_| !is_unplugged) {
+            self.cut_off(netns, dev, addr, far);
         }
         let arrivals = domain.arrivals.iter().filter(|_| addr.is_ipv6() && elsewhere.is_empty());
         let mute: Vec<_> = arrivals
@@ -157,8 +161,10 @@ impl Walker<'_> {
             let kind = kind.clone();
             self.hinder_with(Obstacle { kind, effect: Effect::Stops, place, leg: Leg::Answer });
         }
-        for obstacle in self.silent_routers(domain, netns, addr) {
-            self.hinder_with(obstacle);
+        if !is_unplugged {
+            for obstacle in self.silent_routers(domain, netns, addr) {
+                self.hinder_with(obstacle);
+            }
         }
         // The node's own is no pod, even where all else on the node is in namespaces.
         let own = self.conf.state.own;
@@ -239,10 +245,36 @@ impl Walker<'_> {
             let (there, port) = self.conf.peer(netns, d)?;
             (there == host).then(|| self.conf.bridge_of(there, port)).flatten().map(|b| b.ifindex)
         });
-        if let Some(bridge) = bridge.filter(|b| end.master != Some(*b)) {
-            let kind = ObstacleKind::NotAPort { dev: end.ifindex, bridge };
-            self.hinder(Effect::Stops, host, Some(end.ifindex), kind);
+        let Some(bridge) = bridge.filter(|b| end.master != Some(*b)) else { return };
+        if let Some(other) = end.master.filter(|own| self.is_apart(host, *own, (bridge, addr))) {
+            let kind = ObstacleKind::BridgesApart { bridge, other };
+            return self.hinder(Effect::Stops, host, Some(bridge), kind);
         }
+        let kind = ObstacleKind::NotAPort { dev: end.ifindex, bridge };
+        self.hinder(Effect::Stops, host, Some(end.ifindex), kind);
+    }
+
+    /// The address is not alone on its device, so that others of its network are beside it.
+    fn is_on_a_link(&self, (at, dev): (Inum, u32), addr: IpAddr) -> bool {
+        let full = if addr.is_ipv4() { 32 } else { 128 };
+        let device = self.conf.device(at, dev);
+        device.is_some_and(|d| d.addresses.iter().any(|(a, len)| *a == addr && *len < full))
+    }
+
+    /// The bridge `own` of `host` has no address, and several that are on it are of one network with
+    /// `addr`: a switch that others of that network should be joined to.
+    fn is_apart(&self, host: Inum, own: u32, (bridge, addr): (u32, IpAddr)) -> bool {
+        let has_none = |b: u32| {
+            self.conf.device(host, b).is_some_and(|d| {
+                d.kind == DeviceKind::Bridge && !d.addresses.iter().any(|(a, _)| a.is_ipv4())
+            })
+        };
+        let ends = |b: u32| {
+            let ports = self.conf.ports(host, b);
+            let peers = ports.filter_map(|p| self.conf.peer(host, p));
+            peers.flat_map(|(_, d)| &d.addresses).filter(|net| contains(**net, addr)).count()
+        };
+        has_none(own) && ends(own) > 1 && ends(bridge) > 0
     }
 
     /// Routers on the link that would answer for what lies behind them, were they told to. Who asks
@@ -372,7 +404,7 @@ impl Walker<'_> {
 
     /// What is in the way of the answer.
     fn way_back(&self, from: (Inum, u32), to: (Inum, u32), arp: Option<Message>) -> Vec<Obstacle> {
-        let frame = Frame { to: self.conf.mac(to), leg: Leg::Answer, arp };
+        let frame = Frame { to: self.conf.mac(to), leg: Leg::Answer, arp, is_multicast: false };
         let domain = l2::explore(self.conf, from.0, from.1, frame);
         let back = domain.arrivals.into_iter().find(|a| a.at == to);
         back.map_or_else(Vec::new, |a| a.obstacles)

@@ -51,6 +51,17 @@ pub enum Effect {
     Degrades,
 }
 
+/// What a bridge sends out by all its ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flood {
+    /// Frames to an address of which it does not know where it is.
+    Unicast,
+    /// Broadcasts: questions of ARP.
+    Broadcast,
+    /// Multicasts: questions of neighbour discovery.
+    Multicast,
+}
+
 /// A firewall rule, or the policy of a chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleRef {
@@ -189,6 +200,8 @@ pub enum ObstacleKind {
     /// The device that leads to the destination is up, but a port of no bridge (or of another
     /// one): `bridge` is the one that its neighbours are on.
     NotAPort { dev: u32, bridge: u32 },
+    /// Two bridges of one namespace that hold the ends of one network, and nothing joins them.
+    BridgesApart { bridge: u32, other: u32 },
     /// A port that does not forward (`BR_STATE_*`).
     PortState { port: u32, state: u8 },
     /// Both ports are isolated.
@@ -197,8 +210,8 @@ pub enum ObstacleKind {
     PortLocked { port: u32, mac: Mac },
     /// Would leave by the port that it came in by.
     HairpinOff { port: u32 },
-    /// Does not flood by this port; `is_broadcast`: broadcasts, else unknown destinations.
-    FloodOff { port: u32, is_broadcast: bool },
+    /// Does not flood frames of this kind by this port.
+    FloodOff { port: u32, flood: Flood },
     /// The forwarding database points to another port than the one behind which the address is.
     FdbElsewhere { entry: FdbEntry, actual: Option<u32> },
     /// The bridge tells VLANs apart, and which ports are in which could not be read.

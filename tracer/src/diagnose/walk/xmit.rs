@@ -210,6 +210,9 @@ impl Walker<'_> {
             return Next::Ip { netns: at, dev: child, port: None };
         }
         if device.mac.is_some() && device.mac != Some(mac) {
+            if device.kind == DeviceKind::Veth && self.unplugged_from((netns, dev), mac) {
+                return self.stop();
+            }
             let kind = ObstacleKind::NotForMe { frame: mac, dev: device.mac };
             self.hinder(Effect::Stops, netns, Some(dev), kind);
         }

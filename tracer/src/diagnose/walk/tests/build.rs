@@ -129,6 +129,7 @@ impl Build {
                 learning: true,
                 unicast_flood: true,
                 broadcast_flood: true,
+                multicast_flood: true,
                 neigh_suppress: false,
                 locked: false,
             });
@@ -152,6 +153,7 @@ impl Build {
                     "locked" => port.locked = true,
                     "noflood" => port.unicast_flood = false,
                     "nobcast" => port.broadcast_flood = false,
+                    "nomcast" => port.multicast_flood = false,
                     _ => {}
                 }
             }
