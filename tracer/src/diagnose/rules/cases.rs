@@ -329,6 +329,29 @@ fn what_keeps_the_masquerading_from_its_packets_is_taken_away() {
     }
 }
 
+/// One direction in another zone of conntrack, which so knows nothing of the other one.
+#[test]
+fn a_zone_that_only_one_direction_is_in_is_taken_away() {
+    let raw = |rules: &str| format!("{RULES}*raw\n:PREROUTING ACCEPT [0:0]\n{rules}\nCOMMIT\n");
+    let aim = ("x1", "198.51.100.7", 80);
+    for rule in ["-i eth0 -j CT --zone 7", "-i br0 -j CT --zone 7"] {
+        let (id, fix) = cause(&raw(&format!("-A PREROUTING {rule}")), "", aim);
+        assert_eq!(id, "conntrack-zone-mismatch", "{rule}");
+        assert!(fix[0].contains(&format!("-t raw -D PREROUTING {rule}")), "{fix:?}");
+    }
+    let both = "-A PREROUTING -i eth0 -j CT --zone 7\n-A PREROUTING -i br0 -j CT --zone 9";
+    let (id, fix) = cause(&raw(both), "", aim);
+    assert_eq!(id, "conntrack-zone-mismatch");
+    assert!(fix[0].contains("-R PREROUTING 1 -i eth0 -j CT --zone 9"), "{fix:?}");
+    for quiet in [
+        "-A PREROUTING -i eth0 -j CT --zone 7\n-A PREROUTING -i br0 -j CT --zone 7",
+        "-A PREROUTING -i br0 -j CT --zone-orig 7",
+        "-A PREROUTING -i vx0 -j CT --zone 7",
+    ] {
+        assert!(is_quiet(&raw(quiet), "", aim), "{quiet}");
+    }
+}
+
 #[test]
 fn a_redirection_to_nobody_is_taken_away() {
     let portal =

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::located::{delete, located};
+use super::located::{delete, located, replace};
 use super::met::each;
 use super::{Case, Finding, Rule, service};
 use crate::diagnose::walk::{Nat, ObstacleKind as Kind, RuleRef, Step, Walk, What};
@@ -17,11 +17,18 @@ use crate::net::Inum;
 
 pub(super) const RULE: Rule = Rule {
     id: "translation-in-front",
-    covers: &["translation-in-front", "redirect-unserved", "conntrack-untracked", "queue-unserved"],
+    covers: &[
+        "translation-in-front",
+        "redirect-unserved",
+        "conntrack-untracked",
+        "conntrack-zone-mismatch",
+        "queue-unserved",
+    ],
     check,
     explain: "The first rule of table nat that holds decides: what stands behind it for the same \
               packets never runs, and what conntrack does not see (NOTRACK) is not translated at \
-              all. A rule that leads to a program of the node's own (REDIRECT, NFQUEUE) refuses \
+              all. An answer that a rule puts into another zone than its connection is in belongs to \
+              none, and is not translated back. A rule that leads to a program of the node's own (REDIRECT, NFQUEUE) refuses \
               what it catches as long as that program does not run.",
 };
 
@@ -30,7 +37,42 @@ pub(super) const QUEUE_ADVICE: &str = "# start the program that reads this queue
                                        pass without it (--queue-bypass, queue flags bypass); until then:";
 
 fn check(case: &Case<'_>) -> Vec<Finding> {
-    each(case, unserved)
+    let mut findings = each(case, unserved);
+    findings.extend(each(case, other_zone));
+    findings
+}
+
+/// One direction of a connection is in another zone of conntrack than the other: without the rule
+/// that makes the difference, both are in the same.
+fn other_zone(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
+    let Kind::OtherZone { kept, sought } = &met.obstacle.kind else { return None };
+    let netns = met.obstacle.place.netns;
+    let node = case.state.netns_name(netns);
+    let (rule, is_answers) = match (&sought.rule, &kept.rule) {
+        (Some(rule), _) => (rule, true),
+        (None, Some(rule)) => (rule, false),
+        (None, None) => return None,
+    };
+    let title = format!(
+        "conntrack of {node} keeps the connection in zone {} and looks for its answers in zone {}: they \
+         are not translated back",
+        kept.reply, sought.original
+    );
+    let finding = met
+        .finding(case, "conntrack-zone-mismatch", title)
+        .at(place(case, netns, rule))
+        .facts(
+            kept.rule
+                .iter()
+                .filter(|_| is_answers)
+                .map(|r| format!("{} of {node}: {}", r.table, r.text)),
+        )
+        .fact(format!("{} of {node}: {}", rule.table, rule.text));
+    // Without it the answer would be in zone 0, where the connection is not either.
+    let same = rule.text.replace(&format!(" {}", sought.original), &format!(" {}", kept.reply));
+    let aligned = is_answers && kept.reply != 0;
+    let aligned = aligned.then(|| replace(case, netns, rule, &same)).flatten();
+    Some(finding.fix(aligned.unwrap_or_else(|| delete(case, netns, rule))))
 }
 
 /// Redirected to a port of the node's own at which nobody listens.

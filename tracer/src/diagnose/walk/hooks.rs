@@ -32,7 +32,8 @@ impl Walker<'_> {
     pub(super) fn hook(&mut self, netns: Inum, hook: Hook, devs: Devs) {
         let Some(detail) = self.conf.detail(netns) else { return };
         let fw = &detail.firewall;
-        if matches!(hook, Hook::Prerouting | Hook::Output) {
+        let is_first = matches!(hook, Hook::Prerouting | Hook::Output);
+        if is_first {
             self.track(netns);
         }
         let locals = self.conf.locals(netns);
@@ -54,6 +55,9 @@ impl Walker<'_> {
         self.verdict(netns, hook, &passed);
         self.flight.mark = passed.packet.mark;
         self.untrack(netns, &passed);
+        if is_first && self.flight.ct != Stateful::Untracked {
+            self.zone(netns, &passed.hits);
+        }
         match self.flight.ct {
             Stateful::New if hook != Hook::Forward => self.translate(netns, hook, devs, &passed),
             Stateful::Established | Stateful::Related => self.translate_back(netns, hook),
@@ -162,6 +166,7 @@ impl Walker<'_> {
             now: tuple,
             is_tracked: true,
             untracked: None,
+            zone: super::Zone::default(),
         });
     }
 

@@ -35,11 +35,13 @@ mod unplugged;
 mod vlan;
 mod walker;
 mod xmit;
+mod zone;
 
 pub(super) use hooks::reference;
 pub use model::{Choice, End, How, Leg, Nat, Step, Track, Walk, What};
 pub use obstacle::{Effect, Flood, Obstacle, ObstacleKind, Place, RuleRef};
 pub use reply::walk_reply;
+pub use zone::Zone;
 
 use conf::{Conf, Stacked};
 use walker::{Next, Walker};

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Ask, Obstacle, obstacle::RuleRef};
+use super::{Ask, Obstacle, Zone, obstacle::RuleRef};
 use crate::event::{Proto, Tuple};
 use crate::journey::{Hook, NatKind};
 use crate::net::detail::{Route, RoutingRule, Socket};
@@ -41,6 +41,8 @@ pub struct Track {
     pub is_tracked: bool,
     /// The rule that keeps conntrack from seeing it.
     pub untracked: Option<RuleRef>,
+    /// The zone that it is kept in.
+    pub zone: Zone,
 }
 
 /// A place where a packet may go several ways.

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::Leg;
+use super::{Leg, Zone};
 use crate::firewall::{Counter, Flavour};
 use crate::journey::Hook;
 use crate::net::detail::{
@@ -143,6 +143,8 @@ pub enum ObstacleKind {
     Filtered { hook: Option<Hook>, rule: RuleRef, is_reject: bool },
     /// A rule that cannot be decided from configuration may drop it.
     MayBeFiltered { hook: Option<Hook>, rule: RuleRef, why: String },
+    /// Conntrack looks for the answer in another zone than the one that it keeps the connection in.
+    OtherZone { kept: Box<Zone>, sought: Box<Zone> },
     /// Conntrack takes the packet for invalid, as the other direction was not tracked by `rule`.
     Untracked { rule: Option<RuleRef> },
     /// The conntrack table is (nearly) full: entries, limit.
