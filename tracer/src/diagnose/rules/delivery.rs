@@ -1,7 +1,7 @@
 //! Packets that arrive where nobody takes them.
 
 use super::met::each;
-use super::{Case, Finding, Rule, docker, service};
+use super::{Case, Finding, Rule, docker, emptied, service};
 use crate::diagnose::walk::{End, ObstacleKind as Kind};
 use crate::diagnose::{Confidence, Drop, Met, Outcome, Where, fix, place, show};
 use crate::event::{Proto, Tuple};
@@ -153,7 +153,7 @@ fn no_socket(case: &Case<'_>, drop: &Drop<'_>) -> Option<Finding> {
         return None;
     }
     let holder = drop.hop.netns;
-    if !is_meant(case, holder, &tuple) {
+    if !is_meant(case, holder, &tuple) || is_answer(case, holder, &tuple) || emptied::is_met(case) {
         return None;
     }
     if let Some(finding) = taken_before(case, drop, tuple) {
@@ -169,6 +169,13 @@ fn no_socket(case: &Case<'_>, drop: &Drop<'_>) -> Option<Finding> {
         .journeys([drop.journey.id])
         .depth(case.depth_of(drop));
     nobody_listens(case, finding, holder, &tuple)
+}
+
+/// It comes to the port that a probe was sent from: an answer that was not translated back, or that
+/// comes from another address than the one that was asked.
+fn is_answer(case: &Case<'_>, holder: Inum, tuple: &Tuple) -> bool {
+    let mut sent = case.probes.iter().filter(|p| p.netns == holder);
+    sent.any(|p| p.sport == tuple.dport && p.dport != tuple.dport && p.to != tuple.dst)
 }
 
 /// A node that gets what was meant to be translated has another fault.

@@ -1,9 +1,11 @@
 //! From an obstacle that the walk met to a finding: what all rules over obstacles share.
 
+use super::emptied;
 use crate::diagnose::case::{Case, Direction, Drop, Met};
 use crate::diagnose::finding::{Confidence, Finding, Severity, Where};
 use crate::diagnose::fix;
-use crate::diagnose::walk::{Effect, End, Leg, ObstacleKind};
+use crate::diagnose::walk::{Effect, End, Leg, Obstacle, ObstacleKind};
+
 use crate::journey::Fate;
 use crate::net::{Inum, Netns};
 
@@ -32,7 +34,8 @@ pub(super) fn is_astray(case: &Case<'_>, drop: &Drop<'_>) -> bool {
                 | ObstacleKind::Unspread { .. }
                 | ObstacleKind::Diverted { .. }
         );
-        led_astray && m.direction == drop.direction && m.obstacle.place.netns != drop.hop.netns
+        m.direction == drop.direction
+            && (emptied::is_left(&m) || led_astray && m.obstacle.place.netns != drop.hop.netns)
     })
 }
 
@@ -41,8 +44,11 @@ pub(super) fn is_astray(case: &Case<'_>, drop: &Drop<'_>) -> bool {
 fn is_untranslated(met: &Met<'_>) -> bool {
     let mut all = met.walk.obstacles();
     let at = all.find(|(_, o)| matches!(o.kind, ObstacleKind::Untranslated { .. })).map(|(i, _)| i);
-    let left_over = met.walk.obstacles();
-    let mut left_over = left_over.filter(|(_, o)| matches!(o.kind, ObstacleKind::Unspread { .. }));
+    let is_left = |obstacle| {
+        let is_share = matches!(obstacle, &Obstacle { kind: ObstacleKind::Unspread { .. }, .. });
+        is_share || emptied::is_left(&Met { obstacle, ..*met })
+    };
+    let mut left_over = met.walk.obstacles().filter(|(_, o)| is_left(o));
     if let Some((at, _)) = left_over.next() {
         return met.step > at;
     }

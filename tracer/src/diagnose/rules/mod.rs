@@ -14,6 +14,7 @@ mod dns;
 mod docker;
 mod duplicate;
 mod egress;
+mod emptied;
 mod filtered;
 mod forwarding;
 mod hole;
@@ -62,6 +63,7 @@ pub const RULES: &[Rule] = &[
     in_front::RULE,
     hole::RULE,
     service::RULE,
+    emptied::RULE,
     docker::RULE,
     dns::RULE,
     egress::RULE,

@@ -1,4 +1,5 @@
-//! Chains that spread connections at random, and leave a part of them to nobody.
+//! Chains that leave connections to nobody: those that spread them at random, a part of them; those
+//! that are empty, all.
 
 use super::RuleRef;
 use super::hooks::reference;
@@ -17,6 +18,49 @@ pub(super) fn hole(hits: &[Hit<'_>]) -> Option<(RuleRef, u8)> {
         let percent = (share * 100.0).round().clamp(1.0, 99.0);
         is_last.then(|| (reference(hit), percent as u8))
     })
+}
+
+/// The jump to a chain without rules, where it, or a jump that leads to it, is about certain addresses
+/// or ports; with the comment of that one.
+pub(super) fn emptied(hits: &[Hit<'_>]) -> Option<(RuleRef, String, Option<String>)> {
+    hits.iter().enumerate().find_map(|(at, hit)| {
+        let to = leads_to(hit.rule?)?;
+        let is_empty = |c: &&Chain| c.name == to && c.hook.is_none() && c.rules.is_empty();
+        let is_nat = hit.table.name == "nat" || hit.table.chains.iter().any(|c| c.kind == "nat");
+        let chain = hit.table.chains.iter().find(is_empty).filter(|_| is_nat)?;
+        let asked = about(hits.get(..=at)?)?;
+        Some((reference(hit), chain.name.clone(), asked.comment.clone()))
+    })
+}
+
+/// Of jumps that lead to the last of these hits, itself among them, the one that is about certain
+/// addresses or ports.
+fn about<'a>(hits: &[Hit<'a>]) -> Option<&'a Rule> {
+    let (last, before) = hits.split_last()?;
+    let rule = last.rule?;
+    let is_specific = rule.matches.iter().any(|m| match m {
+        Match::Dport { not, .. } => !not,
+        Match::Dst { nets, not: false } => {
+            nets.iter().any(|(a, len)| *len == if a.is_ipv4() { 32 } else { 128 })
+        }
+        _ => false,
+    });
+    if is_specific {
+        return Some(rule);
+    }
+    let leads_here = |h: &Hit<'_>| {
+        std::ptr::eq(h.table, last.table)
+            && h.rule.and_then(leads_to) == Some(last.chain.name.as_str())
+    };
+    let above = before.iter().rposition(leads_here)?;
+    about(before.get(..=above)?)
+}
+
+fn leads_to(rule: &Rule) -> Option<&str> {
+    match &rule.target {
+        Target::Jump(to) | Target::Goto(to) => Some(to),
+        _ => None,
+    }
 }
 
 fn spreads(rule: &Rule) -> bool {

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use super::conf::Conf;
-use super::hole::hole;
+use super::hole::{emptied, hole};
 use super::walker::Walker;
 use super::{Effect, Leg, Nat, Obstacle, ObstacleKind, Place, RuleRef, Track, What, route};
 use crate::event::{Proto, Tuple};
@@ -208,6 +208,9 @@ impl Walker<'_> {
         let settled = if is_destination { &mut settled.0 } else { &mut settled.1 };
         // The first hook settles it, also when no rule held (`nf_nat_initialized`).
         let is_done = std::mem::replace(settled, true);
+        if ways.is_empty() && !is_done && is_destination {
+            self.emptied(netns, passed);
+        }
         if ways.is_empty() || is_done {
             return;
         }
@@ -243,6 +246,22 @@ impl Walker<'_> {
             self.hinder(Effect::MayStop, netns, devs.oif, kind);
         }
         self.translated(netns, chosen.kind, after, Some(rule));
+    }
+
+    /// The chain that should translate is empty, and nobody takes the packet as it is.
+    fn emptied(&mut self, netns: Inum, passed: &Traversal<'_>) {
+        let t = self.flight.tuple;
+        let is_nobodys = self.conf.holders(t.dst).is_empty() && super::conf::is_private(t.dst);
+        let sockets = self.conf.detail(netns).map_or(&[][..], |d| &d.sockets);
+        let mut listening = sockets.iter().filter(|s| s.proto == t.proto.number());
+        let is_mute = self.conf.is_local(netns, t.dst) && !listening.any(|s| s.port == t.dport);
+        if !is_nobodys && !is_mute {
+            return;
+        }
+        if let Some((jump, chain, asked)) = emptied(&passed.hits) {
+            let kind = ObstacleKind::EmptyChain { jump, chain, asked };
+            self.hinder(Effect::Stops, netns, None, kind);
+        }
     }
 
     /// A share of the connections to an address that is nobody's, or this namespace's own port, that

@@ -158,6 +158,9 @@ pub enum ObstacleKind {
     /// The address is nobody's; rules that translate this very destination exist in chains that
     /// this packet does not come to.
     Untranslated { dst: IpAddr, dport: u16, unreached: Vec<RuleRef> },
+    /// The rule leads here to a chain that has no rule, and so nothing translates. `asked`: the
+    /// comment of the rule that leads there for this address or port alone.
+    EmptyChain { jump: RuleRef, chain: String, asked: Option<String> },
     /// The rules of a chain spread connections at random, and leave this share, in percent, to
     /// nobody: `rule` is the last of them.
     Unspread { rule: RuleRef, percent: u8 },

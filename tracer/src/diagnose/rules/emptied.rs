@@ -1,0 +1,175 @@
+//! Chains that should translate, and that somebody has emptied.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::located::located;
+use super::met::each;
+use super::{Case, Finding, Rule, local_endpoint, service};
+use crate::diagnose::walk::{ObstacleKind as Kind, RuleRef};
+use crate::diagnose::{Met, Where};
+use crate::event::Proto;
+use crate::firewall::{Table, Target};
+
+pub(super) const RULE: Rule = Rule {
+    id: "nat-chain-empty",
+    covers: &["nat-chain-empty"],
+    check,
+    explain: "A rule leads packets for this address and port to a chain of their own, which is to \
+              translate them and has no rule left. What comes back from it untranslated is delivered \
+              to the node itself, where nobody listens, or sent after an address that nobody has.",
+};
+
+fn check(case: &Case<'_>) -> Vec<Finding> {
+    each(case, one)
+}
+
+/// A packet came out of an empty chain as it went in: what it meets then follows.
+pub(super) fn is_met(case: &Case<'_>) -> bool {
+    case.obstacles().any(|m| is_left(&m))
+}
+
+/// The obstacle is such a chain, and a fault: kube-proxy leaves empty, and refuses by a rule of its
+/// own, what has no endpoint.
+pub(super) fn is_left(met: &Met<'_>) -> bool {
+    let says = |rule: &RuleRef| local_endpoint::says(rule) || service::says_no_endpoints(rule);
+    let is_meant = |kind: &Kind| matches!(kind, Kind::Filtered { rule, .. } if says(rule));
+    matches!(met.obstacle.kind, Kind::EmptyChain { .. })
+        && !met.walk.obstacles().any(|(_, o)| is_meant(&o.kind))
+}
+
+fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
+    let Kind::EmptyChain { jump, chain, asked } = &met.obstacle.kind else { return None };
+    if !is_left(met) {
+        return None;
+    }
+    let netns = met.obstacle.place.netns;
+    let node = case.state.netns_name(netns);
+    let tuple = met.walk.steps.get(met.step)?.tuple;
+    let aim = match tuple.proto.has_ports() {
+        true => SocketAddr::new(tuple.dst, tuple.dport).to_string(),
+        false => tuple.dst.to_string(),
+    };
+    let of = asked.as_deref().or(jump.comment.as_deref());
+    let whose = of.map(|c| format!(" ({c})")).unwrap_or_default();
+    let title = format!("chain {chain} of {node} is empty: nothing translates {aim}{whose}");
+    let mut place = Where::netns(case.state, netns);
+    place.table = Some(jump.table.clone());
+    place.chain = Some(chain.clone());
+    place.rule = Some(jump.text.clone());
+    let finding = met
+        .finding(case, RULE.id, title)
+        .at(place)
+        .fact(format!("{} of {node}: {}", jump.table, jump.text))
+        .fact(format!("{} of {node}: chain {chain} has no rule", jump.table));
+    let (table, ..) = located(case, netns, jump)?;
+    let add = |rule: String| {
+        met.command(case, &format!("{} -t {} -A {chain} {rule}", jump.command, jump.table))
+    };
+    let refilled = refill(case, table, (jump, chain, of), tuple.proto);
+    let is_known = !refilled.is_empty();
+    let advice = format!(
+        "# where {aim} leads is not on this node any more: let whoever wrote {chain} write it again \
+         (restart kube-proxy; for a host port, delete its pod{}), or: {}",
+        of.map(|c| format!(": {c}")).unwrap_or_default(),
+        add("-p PROTO -j DNAT --to-destination ADDRESS:PORT".to_owned())
+    );
+    Some(finding.fixes(refilled.into_iter().map(add)).fixes((!is_known).then_some(advice)))
+}
+
+/// The rules that the chain should have, without `-A CHAIN`: where the comment of the jump names the
+/// endpoint, or chains of the same Service are left that nothing leads to.
+fn refill(
+    case: &Case<'_>,
+    table: &Table,
+    (jump, chain, of): (&RuleRef, &str, Option<&str>),
+    proto: Proto,
+) -> Vec<String> {
+    let named = jump.comment.as_deref().and_then(endpoint);
+    if let Some(to) = named.filter(|to| service::is_alive(case, to.ip())) {
+        let proto = if proto == Proto::Udp { "udp" } else { "tcp" };
+        return vec![format!("-p {proto} -j DNAT --to-destination {to}")];
+    }
+    let Some(name) = of.and_then(|c| c.split_whitespace().next()) else { return Vec::new() };
+    let is_its = |comment: &str| comment.split_whitespace().next() == Some(name);
+    let left = service::orphans(table).filter(|c| c.name != chain);
+    let left = left.filter(|c| {
+        let mut comments = c.rules.iter().filter_map(|r| r.comment.as_deref());
+        let leads = c.rules.iter().any(|r| matches!(r.target, Target::Dnat { .. }));
+        leads && comments.any(is_its)
+    });
+    let names: Vec<&str> = left.map(|c| c.name.as_str()).collect();
+    let share = |at: usize| match names.len() - at {
+        1 => String::new(),
+        left => format!("-m statistic --mode random --probability {:.5} ", 1.0 / left as f64),
+    };
+    names.iter().enumerate().map(|(at, name)| format!("{}-j {name}", share(at))).collect()
+}
+
+/// `shop/web:http -> 10.244.1.5:8080`, as kube-proxy says in its rules.
+fn endpoint(comment: &str) -> Option<SocketAddr> {
+    let to = comment.rsplit_once("-> ")?.1;
+    to.parse()
+        .ok()
+        .filter(|to: &SocketAddr| !matches!(to.ip(), IpAddr::V4(a) if a.is_unspecified()))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::diagnose::case::Outcome;
+    use crate::diagnose::rules::cases::concluded;
+    use crate::diagnose::walk::tests::ruled;
+
+    const RULES: &str = r#"*nat
+    :PREROUTING ACCEPT [0:0]
+    :PORTS - [0:0]
+    :MAPPED - [0:0]
+    :SVC - [0:0]
+    :SEP - [0:0]
+    -A PREROUTING -m addrtype --dst-type LOCAL -j PORTS
+    -A PREROUTING -d 10.99.0.7/32 -p tcp -m comment --comment "shop/web:http cluster IP" -m tcp --dport 80 -j SVC
+    -A PORTS -p tcp -m comment --comment "dnat name: net id: abc" -m tcp --dport 31000 -j MAPPED
+    -A MAPPED -p tcp -j DNAT --to-destination 10.1.1.3:80
+    -A SVC -m comment --comment "shop/web:http -> 10.1.1.3:80" -j SEP
+    -A SEP -p tcp -m comment --comment "shop/web:http" -j DNAT --to-destination 10.1.1.3:80
+    COMMIT
+    "#;
+
+    fn first(gone: &str, aim: (&'static str, &str, u16)) -> (&'static str, Vec<String>) {
+        assert!(RULES.contains(gone));
+        let state = ruled("x2: listen tcp 0.0.0.0 80", "a", &RULES.replace(gone, ""));
+        let found = concluded(&state, aim, Outcome::Timeout).findings;
+        found.into_iter().next().map(|f| (f.id, f.fix)).unwrap_or(("", Vec::new()))
+    }
+
+    #[test]
+    fn an_emptied_chain_is_told_with_what_it_was_for() {
+        let gone = "-A MAPPED -p tcp -j DNAT --to-destination 10.1.1.3:80";
+        let (id, fix) = first(gone, ("b", "192.0.2.11", 31_000));
+        assert_eq!(id, "nat-chain-empty", "{fix:?}");
+        assert!(fix[0].starts_with('#') && fix[0].contains("id: abc"), "{fix:?}");
+    }
+
+    #[test]
+    fn an_emptied_chain_of_a_service_is_filled_again() {
+        let gone = "-A SVC -m comment --comment \"shop/web:http -> 10.1.1.3:80\" -j SEP";
+        let (id, fix) = first(gone, ("x1", "10.99.0.7", 80));
+        assert_eq!(id, "nat-chain-empty", "{fix:?}");
+        assert!(fix[0].contains("-t nat -A SVC -j SEP"), "{fix:?}");
+        let gone = "-A SEP -p tcp -m comment --comment \"shop/web:http\" -j DNAT --to-destination 10.1.1.3:80";
+        let (id, fix) = first(gone, ("x1", "10.99.0.7", 80));
+        assert_eq!(id, "nat-chain-empty", "{fix:?}");
+        assert!(fix[0].contains("-A SEP -p tcp -j DNAT --to-destination 10.1.1.3:80"), "{fix:?}");
+    }
+
+    #[test]
+    fn full_chains_and_chains_of_other_ports_are_not_told() {
+        let full = ruled("", "a", RULES);
+        let ids = |state: &_, aim| -> Vec<&'static str> {
+            concluded(state, aim, Outcome::Timeout).findings.iter().map(|f| f.id).collect()
+        };
+        assert!(!ids(&full, ("b", "192.0.2.11", 31_000)).contains(&"nat-chain-empty"));
+        let empty = RULES.replace("-A MAPPED -p tcp -j DNAT --to-destination 10.1.1.3:80", "");
+        let empty = ruled("", "a", &empty);
+        assert!(!ids(&empty, ("b", "192.0.2.11", 31_001)).contains(&"nat-chain-empty"));
+    }
+}
