@@ -178,7 +178,8 @@ fn silent(case: &Case<'_>) -> Option<Finding> {
         .fact(asked.sentence())
         .fact(format!("{server} listens at {}:{}, {} waiting", socket.addr, socket.port, socket.queued))
         .fix(format!("# restart the DNS server in {server}, or look at its log: it is stopped, busy, or waits for another"))
-        .journeys([came.id]),
+        .journeys([came.id])
+        .follows(&["udp-answer-other-address"]),
     )
 }
 

@@ -25,6 +25,7 @@ mod local_endpoint;
 mod located;
 mod met;
 mod neighbours;
+mod other_address;
 mod paths;
 mod plug;
 mod programs;
@@ -62,8 +63,8 @@ pub const RULES: &[Rule] = &[
     translation::RULE,
     in_front::RULE,
     hole::RULE,
-    service::RULE,
     emptied::RULE,
+    service::RULE,
     docker::RULE,
     dns::RULE,
     egress::RULE,
@@ -75,6 +76,7 @@ pub const RULES: &[Rule] = &[
     programs::RULE,
     lengths::RULE,
     delivery::RULE,
+    other_address::RULE,
     beyond::RULE,
     rare::RULE,
     vlan::RULE,
