@@ -42,7 +42,8 @@ impl Case<'_> {
         if let Some(command) = self.link_route(netns, dst) {
             return Some(fix::in_netns(netns, &command));
         }
-        let gateway = self.gateway_to(netns, dst)?;
+        let wanted = wrong.and_then(|(route, _)| route.hops.first()?.dev);
+        let gateway = self.gateway_to(netns, dst, wanted)?;
         let (via, dev) = (gateway.via, fix::quote(&gateway.dev));
         let ip = ip(dst);
         if let Some((route, _)) = wrong {
@@ -98,11 +99,30 @@ impl Case<'_> {
             let link = routes.iter().any(|r| r.dst == (via, full) && r.kind == RouteType::Unicast);
             Some((via, link))
         });
+        let told = told.or_else(|| self.routed_end(device, is_v4));
         let Some((via, has_link)) = told.filter(|_| is_alone(device)) else { return Vec::new() };
         let (ip, dev) = (ip(via), fix::quote(&device.name));
         let link = has_link.then(|| format!("{ip} route replace {via} dev {dev} scope link"));
         let default = format!("{ip} route replace default via {via} dev {dev}");
         link.iter().chain([&default]).map(|c| fix::in_netns(pod, c)).collect()
+    }
+
+    /// The gateway that the other end of a pod's veth makes: an address of its own, or, where it
+    /// answers for whatever it has a route to, any; that is the one that Calico uses.
+    fn routed_end(&self, device: &Device, is_v4: bool) -> Option<(IpAddr, bool)> {
+        let link = device.link?;
+        let node = self.netns(link.netns?)?;
+        let end = node.devices.get(&link.ifindex).filter(|d| d.master.is_none())?;
+        let mut own = end.addresses.iter().filter(|(a, _)| a.is_ipv4() == is_v4);
+        if let Some((addr, len)) = own.find(|(a, _)| is_v4 || !super::place::is_link_local(*a)) {
+            // Of a network with the pod's address, that one lacks its prefix length.
+            let is_shared = device.addresses.iter().any(|(a, _)| show::covers((*addr, *len), *a));
+            return (!is_shared).then_some((*addr, true));
+        }
+        let is_set = |dev: &str| {
+            self.sysctl(node.inum, &format!("ipv4/conf/{dev}/proxy_arp")).is_some_and(|v| v == "1")
+        };
+        (is_v4 && (is_set(&end.name) || is_set("all"))).then(|| ([169, 254, 1, 1].into(), true))
     }
 
     /// Commands for a device that has an address of a network without its prefix length: others on
@@ -176,7 +196,16 @@ impl Case<'_> {
         }
     }
 
-    fn gateway_to(&self, netns: &Netns, dst: IpAddr) -> Option<Gateway> {
+    /// Somebody on the link of `dev` gets there.
+    pub(super) fn has_gateway(&self, netns: &Netns, dst: IpAddr, dev: u32) -> bool {
+        let found = self.gateway_to(netns, dst, Some(dev));
+        let name = netns.devices.get(&dev).map(|d| d.name.as_str());
+        found.is_some_and(|g| Some(g.dev.as_str()) == name)
+    }
+
+    /// Of several, one on the link of `wanted`, then the nearest.
+    fn gateway_to(&self, netns: &Netns, dst: IpAddr, wanted: Option<u32>) -> Option<Gateway> {
+        let wanted = wanted.and_then(|dev| netns.devices.get(&dev)).map(|d| d.name.clone());
         let others = self.state.netns.values().filter(|n| n.inum != netns.inum);
         let holds = |n: &Netns| {
             let mut all = n.devices.values().flat_map(|d| &d.addresses);
@@ -199,7 +228,10 @@ impl Case<'_> {
         });
         let usable =
             near.take(TRIED).filter_map(|(at, via, dev)| self.usable(netns, dst, (at, via, dev)));
-        usable.min_by_key(|g| (g.steps.is_none(), g.steps, g.via))
+        usable.min_by_key(|g| {
+            let is_elsewhere = wanted.as_ref().is_some_and(|dev| *dev != g.dev);
+            (is_elsewhere, g.steps.is_none(), g.steps, g.via)
+        })
     }
 
     /// The neighbour as a gateway: it is on the link, and what it is given arrives.
@@ -209,9 +241,18 @@ impl Case<'_> {
         dst: IpAddr,
         (at, via, dev): (Inum, IpAddr, String),
     ) -> Option<Gateway> {
+        // A policy rule may lead what is sent to the gateway itself elsewhere: as a next hop it is
+        // there all the same.
+        let own = netns.devices.values().find(|d| d.name == dev);
+        let beside = own.map(|d| self.beside(netns, d)).unwrap_or_default();
+        let is_beside = beside
+            .iter()
+            .any(|(n, d)| n.inum == at && d.up && d.addresses.iter().any(|(a, _)| *a == via));
         let there = walk(self.state, &Scope::everything(), &Ask::ping(netns.inum, via));
-        if !is_delivered(&there, at) || there.steps.iter().any(|s| matches!(s.what, What::Forward))
-        {
+        let is_on_link = is_delivered(&there, at)
+            && !there.steps.iter().any(|s| matches!(s.what, What::Forward));
+        let is_there = is_on_link || is_beside && self.is_ruled(netns);
+        if !is_there {
             return None;
         }
         let on = walk(self.state, &Scope::everything(), &Ask::ping(at, dst));
@@ -226,6 +267,12 @@ impl Case<'_> {
             _ => return None,
         };
         Some(Gateway { via, dev, net, steps })
+    }
+
+    /// Policy rules besides those of the kernel itself.
+    fn is_ruled(&self, netns: &Netns) -> bool {
+        let rules = netns.detail.iter().flat_map(|d| &d.rules);
+        rules.into_iter().any(|r| !matches!(r.priority, 0 | 32_766 | 32_767))
     }
 
     /// Who gets what `netns` sends to `dst` by a route with a gateway.

@@ -79,13 +79,20 @@ fn untranslated(case: &Case<'_>, way: &Way) -> Option<Finding> {
             netns.name
         ),
     };
+    // What never got anywhere proves nothing about its source.
+    let is_stopped = walk.stopped_at().is_some_and(|(at, _)| met.is_some_and(|m| at >= m.step));
+    let confidence = match (lost, is_stopped && unfit.is_none()) {
+        (Some(_), _) => Confidence::Certain,
+        (None, true) => Confidence::Possible,
+        (None, false) => Confidence::Likely,
+    };
     let step = walk.steps.iter().position(|s| s.netns == node).unwrap_or(0);
     let mut at = Where::netns(case.state, node);
     at.table = Some("nat".to_owned());
     at.chain = Some(unfit.as_ref().map_or_else(|| "POSTROUTING".to_owned(), |r| r.0.clone()));
     at.rule = unfit.as_ref().map(|r| r.1.clone());
     let finding = Finding::error(id, case.scenario(), title)
-        .confidence(if lost.is_some() { Confidence::Certain } else { Confidence::Likely })
+        .confidence(confidence)
         .at(at)
         .facts(unfit.iter().map(|r| format!("does not hold: {}", r.1)))
         .facts(lost.map(|n| format!("{} has no way back to {src}", case.state.netns_name(n))))

@@ -4,6 +4,7 @@ use super::met::is_astray;
 use super::{Case, Finding, Rule};
 use crate::diagnose::finding::Where;
 use crate::diagnose::{Drop, fix};
+use crate::journey::Stage;
 
 pub(super) const RULE: Rule = Rule {
     id: "ip-forward-disabled",
@@ -27,6 +28,11 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
 
 fn forbidden(case: &Case<'_>, drop: &Drop<'_>) -> Option<Finding> {
     let netns = case.netns(drop.hop.netns)?;
+    // Its own packet has come home to it: it is no router, and whoever sent that back is told.
+    let first = drop.journey.hops.first();
+    if first.is_some_and(|h| h.netns == netns.inum && h.stage != Stage::Rx) {
+        return None;
+    }
     let dev = drop.dev().unwrap_or_default();
     let known = setting(case, drop, dev);
     let path = known.as_deref().unwrap_or("ipv4/ip_forward");
@@ -41,6 +47,7 @@ fn forbidden(case: &Case<'_>, drop: &Drop<'_>) -> Option<Finding> {
     .fact(drop.fact())
     .journeys([drop.journey.id])
     .depth(case.depth_of(drop))
+    .follows(&["routing-loop"])
     .fix(fix::sysctl(netns, path, "1"));
     if known.is_some() {
         finding = finding.fact(format!("{name} = 0 in {}", netns.name));

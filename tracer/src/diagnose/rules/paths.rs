@@ -82,6 +82,12 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
                 .fact(format!("ip rule of {node}: {}", show::rule(rule)))
                 .fix(met.command(case, &rule_del(rule)))
         }
+        // The rule may be meant so: it is its table's gateway that is gone.
+        Kind::Diverted { taken, main, .. }
+            if is_dead(case, met, netns, (taken, main.as_deref())) =>
+        {
+            return None;
+        }
         Kind::Diverted { rule, taken, main } => {
             let main = main.as_ref().map_or_else(|| "none".to_owned(), |r| route(r));
             let title = format!(
@@ -139,6 +145,9 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
             }
             case.missing_route_fix(netns, Some(*dst)).into_iter().fold(finding, Finding::fix)
         }
+        Kind::ForwardingOff { .. } if is_senders(met, met.walk.tuple.src) || is_astray(met) => {
+            return None;
+        }
         Kind::ForwardingOff { sysctl } => {
             let id = if case.is_docker_host(netns.inum) {
                 "docker-ip-forward-off"
@@ -171,6 +180,12 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
                 .fact(format!("the route of {node} to {src} leads to {back}"))
                 .fix(fix::sysctl(netns, &format!("ipv4/conf/{dev}/rp_filter"), "2"))
         }
+        // Its own packet has come home to it: who sent it back is told.
+        Kind::OwnSource { src, .. }
+            if is_senders(met, *src) && service::hairpin(case, met, *src).is_none() =>
+        {
+            return None;
+        }
         Kind::OwnSource { src, dev } => {
             if let Some(finding) = service::hairpin(case, met, *src) {
                 return Some(finding);
@@ -190,6 +205,34 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
         }
         _ => return None,
     })
+}
+
+/// The packet is back where it was made.
+fn is_senders(met: &Met<'_>, src: IpAddr) -> bool {
+    let first = met.walk.steps.first();
+    let is_home =
+        first.is_some_and(|s| s.netns == met.obstacle.place.netns && s.what == What::Socket);
+    is_home && met.walk.tuple.src == src && met.step > 0
+}
+
+/// The gateway of the route that a policy rule leads to answers nobody, another one by the same
+/// device gets there, and table main knows nothing better than its default route.
+fn is_dead(
+    case: &Case<'_>,
+    met: &Met<'_>,
+    netns: &Netns,
+    (taken, main): (&Route, Option<&Route>),
+) -> bool {
+    let Some(hop) = taken.hops.first().filter(|_| main.is_none_or(|m| m.dst.1 == 0)) else {
+        return false;
+    };
+    let is_silent = met.walk.obstacles().any(|(at, o)| {
+        at > met.step
+            && o.place.netns == netns.inum
+            && matches!(&o.kind, Kind::NobodyAnswers { addr, .. } if Some(*addr) == hop.via)
+    });
+    let dst = met.walk.steps[met.step].tuple.dst;
+    is_silent && hop.dev.is_some_and(|dev| case.has_gateway(netns, dst, dev))
 }
 
 /// A pod without an address: the one it had, if anybody remembers it.

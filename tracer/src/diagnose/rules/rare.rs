@@ -247,7 +247,9 @@ fn routing_loop(case: &Case<'_>, met: &Met<'_>, node: &str) -> Option<Finding> {
             "routing-loop",
             format!("packets to {dst} go round in circles and come to {node} again"),
         )
-        .facts(routes.take(6).collect::<Vec<_>>());
+        .facts(routes.take(6).collect::<Vec<_>>())
+        // Where the default route leads back what should never have come to it.
+        .follows(&["route-pod-cidr-missing", "route-return-missing"]);
     let Some((at, route, command)) = turned_back(case, met) else {
         return Some(finding.fix(format!(
             "# one of these routes to {dst} leads back: correct it on the node that has none of its own"

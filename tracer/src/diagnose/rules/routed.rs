@@ -278,3 +278,66 @@ fn a_tunnel_that_floods_is_asked_through() {
         assert!(fixes.contains(fix), "{more}: {fixes}");
     }
 }
+
+/// A host whose policy rule leads to a table of its own, on a link with two gateways.
+const RULED: &str = "
+    c: link eth0 veth h/lan
+    c: addr 10.71.0.2/24 dev eth0
+    c: route default via 10.71.0.1 dev eth0
+    h: addr 10.71.0.1/24 dev lan
+    h: link one veth g1/in
+    h: addr 10.81.0.2/24 dev one
+    g1: addr 10.81.0.1/24 dev in
+    g1: sysctl ipv4/ip_forward 1
+    g1: link out veth s/a
+    g1: addr 203.0.113.1/26 dev out
+    h: link two veth g2/in
+    h: addr 10.82.0.2/24 dev two
+    g2: addr 10.82.0.1/24 dev in
+    g2: sysctl ipv4/ip_forward 1
+    g2: link out veth s/b
+    g2: addr 203.0.113.65/26 dev out
+    s: addr 203.0.113.2/26 dev a
+    s: addr 203.0.113.66/26 dev b
+    s: route 10.82.0.0/24 via 203.0.113.65 dev b
+    s: route 10.71.0.0/24 via 203.0.113.65 dev b
+    g1: route 203.0.113.64/26 via 203.0.113.2 dev out
+    g2: route 10.71.0.0/24 via 10.82.0.2 dev in
+    h: sysctl ipv4/ip_forward 1
+    h: route default via 10.81.0.1 dev one
+    h: rule 900 from 10.71.0.0/24 lookup 50
+    h: route 10.71.0.0/24 dev lan table 50
+";
+
+/// The gateway of the table that a rule leads to is gone: the rule is as it was meant.
+#[test]
+fn a_dead_gateway_is_no_fault_of_the_rule_that_leads_to_it() {
+    let dead = format!("{RULED}\nh: route default via 10.82.0.9 dev two table 50");
+    let diagnosis = echo(&node(&dead), "c", "203.0.113.66");
+    assert_eq!(errors(&diagnosis), ["route-wrong-nexthop"], "{diagnosis:#?}");
+    let fix = &diagnosis.findings[0].fix;
+    assert!(fix[0].contains("default via 10.82.0.1 dev two table 50"), "{fix:?}");
+    // Nobody on that link gets there: then it is the rule.
+    let led = format!("{dead}\ng2: sysctl ipv4/ip_forward 0");
+    let diagnosis = echo(&node(&led), "c", "203.0.113.66");
+    assert!(errors(&diagnosis).contains(&"policy-rule-hijack"), "{diagnosis:#?}");
+}
+
+/// What comes back to its sender is no forgery: neither is its address taken, nor does it become a
+/// router.
+#[test]
+fn a_packet_that_comes_home_costs_nobody_its_address() {
+    let looped = "
+        c: link eth0 veth r/lan
+        c: addr 10.71.0.2/24 dev eth0
+        c: route default via 10.71.0.1 dev eth0
+        r: addr 10.71.0.1/24 dev lan
+        r: sysctl ipv4/ip_forward 1
+        r: route default via 10.71.0.2 dev lan
+    ";
+    let diagnosis = echo(&node(looped), "c", "192.0.2.55");
+    let fixes = diagnosis.findings.iter().flat_map(|f| &f.fix);
+    let harms = |f: &&String| f.contains("addr del") || f.contains("ip_forward=1");
+    assert_eq!(fixes.filter(harms).count(), 0, "{diagnosis:#?}");
+    assert_eq!(errors(&diagnosis).first(), Some(&"routing-loop"), "{diagnosis:#?}");
+}
