@@ -287,6 +287,13 @@ fn hung(case: &Case<'_>) -> Option<Finding> {
         .confidence(Confidence::Likely)
         .fact(probe.sentence())
         .fix("# look at that application: it is busy, stopped, or does not speak HTTP at this port")
+        // Who cannot send long packets accepts, and answers nobody.
+        .follows(&[
+            "pmtud-blackhole",
+            "mtu-mismatch",
+            "underlay-mtu-blackhole",
+            "vxlan-fragments-dropped",
+        ])
         .depth(case.depth(super::Direction::Request, 9_000));
     let server = case.ways.iter().find_map(|way| match &way.request.end {
         End::Delivered { netns, .. } => case.state.netns.get(netns),

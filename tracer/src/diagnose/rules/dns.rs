@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::met::in_netns;
 use super::{Case, Finding, Rule};
 use crate::diagnose::case::Purpose;
-use crate::diagnose::walk::{End, ObstacleKind as Kind, Walk};
+use crate::diagnose::walk::{End, Nat, ObstacleKind as Kind, Walk};
 use crate::diagnose::{Confidence, Direction, Method, Outcome, Scenario, Where, fix, place};
 use crate::journey::Fate;
 use crate::net::detail::Resolver;
@@ -161,7 +161,11 @@ fn silent(case: &Case<'_>) -> Option<Finding> {
         .find(|j| j.fate == Fate::Delivered && j.hops.last().is_some_and(|h| h.netns == holder))?;
     let is_stopped =
         case.ways.iter().flat_map(|w| w.walks()).any(|(_, w)| w.stopped_at().is_some());
-    let is_bound = |s: &crate::net::detail::Socket| s.proto == 17 && s.port == asked.dport;
+    // A stub may listen at another port than the one that is asked (Docker's, by a rule).
+    let arrived = case.ways.iter().filter(|w| w.purpose == asked.purpose);
+    let arrived = arrived.filter_map(|w| w.request.steps.last()).map(|s| s.tuple.dport).next();
+    let port = arrived.unwrap_or(asked.dport);
+    let is_bound = |s: &crate::net::detail::Socket| s.proto == 17 && s.port == port;
     let socket = case.detail(holder)?.sockets.iter().find(|s| is_bound(s))?;
     if !flow.backward.is_empty() || is_stopped || case.drops().next().is_some() {
         return None;
@@ -186,12 +190,15 @@ fn silent(case: &Case<'_>) -> Option<Finding> {
 /// The name server of the prober's `resolv.conf` that was asked and is nobody's.
 pub(super) fn nobodys(case: &Case<'_>) -> Option<IpAddr> {
     let server = asked_server(case)?;
-    let leads_on = |w: &Walk| w.nat.iter().any(|n| n.before.dst == server && n.after.dst != server);
+    // To another port alone where Docker answers for its networks (127.0.0.11).
+    let is_other = |n: &Nat| (n.after.dst, n.after.dport) != (n.before.dst, n.before.dport);
+    let leads_on = |w: &Walk| w.nat.iter().any(|n| n.before.dst == server && is_other(n));
     let is_translated = case.ways.iter().any(|w| leads_on(&w.request));
     if server.is_loopback() {
         // The stub of systemd-resolved, for example, is on the node and not in its pods.
         let own = case.detail(case.target.as_ref()?.netns)?;
-        let serves = own.sockets.iter().any(|s| s.proto == 17 && s.port == 53);
+        let serves =
+            own.sockets.iter().any(|s| s.proto == 17 && (s.port == 53 || s.addr == server));
         return (!serves && !is_translated).then_some(server);
     }
     let is_held = case.state.holders(server).next().is_some();

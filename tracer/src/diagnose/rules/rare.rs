@@ -198,7 +198,7 @@ fn mtu_beside(case: &Case<'_>, netns: &Netns, dev: Option<u32>) -> u32 {
 /// by whoever asked.
 fn readdressed(case: &Case<'_>, met: &Met<'_>, netns: &Netns, dev: &str) -> Vec<String> {
     let What::Neigh { addr: addr @ IpAddr::V6(_), .. } = met.walk.steps[met.step].what else {
-        return Vec::new();
+        return remembered(case, netns, dev);
     };
     let step = &met.walk.steps[met.step];
     let Some(asker) = case.netns(step.netns).filter(|n| n.inum != netns.inum) else {
@@ -215,6 +215,38 @@ fn readdressed(case: &Case<'_>, met: &Met<'_>, netns: &Netns, dev: &str) -> Vec<
     if asker.forwards_v6 && outward == 1 {
         commands.push(format!("ip -6 route replace default via {gateway} dev {dev}"));
     }
+    commands.iter().map(|c| fix::in_netns(netns, c)).collect()
+}
+
+/// A device that has lost its IPv6 addresses gets those back that the others on its link remember:
+/// as their gateway, or as the neighbour with its MAC. A pod gets its default route back, too.
+fn remembered(case: &Case<'_>, netns: &Netns, dev: &str) -> Vec<String> {
+    let Some(device) = netns.devices.values().find(|d| d.name == dev) else { return Vec::new() };
+    let is_lost = |a: IpAddr| {
+        matches!(a, IpAddr::V6(a) if !a.is_unicast_link_local() && !a.is_multicast())
+            && case.state.holders(a).next().is_none()
+    };
+    let mut commands: Vec<String> = Vec::new();
+    let quoted = fix::quote(dev);
+    for (beside, own) in case.beside(netns, device) {
+        let Some(detail) = beside.detail.as_deref() else { continue };
+        let hops = detail.routes.iter().flat_map(|r| &r.hops);
+        let gateways = hops.filter(|h| h.dev == Some(own.ifindex)).filter_map(|h| h.via);
+        let entries = detail.neighbours.iter();
+        let known =
+            entries.filter(|e| e.dev == own.ifindex && e.mac.is_some() && e.mac == device.mac);
+        for addr in gateways.chain(known.map(|e| e.addr)).filter(|a| is_lost(*a)) {
+            let net = own.addresses.iter().find(|net| show::covers(**net, addr));
+            let Some((there, len)) = net else { continue };
+            commands.push(format!("ip addr replace {addr}/{len} dev {quoted} nodad"));
+            let outward = netns.devices.values().filter(|d| d.kind != DeviceKind::Loopback).count();
+            if outward == 1 && beside.forwards_v6 {
+                commands.push(format!("ip -6 route replace default via {there} dev {quoted}"));
+            }
+        }
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    commands.retain(|c| seen.insert(c.clone()));
     commands.iter().map(|c| fix::in_netns(netns, c)).collect()
 }
 
