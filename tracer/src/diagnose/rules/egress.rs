@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::met::in_netns;
 use super::service::nat_table;
 use super::{Case, Direction, Finding, Rule, docker, in_front, located};
-use crate::diagnose::walk::{ObstacleKind as Kind, RuleRef, Walk};
+use crate::diagnose::walk::{End, ObstacleKind as Kind, RuleRef, Walk};
 use crate::diagnose::{Confidence, Met, Outcome, Scenario, Severity, Way, Where, fix, place, show};
 use crate::firewall::{Match, Target};
 use crate::journey::NatKind;
@@ -115,16 +115,41 @@ fn answer_came(case: &Case<'_>, way: &Way) -> bool {
 
 /// Who got the request and cannot answer to its source: nobody of the cluster.
 fn lost_answer(case: &Case<'_>, way: &Way, src: IpAddr) -> Option<Inum> {
-    if case.scenario() != Scenario::Egress {
+    let is_egress = case.scenario() == Scenario::Egress;
+    if !is_egress && !is_hidden(case, way, src) {
         return None;
     }
     let reply = way.reply.as_ref()?;
     reply.obstacles().find_map(|(_, o)| match &o.kind {
-        Kind::NoRoute { dst, .. } | Kind::OnlyDefaultRoute { dst, .. } if *dst == src => {
-            Some(o.place.netns)
-        }
+        Kind::NoRoute { dst, .. } if *dst == src => Some(o.place.netns),
+        Kind::OnlyDefaultRoute { dst, .. } if *dst == src && is_egress => Some(o.place.netns),
         _ => None,
     })
+}
+
+/// The node of the sender is one that hides its own from its neighbours: a host of Docker, or one
+/// with a rule that was to translate the source, and does not hold. The request has to have arrived:
+/// elsewhere nothing is known of the way back.
+fn is_hidden(case: &Case<'_>, way: &Way, src: IpAddr) -> bool {
+    let node = place::node_of(case.state, way.request.ask.from).and_then(|n| case.netns(n));
+    let Some(node) = node.filter(|_| matches!(way.request.end, End::Delivered { .. })) else {
+        return false;
+    };
+    // From a bridge of its own to elsewhere: what comes in to a published port is not hidden.
+    let sender = case.netns(way.request.ask.from).into_iter().flat_map(|n| n.devices.values());
+    let mut ends = sender.filter_map(|d| node.devices.get(&d.link?.ifindex));
+    let inside = ends.find_map(|port| node.devices.get(&port.master?));
+    let (Some(inside), Some(uplink)) = (inside, leaves_by(&way.request, node.inum)) else {
+        return false;
+    };
+    let is_led = way.request.nat.iter().any(|n| n.kind.is_destination());
+    let is_other = node.devices.get(&uplink).is_some_and(|d| d.master.is_none());
+    if is_led || !is_other || uplink == inside.ifindex {
+        return false;
+    }
+    let rule = cause(case, node, src, &case.dev_name(node.inum, uplink)).1;
+    rule.is_some()
+        || case.is_docker_host(node.inum) && docker::is_docker_bridge(case, node.inum, inside)
 }
 
 /// The last device by which it leaves `netns`.

@@ -341,3 +341,41 @@ fn a_packet_that_comes_home_costs_nobody_its_address() {
     assert_eq!(fixes.filter(harms).count(), 0, "{diagnosis:#?}");
     assert_eq!(errors(&diagnosis).first(), Some(&"routing-loop"), "{diagnosis:#?}");
 }
+
+/// A container on a bridge of its host, and a neighbour of the host that knows nothing of it.
+const CONTAINER: &str = "
+    h: link br9 bridge
+    h: addr 10.95.0.1/24 dev br9
+    h: link v1 veth k/eth0 master br9
+    h: link out veth e/x0
+    h: addr 10.96.0.2/24 dev out
+    h: sysctl ipv4/ip_forward 1
+    k: addr 10.95.0.2/24 dev eth0
+    k: route default via 10.95.0.1 dev eth0
+    e: addr 10.96.0.9/24 dev x0
+";
+
+#[test]
+fn a_neighbour_without_a_way_back_is_what_masquerading_is_for() {
+    let docker = "*filter\n:FORWARD ACCEPT [0:0]\n:DOCKER - [0:0]\n\
+                  -A FORWARD -o br9 -j DOCKER\n-A FORWARD -i br9 -j ACCEPT\nCOMMIT\n\
+                  *nat\n:PREROUTING ACCEPT [0:0]\n:DOCKER - [0:0]\n-A PREROUTING -j DOCKER\n\
+                  -A DOCKER -p tcp --dport 8080 -j DNAT --to-destination 10.95.0.2:80\nCOMMIT\n";
+    let host = |more: &str, rules: &str| {
+        let mut state = node(&format!("{CONTAINER}\n{more}"));
+        let h = state.netns.values_mut().find(|n| n.name == "h").unwrap();
+        let detail = h.detail.as_mut().unwrap();
+        detail.firewall.tables = crate::firewall::parse_iptables(rules);
+        state
+    };
+    let diagnosis = echo(&host("", docker), "k", "10.96.0.9");
+    assert_eq!(errors(&diagnosis), ["masquerade-missing"], "{diagnosis:#?}");
+    let fix = &diagnosis.findings[0].fix[0];
+    assert!(fix.contains("-A POSTROUTING -s 10.95.0.1/24 -o out -j MASQUERADE"), "{fix}");
+    // A host that hides nobody, and the other direction.
+    let diagnosis = echo(&host("", ""), "k", "10.96.0.9");
+    assert!(!errors(&diagnosis).contains(&"masquerade-missing"), "{diagnosis:#?}");
+    let gone = host("e: route default via 10.96.0.2 dev x0\nk: route del default", docker);
+    let diagnosis = echo(&gone, "e", "10.95.0.2");
+    assert_eq!(errors(&diagnosis), ["route-return-missing"], "{diagnosis:#?}");
+}
