@@ -51,6 +51,18 @@ pub(super) fn unpublished(case: &Case<'_>, drop: &Drop<'_>, port: u16) -> Option
             netns.name
         );
         ("docker-nat-flushed", title, None, restore(case, netns, Some((proto, port))))
+    } else if let Some((addr, to)) = unled(case, netns.inum, proto) {
+        let title = format!(
+            "no rule of {} translates port {port}: its filter lets in what is for {addr}:{to}, and nothing leads there",
+            netns.name
+        );
+        let iptables = command(case, netns.inum, addr);
+        let rule = format!(
+            "{iptables} -t nat -A DOCKER -p {proto} -m {proto} --dport {port} -j DNAT --to-destination {addr}:{to}"
+        );
+        let advice = "# start the container anew, so that Docker writes its rules; until then:";
+        let fixes = vec![advice.to_owned(), fix::in_netns(netns, &rule)];
+        ("docker-nat-flushed", title, None, fixes)
     } else if NODE_PORTS.contains(&port) && has_services(case, netns.inum) {
         let title = format!("no rule in {} translates NodePort {port}", netns.name);
         let fixes = node_port(case, netns.inum, (proto, port), tuple.dst);
@@ -159,6 +171,26 @@ pub(super) fn has_lost_nat(case: &Case<'_>, netns: Inum) -> bool {
     !rules.any(|r| matches!(r.target, Target::Dnat { .. } | Target::Masquerade))
 }
 
+/// The one port of a container that the filter lets in because it is published, and that no rule
+/// translates to any more.
+fn unled(case: &Case<'_>, netns: Inum, proto: &str) -> Option<(IpAddr, u16)> {
+    let table = nat_table(case, netns, [0; 4].into()).filter(|_| case.is_docker_host(netns))?;
+    let rules = || table.chains.iter().flat_map(|c| &c.rules);
+    let is_jump = |t: &Target| matches!(t, Target::Jump(to) | Target::Goto(to) if to == "DOCKER");
+    let leads = |to: &(IpAddr, u16)| {
+        rules().any(|r| match r.target {
+            Target::Dnat { addr, port } => addr == Some(to.0) && port.is_none_or(|p| p == to.1),
+            _ => false,
+        })
+    };
+    let mut open = containers(case, netns, proto);
+    open.retain(|to| !leads(to));
+    match open.as_slice() {
+        [only] if rules().any(|r| is_jump(&r.target)) => Some(*only),
+        _ => None,
+    }
+}
+
 /// What Docker would write again, as far as its other rules tell.
 pub(super) fn restore(case: &Case<'_>, netns: &Netns, asked: Option<(&str, u16)>) -> Vec<String> {
     let any: IpAddr = [0; 4].into();
@@ -195,7 +227,7 @@ pub(super) fn restore(case: &Case<'_>, netns: &Netns, asked: Option<(&str, u16)>
 }
 
 /// Its own default one, or one that the rules left over are about.
-fn is_docker_bridge(case: &Case<'_>, netns: Inum, device: &Device) -> bool {
+pub(super) fn is_docker_bridge(case: &Case<'_>, netns: Inum, device: &Device) -> bool {
     let tables = case.detail(netns).into_iter().flat_map(|d| &d.firewall.tables);
     let chains = tables.filter(|t| t.name == "filter").flat_map(|t| &t.chains);
     let mut rules = chains.flat_map(|c| &c.rules);
