@@ -3,7 +3,7 @@
 use super::met::each;
 use super::{Case, Finding, Rule, docker, emptied, service};
 use crate::diagnose::walk::{End, ObstacleKind as Kind};
-use crate::diagnose::{Confidence, Drop, Met, Outcome, Where, fix, place, show};
+use crate::diagnose::{Confidence, Drop, Met, Outcome, Severity, Where, fix, place, show};
 use crate::event::{Proto, Tuple};
 use crate::net::Inum;
 use crate::net::detail::{RouteType, Socket};
@@ -283,7 +283,10 @@ fn hung(case: &Case<'_>) -> Option<Finding> {
     let probe = case.failed().find(|p| p.outcome == Outcome::Silent { asked: true })?;
     let title =
         format!("the application at {} accepts connections and does not answer", case.aim());
+    // A packet of the connection that was dropped says more.
+    let is_dropped = case.drops().any(|d| d.reason != "NO_SOCKET");
     let mut finding = Finding::error("app-hung", case.scenario(), title)
+        .severity(if is_dropped { Severity::Info } else { Severity::Error })
         .confidence(Confidence::Likely)
         .fact(probe.sentence())
         .fix("# look at that application: it is busy, stopped, or does not speak HTTP at this port")
