@@ -164,11 +164,32 @@ fn faults_of_a_link_are_named_and_their_fixes_heal() {
              bridge fdb del $mac dev veth-p1 master; done",
             "bridge-port-locked",
         ),
+        ("n1", "ip link set veth-p2 type bridge_slave bcast_flood off", "bridge-port-no-flood"),
         ("n1", "tc qdisc add dev veth-p2 root tbf rate 8bit burst 100b limit 100", "qdisc-loss"),
     ] {
         lab.exec("p1", "ip neigh flush dev eth0");
         assert_found_and_healed(&lab, &Fault { host, inject, from: "p1", to, id, netns: host });
     }
+    // The neighbour is known, and the port that leads there gone.
+    lab.exec("p1", "ping -c1 -W1 10.244.1.3");
+    let (host, inject, id) = ("n1", "ip link set veth-p2 nomaster", "veth-detached-from-bridge");
+    assert_found_and_healed(&lab, &Fault { host, inject, from: "p1", to, id, netns: host });
+    // Only one direction is in the zone.
+    let fault = Fault {
+        host: "n1",
+        inject: "iptables -t raw -A PREROUTING -i eth0 -j CT --zone 7",
+        from: "p1",
+        to: &["--to", "203.0.113.10:80"],
+        id: "conntrack-zone-mismatch",
+        netns: "n1",
+    };
+    assert_found_and_healed(&lab, &fault);
+    // A chain that somebody has emptied.
+    lab.exec("n1", "iptables -t nat -F KUBE-SEP-P2");
+    let found = ask(&lab, "p1", &["--to", "10.96.45.102:80"]);
+    found.assert_first("nat-chain-empty", &lab.netns("n1"));
+    let rule = "-p tcp -m tcp -j DNAT --to-destination 10.244.1.3:8080";
+    lab.exec("n1", &format!("iptables -t nat -A KUBE-SEP-P2 {rule}"));
     // One of two endpoints is left to a half of the connections, and the other half to nobody.
     let fault = Fault {
         host: "n1",
