@@ -43,7 +43,8 @@ pub(super) fn deleted(message: &Message<'_>) -> Option<String> {
     (message.kind == DELTABLE).then(name).flatten()
 }
 
-/// The messages that make table `name` of `family`.
+/// The messages that make table `name` of `family`. The last rule is acknowledged, once all of it
+/// is committed or not: the end of a batch is not before 6.10.
 pub(super) fn make(name: &str, family: i32) -> Batch {
     let create = libc::NLM_F_CREATE;
     let mut batch = Batch::default();
@@ -53,6 +54,7 @@ pub(super) fn make(name: &str, family: i32) -> Batch {
         a.number(2, TABLE_F_OWNER);
     });
     for (chain, hook) in CHAINS {
+        let ack = if hook == CHAINS[CHAINS.len() - 1].1 { libc::NLM_F_ACK } else { 0 };
         batch.message(NEWCHAIN, create, family, 0, |a| {
             a.text(1, name);
             a.text(3, chain);
@@ -63,7 +65,7 @@ pub(super) fn make(name: &str, family: i32) -> Batch {
             a.number(5, NF_ACCEPT);
             a.text(7, "filter");
         });
-        batch.message(NEWRULE, create | libc::NLM_F_APPEND, family, 0, |a| {
+        batch.message(NEWRULE, create | libc::NLM_F_APPEND | ack, family, 0, |a| {
             a.text(1, name);
             a.text(2, chain);
             a.nest(4, |a| {
@@ -84,6 +86,6 @@ pub(super) fn make(name: &str, family: i32) -> Batch {
             });
         });
     }
-    batch.message(BATCH_END, libc::NLM_F_ACK, libc::AF_UNSPEC, SUBSYS_NFTABLES, |_| {});
+    batch.message(BATCH_END, 0, libc::AF_UNSPEC, SUBSYS_NFTABLES, |_| {});
     batch
 }
