@@ -292,6 +292,8 @@ pub struct Rule {
     pub verdict: String,
     /// How it is known.
     pub basis: Basis,
+    /// It is of iptables-legacy; nft may have a table of the same name.
+    pub is_legacy: bool,
 }
 
 /// How a rule is known.

@@ -227,13 +227,14 @@ fn rule_detail(hop: &Hop) -> Option<String> {
     let steps = rule.via.iter().zip(chains.iter().skip(1));
     let comment = rule.comment.as_ref().or_else(|| steps.rev().find_map(led));
     let comment = comment.map(|c| format!("  \"{c}\"")).unwrap_or_default();
-    // Only rules of iptables-legacy are not seen at work; nft may have a table of the same name.
-    let (whose, how) = match rule.basis.as_str() {
-        "candidate" => ("perhaps iptables-legacy ", ""),
-        "computed" => ("iptables-legacy ", "  (computed)"),
+    // nft may have a table of the same name.
+    let whose = if rule.is_legacy { "iptables-legacy " } else { "" };
+    let (perhaps, how) = match rule.basis.as_str() {
+        "candidate" => ("perhaps ", ""),
+        "computed" => ("", "  (computed)"),
         _ => ("", ""),
     };
-    Some(format!("{whose}{}/{}: {text}{comment}{how}", rule.table, chains.join(" → ")))
+    Some(format!("{perhaps}{whose}{}/{}: {text}{comment}{how}", rule.table, chains.join(" → ")))
 }
 
 /// A rule without its chain and its comments (Calico writes two), which are shown beside it.

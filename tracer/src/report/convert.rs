@@ -306,6 +306,7 @@ fn rule(rule: &journey::Rule) -> Rule {
         via: rule.via.clone(),
         verdict: rule.verdict.clone(),
         basis: rule.basis.name().to_owned(),
+        is_legacy: rule.is_legacy,
     }
 }
 

@@ -332,6 +332,9 @@ pub struct Rule {
     pub verdict: String,
     /// `seen` (the kernel said so), `computed` or `candidate` (from the rules as configured).
     pub basis: String,
+    /// It is of iptables-legacy; for what is printed.
+    #[serde(skip)]
+    pub is_legacy: bool,
 }
 
 /// A routing decision.

@@ -25,9 +25,11 @@ pub(super) struct Rules {
     /// Namespaces without rules so far.
     waiting: BTreeMap<Inum, (Watch, Netns)>,
     looked: Instant,
+    /// Namespaces with rules of which this kernel tells only that they change.
+    untold: BTreeMap<Inum, Watch>,
     attribution: Attribution,
-    /// The rules that nftables cannot tell of.
-    legacy: BTreeMap<Inum, Firewall>,
+    /// The rules that nobody tells of: those of iptables-legacy, and all where tracing cannot be had.
+    computed: BTreeMap<Inum, Firewall>,
     /// Where all rules can lead.
     destinations: BTreeMap<Inum, Destinations>,
     /// Last change, and how to get there.
@@ -48,8 +50,9 @@ impl Rules {
             tracers: BTreeMap::new(),
             waiting: BTreeMap::new(),
             looked: Instant::now(),
+            untold: BTreeMap::new(),
             attribution: Attribution::default(),
-            legacy: BTreeMap::new(),
+            computed: BTreeMap::new(),
             destinations: BTreeMap::new(),
             changed: BTreeMap::new(),
             places: BTreeMap::new(),
@@ -83,24 +86,42 @@ impl Rules {
             path: netns.path.clone(),
             ..Netns::default()
         };
-        let mut tracer = Tracer::start(netns)?;
-        if tracer.is_none() && !self.waiting.contains_key(&netns.inum) {
+        let mut has_rules = self.trace(netns)?;
+        if !has_rules && !self.waiting.contains_key(&netns.inum) {
             self.waiting.insert(netns.inum, (Watch::start(netns)?, place.clone()));
             // Rules may have come just before it listened.
-            tracer = Tracer::start(netns)?;
+            has_rules = self.trace(netns)?;
         }
         let has_legacy =
             || setns::run_in_inum(&netns.path, netns.inum, || Ok(firewall::has_legacy_here()));
-        if tracer.is_none() && !has_legacy().unwrap_or(false) {
-            return Ok(());
-        }
-        if let Some(tracer) = tracer {
+        if has_rules {
             self.waiting.remove(&netns.inum);
-            self.tracers.insert(netns.inum, tracer);
+        } else if !has_legacy().unwrap_or(false) {
+            return Ok(());
         }
         self.places.insert(netns.inum, place);
         self.read(netns.inum);
         Ok(())
+    }
+
+    /// Has nftables tell what packets meet, or else notes that it does not. False without rules.
+    fn trace(&mut self, netns: &Netns) -> std::io::Result<bool> {
+        match Tracer::start(netns) {
+            Ok(None) => return Ok(false),
+            Ok(Some(tracer)) => _ = self.tracers.insert(netns.inum, tracer),
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => {
+                if self.untold.is_empty() {
+                    self.notes.push(
+                        "--rules: this kernel cannot be asked which rules packets meet (since \
+                         5.12); they are computed from the configuration"
+                            .to_owned(),
+                    );
+                }
+                self.untold.insert(netns.inum, Watch::start(netns)?);
+            }
+            Err(e) => return Err(e),
+        }
+        Ok(true)
     }
 
     /// Begins where there were no rules and are some now.
@@ -124,10 +145,11 @@ impl Rules {
     pub(super) fn stop(&mut self, netns: Inum) {
         self.tracers.remove(&netns);
         self.waiting.remove(&netns);
+        self.untold.remove(&netns);
         self.places.remove(&netns);
         self.changed.remove(&netns);
         self.attribution.forget(netns);
-        self.legacy.remove(&netns);
+        self.computed.remove(&netns);
         self.destinations.remove(&netns);
     }
 
@@ -161,6 +183,13 @@ impl Rules {
                 self.changed.insert(*netns, (Instant::now(), place.clone()));
             }
         }
+        for (netns, watch) in &mut self.untold {
+            if watch.has_news()
+                && let Some(place) = self.places.get(netns)
+            {
+                self.changed.insert(*netns, (Instant::now(), place.clone()));
+            }
+        }
         let due: Vec<Inum> = self
             .changed
             .iter()
@@ -176,7 +205,7 @@ impl Rules {
     /// Names the rules at the hops of a journey.
     pub(super) fn attribute(&mut self, journey: &mut Journey, state: &NetworkState) {
         self.attribution.attribute(journey);
-        for (netns, firewall) in &self.legacy {
+        for (netns, firewall) in &self.computed {
             if journey.hops.iter().any(|hop| hop.netns == *netns) {
                 firewall::infer(journey, *netns, firewall, state);
             }
@@ -194,7 +223,7 @@ impl Rules {
     /// for.
     fn is_stale(&self, nat: &Nat, netns: Inum, state: &NetworkState) -> bool {
         if nat.kind != NatKind::Dnat
-            || self.legacy.contains_key(&netns)
+            || self.computed.contains_key(&netns)
             || self.changed.contains_key(&netns)
             || self.reading.contains(&netns)
         {
@@ -223,9 +252,10 @@ impl Rules {
         self.attribution.set_rules(netns, firewall, lives);
         self.cover_bridge(netns, firewall);
         self.destinations.insert(netns, Destinations::of(firewall));
-        match firewall.legacy() {
-            Some(legacy) => _ = self.legacy.insert(netns, legacy),
-            None => _ = self.legacy.remove(&netns),
+        let is_untold = self.untold.contains_key(&netns);
+        match if is_untold { Some(firewall.clone()) } else { firewall.legacy() } {
+            Some(rules) => _ = self.computed.insert(netns, rules),
+            None => _ = self.computed.remove(&netns),
         }
     }
 

@@ -46,6 +46,8 @@ const SUITES: &[Suite] = &[
     whole("clsact"),
     whole("ipvs"),
     whole("vlan"),
+    // Seen from 5.12 on, computed before.
+    Suite { name: "rules", only: "as_nft_prints_them" },
     // Each kernel takes its share of it: see `script`.
     Suite { name: "catalogue", only: "a_third_of_the_catalogue" },
 ];

@@ -1,5 +1,6 @@
 //! Which rules a packet must have met where nothing tells: iptables-legacy has no tracing that
-//! could be listened to, so the rules as configured are asked about the packet as observed.
+//! could be listened to, and nftables' leaves a table behind before 5.12. So the rules as
+//! configured are asked about the packet as observed.
 
 #[cfg(test)]
 mod tests;
@@ -285,6 +286,7 @@ fn rule(hit: &Hit<'_>, is_certain: bool) -> Rule {
         via: hit.via.iter().map(|chain| (*chain).to_owned()).collect(),
         verdict: verdict(hit),
         basis: if is_certain { Basis::Computed } else { Basis::Candidate },
+        is_legacy: hit.table.flavour == Flavour::IptablesLegacy,
     }
 }
 

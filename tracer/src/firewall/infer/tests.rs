@@ -125,6 +125,7 @@ fn a_policy_of_the_other_iptables_that_accepts_settles_nothing() {
         via: Vec::new(),
         verdict: "accept".to_owned(),
         basis: Basis::Seen,
+        is_legacy: false,
     };
     let mut journey = journey(vec![Hop { rule: Some(policy), ..hook(Hook::Forward) }]);
     let saved = "*filter\n:FORWARD DROP [0:0]\n-A FORWARD -s 10.244.0.0/16 -j ACCEPT\nCOMMIT\n";

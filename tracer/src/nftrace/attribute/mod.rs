@@ -314,6 +314,7 @@ fn rules(traversal: &Traversal<'_>, index: &Index) -> Vec<(Rule, Option<NatKind>
                 Verdict::Chain(chain) => format!("jump {chain}"),
             },
             basis: Basis::Seen,
+            is_legacy: false,
         };
         rules.push((rule, known.nat));
         if let Verdict::Chain(_) = &step.verdict {
