@@ -154,13 +154,11 @@ fn mount(what: &'static str, is_mounted: bool, without: &str) -> Fact {
 }
 
 fn table(report: &Report) -> String {
-    let mut facts = Table::new();
-    facts.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    let mut facts = columns();
     for fact in &report.facts {
         facts.add_row([fact.what, &fact.value, fact.hint.as_deref().unwrap_or_default()]);
     }
-    let mut probes = Table::new();
-    probes.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    let mut probes = columns();
     probes.set_header(["PROBE POINT", "ATTACHED BY", "IF NOT, WHY"]);
     for probe in &report.probes {
         probes.add_row([
@@ -171,4 +169,16 @@ fn table(report: &Report) -> String {
     }
     let verdict = if report.works { "pkttrace works here." } else { "pkttrace cannot work here." };
     format!("{facts}\n\n{probes}\n\n{verdict}")
+}
+
+/// A table without lines, as wide as the terminal. A serial console says that it has no columns,
+/// which the library would believe.
+fn columns() -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).force_no_tty();
+    if let Some(width) = crate::app::stdout_width() {
+        let width = u16::try_from(width.max(40)).unwrap_or(u16::MAX);
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+    }
+    table
 }
