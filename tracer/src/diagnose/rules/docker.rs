@@ -1,15 +1,15 @@
 //! Ports of the node itself that are meant to lead to a container or a pod, and do not: published
 //! ports and NodePorts.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::egress::command;
 use super::located::replace;
 use super::met::in_netns;
-use super::service::{nat_table, orphans};
+use super::service::{is_alive, nat_table, orphans};
 use super::{Case, Finding, Rule, kube_nft};
 use crate::diagnose::walk::RuleRef;
-use crate::diagnose::{Confidence, Drop, Where, fix, show};
+use crate::diagnose::{Confidence, Drop, Met, Where, fix, show};
 use crate::firewall::{Chain, Match, Table, Target};
 use crate::net::{Device, DeviceKind, Inum, Netns};
 
@@ -191,6 +191,46 @@ fn unled(case: &Case<'_>, netns: Inum, proto: &str) -> Option<(IpAddr, u16)> {
     }
 }
 
+/// A published port is translated to another end than the one that the filter lets in for it: of
+/// the two rules that Docker writes, one was changed, and the policy drops what comes of it.
+pub(super) fn misled(case: &Case<'_>, met: &Met<'_>, netns: Inum) -> Option<Finding> {
+    let mut nat = met.walk.nat.iter().filter(|n| n.netns == netns && n.step <= met.step);
+    let nat = nat.rfind(|n| n.kind.is_destination())?;
+    let rule = nat.rule.as_ref()?;
+    let proto = match nat.before.proto {
+        crate::event::Proto::Tcp => "tcp",
+        crate::event::Proto::Udp => "udp",
+        _ => return None,
+    };
+    let (addr, port) = unled(case, netns, proto).filter(|(addr, _)| is_alive(case, *addr))?;
+    let (right, node) = (SocketAddr::new(addr, port), case.state.netns_name(netns));
+    let wrong = SocketAddr::new(nat.after.dst, nat.after.dport);
+    let is_gone = wrong.ip() != addr && !is_alive(case, wrong.ip());
+    let id = if is_gone { "hostport-stale-pod" } else { "app-not-listening" };
+    let title = format!(
+        "port {} of {node} leads to {wrong}, and its filter lets in what is for {right}",
+        nat.before.dport
+    );
+    let mut place = Where::netns(case.state, netns);
+    place.table = Some(rule.table.clone());
+    place.chain = Some(rule.chain.clone());
+    place.rule = Some(rule.text.clone());
+    let led = |text: &str| {
+        let (before, rest) = text.split_once("--to-destination ")?;
+        let behind = rest.split_once(' ').map(|(_, behind)| format!(" {behind}"));
+        Some(format!("{before}--to-destination {right}{}", behind.unwrap_or_default()))
+    };
+    let command = led(&rule.text).and_then(|text| replace(case, netns, rule, &text));
+    let advice = "# start the container anew, so that Docker writes its rules".to_owned();
+    Some(
+        met.finding(case, id, title)
+            .at(place)
+            .fact(format!("{} {}", rule.chain, rule.text))
+            .fact(format!("filter of {node}: accepts {proto} to {right}, where no rule leads"))
+            .fix(command.unwrap_or(advice)),
+    )
+}
+
 /// What Docker would write again, as far as its other rules tell.
 pub(super) fn restore(case: &Case<'_>, netns: &Netns, asked: Option<(&str, u16)>) -> Vec<String> {
     let any: IpAddr = [0; 4].into();
@@ -303,6 +343,8 @@ fn node_port(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::diagnose::Outcome;
+    use crate::diagnose::rules::cases::concluded;
     use crate::diagnose::walk::tests::{inum, ip, ruled};
     use crate::net::NetworkState;
 
@@ -344,6 +386,25 @@ mod tests {
         assert!(has("-A POSTROUTING -s 10.1.1.0/24 ! -o br0 -j MASQUERADE"), "{commands:?}");
         assert!(has("--dport 9443 -j DNAT --to-destination 10.1.1.3:443"), "{commands:?}");
         assert!(!has("-N DOCKER"), "the chain is still there: {commands:?}");
+    }
+
+    #[test]
+    fn a_published_port_that_leads_elsewhere_is_led_back() {
+        let first = |to: &str| {
+            let rules = DOCKER.replace("10.1.1.3:443", to);
+            let state = ruled("x2: listen tcp 0.0.0.0 443", "a", &rules);
+            let found = concluded(&state, ("b", "192.0.2.11", 8443), Outcome::Timeout).findings;
+            found.into_iter().next().map(|f| (f.id, f.fix.join("\n"))).unwrap_or_default()
+        };
+        let right = "-R DOCKER 1 ! -i br0 -p tcp -m tcp --dport 8443 -j DNAT --to-destination \
+                     10.1.1.3:443";
+        let (id, fix) = first("10.1.1.99:443");
+        assert!(id == "hostport-stale-pod" && fix.contains(right), "{id}: {fix}");
+        let (id, fix) = first("10.1.1.3:444");
+        assert!(id == "app-not-listening" && fix.contains(right), "{id}: {fix}");
+        // As it should be.
+        let (id, fix) = first("10.1.1.3:443");
+        assert!(!fix.contains("DNAT"), "{id}: {fix}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod name;
 mod seen;
 
 use super::met::each;
-use super::{Case, Finding, Rule, in_front, kube_nft, local_endpoint, service};
+use super::{Case, Finding, Rule, docker, in_front, kube_nft, local_endpoint, service};
 use crate::diagnose::case::{Purpose, REPLY_DEPTH};
 use crate::diagnose::walk::{Leg, ObstacleKind as Kind, RuleRef};
 use crate::diagnose::{Confidence, Direction, Drop, Met};
@@ -111,9 +111,12 @@ fn walked(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
         firewall: case.detail(netns).map(|d| &d.firewall),
         dst: Some((met.walk.ask.dst, met.walk.ask.dport)),
     };
-    let (id, title) = blocked.name(case);
-    let id = if met.way.purpose == Purpose::Upstream { "dns-upstream-unreachable" } else { id };
-    let mut finding = invalid(case, met, blocked.fill(case, met.finding(case, id, title)));
+    let misled = blocked.is_policy().then(|| docker::misled(case, met, netns)).flatten();
+    let mut finding = misled.unwrap_or_else(|| {
+        let (id, title) = blocked.name(case);
+        let id = if met.way.purpose == Purpose::Upstream { "dns-upstream-unreachable" } else { id };
+        invalid(case, met, blocked.fill(case, met.finding(case, id, title)))
+    });
     if let Some(drop) = dropped {
         finding = finding.fact(drop.fact()).journeys([drop.journey.id]);
         finding.confidence = if why.is_some() { Confidence::Likely } else { Confidence::Certain };

@@ -10,7 +10,7 @@ use crate::firewall::{self, Flavour, Table};
 use crate::journey::Hook;
 
 impl Blocked<'_> {
-    fn is_policy(&self) -> bool {
+    pub(super) fn is_policy(&self) -> bool {
         self.rule.number.is_none() && self.rule.handle.is_none()
     }
 
