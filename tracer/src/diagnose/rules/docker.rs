@@ -398,6 +398,13 @@ mod tests {
         };
         let right = "-R DOCKER 1 ! -i br0 -p tcp -m tcp --dport 8443 -j DNAT --to-destination \
                      10.1.1.3:443";
+        // A namespace of somebody else that has only lo is not where the address was.
+        let rules = DOCKER.replace("10.1.1.3:443", "10.1.1.99:443");
+        let mut state = ruled("h: link v0 veth x1/v9\nh: del v0", "a", &rules);
+        let h = inum(&state, "h");
+        state.netns.get_mut(&h).unwrap().path = "/run/netns/h".into();
+        let found = concluded(&state, ("b", "192.0.2.11", 8443), Outcome::Timeout).findings;
+        assert_eq!(found.iter().find(|f| f.id == "veth-missing"), None);
         let (id, fix) = first("10.1.1.99:443");
         assert!(id == "hostport-stale-pod" && fix.contains(right), "{id}: {fix}");
         let (id, fix) = first("10.1.1.3:444");

@@ -239,8 +239,12 @@ fn nobody(
     let node = &netns.name;
     let translated = met.walk.nat.iter().rfind(|n| n.after.dst == addr && n.before.dst != addr);
     // Runtimes name their namespaces. One that only processes hold is as likely a sandbox that was
-    // made without a link, and a rule that leads to a pod that is gone is common.
-    let is_pod = |n: &Inum| case.netns(*n).is_some_and(|n| !n.path.starts_with("/proc"));
+    // made without a link, and a rule that leads to a pod that is gone is common; so is one that is
+    // named like none of the pods there.
+    let is_pod = |n: &Inum| {
+        case.netns(*n).is_some_and(|n| !n.path.starts_with("/proc"))
+            && plug::is_like_others(case, met.obstacle.place, *n)
+    };
     let bare: Vec<Inum> =
         bare.iter().copied().filter(|n| translated.is_none() || is_pod(n)).collect();
     let all = bare.len();

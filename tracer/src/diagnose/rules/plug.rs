@@ -45,20 +45,33 @@ pub(super) fn veth(case: &Case<'_>, asker: Place, pod: &Netns, addr: IpAddr) -> 
 /// Of several namespaces without a device, the one that is named most like the pods on the bridge
 /// of `asker`, and whether no other is named as much like them.
 pub(super) fn likeliest(case: &Case<'_>, asker: Place, bare: &[Inum]) -> (Option<Inum>, bool) {
-    let Some((node, bridge)) = bridge_of(case.state, asker) else {
+    let Some(pods) = pods_beside(case, asker) else {
         return (bare.first().copied(), bare.len() == 1);
     };
-    let ports = node.devices.values().filter(|d| d.master == Some(bridge.ifindex));
-    let pods: Vec<String> =
-        ports.filter_map(|p| p.link?.netns).map(|n| case.state.netns_name(n)).collect();
-    let common = |a: &str, b: &str| a.bytes().zip(b.bytes()).take_while(|(a, b)| a == b).count();
-    let alike = |inum: &Inum| {
-        let name = case.state.netns_name(*inum);
-        pods.iter().map(|pod| common(pod, &name)).max().unwrap_or(0)
-    };
+    let alike = |inum: &Inum| likeness(case, &pods, *inum);
     let Some(best) = bare.iter().max_by_key(|n| alike(n)) else { return (None, false) };
     let is_only = bare.iter().filter(|n| alike(n) == alike(best)).count() == 1;
     (Some(*best), is_only)
+}
+
+/// Whether a namespace is named at all like the pods on the bridge of `asker`, if there are any.
+pub(super) fn is_like_others(case: &Case<'_>, asker: Place, bare: Inum) -> bool {
+    let pods = pods_beside(case, asker).unwrap_or_default();
+    pods.is_empty() || likeness(case, &pods, bare) > 0
+}
+
+/// The names of the pods on the bridge of `asker`; `None` where that is on none.
+fn pods_beside(case: &Case<'_>, asker: Place) -> Option<Vec<String>> {
+    let (node, bridge) = bridge_of(case.state, asker)?;
+    let ports = node.devices.values().filter(|d| d.master == Some(bridge.ifindex));
+    Some(ports.filter_map(|p| p.link?.netns).map(|n| case.state.netns_name(n)).collect())
+}
+
+/// How many letters the name of a namespace has in common with the one of `pods` most like it.
+fn likeness(case: &Case<'_>, pods: &[String], netns: Inum) -> usize {
+    let name = case.state.netns_name(netns);
+    let common = |pod: &String| pod.bytes().zip(name.bytes()).take_while(|(a, b)| a == b).count();
+    pods.iter().map(common).max().unwrap_or(0)
 }
 
 /// The bridge that a device is, or that its other end is a port of, and its namespace.
