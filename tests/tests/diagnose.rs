@@ -167,6 +167,8 @@ fn faults_of_a_link_are_named_and_their_fixes_heal() {
         ("n1", "ip link set veth-p2 type bridge_slave bcast_flood off", "bridge-port-no-flood"),
         ("n1", "tc qdisc add dev veth-p2 root tbf rate 8bit burst 100b limit 100", "qdisc-loss"),
     ] {
+        // Both: whoever is remembered is asked again after a while, and tells where it is by that.
+        lab.exec("p2", "ip neigh flush dev eth0");
         lab.exec("p1", "ip neigh flush dev eth0");
         assert_found_and_healed(&lab, &Fault { host, inject, from: "p1", to, id, netns: host });
     }
