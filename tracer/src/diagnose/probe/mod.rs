@@ -85,6 +85,11 @@ impl Running {
     pub fn call_off(&self) {
         self.called_off.store(true, Ordering::Relaxed);
     }
+
+    /// Whether they have been told to end.
+    pub fn is_called_off(&self) -> bool {
+        self.called_off.load(Ordering::Relaxed)
+    }
 }
 
 impl Drop for Running {

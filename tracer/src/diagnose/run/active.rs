@@ -128,6 +128,9 @@ struct Session {
 
 struct Sent {
     plan: Plan,
+    /// Where it was sent from.
+    inside: Arc<File>,
+    is_second: bool,
     sport: Option<u16>,
     probed: Option<Probed>,
 }
@@ -285,7 +288,27 @@ impl Session {
     fn send(&mut self, plan: Plan) {
         let number = self.sent.len();
         self.running.start(Arc::clone(&self.inside), number, plan.clone(), self.to.clone());
-        self.sent.insert(number, Sent { plan, sport: None, probed: None });
+        let inside = Arc::clone(&self.inside);
+        let sent = Sent { plan, inside, is_second: false, sport: None, probed: None };
+        self.sent.insert(number, sent);
+    }
+
+    /// Sends a long packet once more that was lost where short ones are answered: one that was lost
+    /// by chance proves nothing. Whether it did.
+    fn send_again(&mut self, number: usize, probed: &Probed) -> bool {
+        let is_answered = |s: &Sent| {
+            let of = (s.plan.netns, s.plan.to) == (probed.netns, probed.to);
+            of && s.plan.size.is_none() && s.probed.as_ref().is_some_and(Probed::is_answered)
+        };
+        let is_lost = probed.purpose == Purpose::FullSize && probed.outcome == Came::Timeout;
+        if !is_lost || self.running.is_called_off() || !self.sent.values().any(is_answered) {
+            return false;
+        }
+        let Some(sent) = self.sent.get_mut(&number).filter(|s| !s.is_second) else { return false };
+        (sent.is_second, sent.sport) = (true, None);
+        let inside = Arc::clone(&sent.inside);
+        self.running.start(inside, number, sent.plan.clone(), self.to.clone());
+        true
     }
 
     /// The address that the queries came to.
@@ -342,6 +365,9 @@ impl Session {
                 }
             }
             Report::Done(number, probed) => {
+                if self.send_again(number, &probed) {
+                    return;
+                }
                 if let Some(sent) = self.sent.get_mut(&number) {
                     sent.probed = Some(*probed);
                 }
