@@ -3,11 +3,22 @@
 use std::net::IpAddr;
 
 use super::fix;
+use crate::event::Proto;
 use crate::net::Netns;
 use crate::net::detail::{NextHop, Prefix, Route, RouteType, RoutingRule, RuleAction};
 
 const TABLE_MAIN: u32 = 254;
 const FLAG_ONLINK: u32 = 4;
+
+/// `tcp` or `udp`, of which rules can name ports.
+#[must_use]
+pub fn port_protocol(proto: Proto) -> Option<&'static str> {
+    match proto {
+        Proto::Tcp => Some("tcp"),
+        Proto::Udp => Some("udp"),
+        _ => None,
+    }
+}
 
 /// `10.244.2.0/24`, `default`, an address alone.
 #[must_use]

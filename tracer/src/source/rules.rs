@@ -167,6 +167,7 @@ impl Rules {
         while let Ok((netns, firewall, lives)) = self.read.try_recv() {
             self.take(netns, &firewall, lives);
         }
+        let mut news = Vec::new();
         for (netns, tracer) in &mut self.tracers {
             let (attribution, own) = (&mut self.attribution, tracer.table.clone());
             let drained = tracer.drain(|told| match told {
@@ -177,17 +178,15 @@ impl Rules {
                 self.overran = true;
                 attribution.lost(*netns);
             }
-            if drained.changed
-                && let Some(place) = self.places.get(netns)
-            {
-                self.changed.insert(*netns, (Instant::now(), place.clone()));
+            if drained.changed {
+                news.push(*netns);
             }
         }
-        for (netns, watch) in &mut self.untold {
-            if watch.has_news()
-                && let Some(place) = self.places.get(netns)
-            {
-                self.changed.insert(*netns, (Instant::now(), place.clone()));
+        let told = self.untold.iter_mut().filter_map(|(n, watch)| watch.has_news().then_some(*n));
+        news.extend(told);
+        for netns in news {
+            if let Some(place) = self.places.get(&netns) {
+                self.changed.insert(netns, (Instant::now(), place.clone()));
             }
         }
         let due: Vec<Inum> = self

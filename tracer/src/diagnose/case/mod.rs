@@ -9,7 +9,7 @@ mod probed;
 pub use dropped::Drop;
 pub use probed::{Method, Outcome, Probed, Purpose, Target};
 
-use super::walk::{Obstacle, Walk};
+use super::walk::{self, Ask, Obstacle, Scope, Walk};
 use crate::journey::{self, Fate, Flow, Journey, Lineage};
 use crate::net::detail::Detail;
 use crate::net::{Inum, Netns, NetworkState};
@@ -63,6 +63,18 @@ pub struct Way {
 }
 
 impl Way {
+    /// Those of a packet, there and back.
+    #[must_use]
+    pub fn all(state: &NetworkState, scope: &Scope, ask: &Ask, purpose: Purpose) -> Vec<Self> {
+        let requests = walk::walks(state, scope, ask).into_iter();
+        requests
+            .map(|request| {
+                let reply = walk::walk_reply(state, scope, &request);
+                Self { purpose, request, reply }
+            })
+            .collect()
+    }
+
     /// Both directions, those that there are.
     pub fn walks(&self) -> impl Iterator<Item = (Direction, &Walk)> {
         let reply = self.reply.iter().map(|w| (Direction::Reply, w));

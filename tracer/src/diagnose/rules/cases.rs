@@ -4,7 +4,7 @@
 
 use crate::diagnose::case::{Case, Method, Outcome, Probed, Purpose, Target, Way};
 use crate::diagnose::walk::tests::{cluster, inum, ip, ruled};
-use crate::diagnose::walk::{Ask, Scope, walk_reply, walks};
+use crate::diagnose::walk::{Ask, Scope};
 use crate::diagnose::{Diagnosis, Severity, conclude};
 use crate::net::NetworkState;
 use crate::net::detail::Resolver;
@@ -79,14 +79,7 @@ pub(super) fn concluded(
         outcome,
     };
     let mut case = Case::new(Some(target), vec![probe], &[], state);
-    let scope = Scope::everything();
-    case.ways = walks(state, &scope, &ask)
-        .into_iter()
-        .map(|request| {
-            let reply = walk_reply(state, &scope, &request);
-            Way { purpose: Purpose::Reach, request, reply }
-        })
-        .collect();
+    case.ways = Way::all(state, &Scope::everything(), &ask, Purpose::Reach);
     conclude(&case)
 }
 

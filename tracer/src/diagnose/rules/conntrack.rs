@@ -4,8 +4,7 @@ use std::net::IpAddr;
 
 use super::met::in_netns;
 use super::{Case, Finding, Rule};
-use crate::diagnose::{Direction, Probed, Scenario, Where};
-use crate::event::Proto;
+use crate::diagnose::{Direction, Probed, Scenario, Where, show};
 use crate::firewall::Destinations;
 use crate::journey::Nat;
 use crate::net::Inum;
@@ -33,11 +32,7 @@ fn stale(case: &Case<'_>, probe: &Probed) -> Option<Finding> {
         };
         journey.nat.iter().find_map(|nat| Some((journey, nat, old(&nat)?)))
     })?;
-    let proto = match nat.before.proto {
-        Proto::Udp => "udp",
-        Proto::Tcp => "tcp",
-        _ => return None,
-    };
+    let proto = show::port_protocol(nat.before.proto)?;
     let is_dns = case.scenario() == Scenario::Dns;
     let id = if is_dns { "dns-stale-udp-conntrack" } else { RULE.id };
     let node = case.state.netns_name(netns);

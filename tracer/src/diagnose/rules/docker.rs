@@ -4,7 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::egress::command;
-use super::located::replace;
+use super::located::{place_of, replace};
 use super::met::in_netns;
 use super::service::{is_alive, nat_table, orphans};
 use super::{Case, Finding, Rule, kube_nft};
@@ -36,11 +36,7 @@ const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
 pub(super) fn unpublished(case: &Case<'_>, drop: &Drop<'_>, port: u16) -> Option<Finding> {
     let netns = case.netns(drop.hop.netns)?;
     let tuple = drop.tuple()?;
-    let proto = match tuple.proto {
-        crate::event::Proto::Tcp => "tcp",
-        crate::event::Proto::Udp => "udp",
-        _ => return None,
-    };
+    let proto = show::port_protocol(tuple.proto)?;
     let (id, title, chain, fixes) = if let Some((rule, text)) = only_local(case, netns, port) {
         let title = format!("port {port} of {} is published on 127.0.0.1 only", netns.name);
         let fixes = local(case, netns.inum, &rule, &text);
@@ -197,11 +193,7 @@ pub(super) fn misled(case: &Case<'_>, met: &Met<'_>, netns: Inum) -> Option<Find
     let mut nat = met.walk.nat.iter().filter(|n| n.netns == netns && n.step <= met.step);
     let nat = nat.rfind(|n| n.kind.is_destination())?;
     let rule = nat.rule.as_ref()?;
-    let proto = match nat.before.proto {
-        crate::event::Proto::Tcp => "tcp",
-        crate::event::Proto::Udp => "udp",
-        _ => return None,
-    };
+    let proto = show::port_protocol(nat.before.proto)?;
     let (addr, port) = unled(case, netns, proto).filter(|(addr, _)| is_alive(case, *addr))?;
     let (right, node) = (SocketAddr::new(addr, port), case.state.netns_name(netns));
     let wrong = SocketAddr::new(nat.after.dst, nat.after.dport);
@@ -211,10 +203,6 @@ pub(super) fn misled(case: &Case<'_>, met: &Met<'_>, netns: Inum) -> Option<Find
         "port {} of {node} leads to {wrong}, and its filter lets in what is for {right}",
         nat.before.dport
     );
-    let mut place = Where::netns(case.state, netns);
-    place.table = Some(rule.table.clone());
-    place.chain = Some(rule.chain.clone());
-    place.rule = Some(rule.text.clone());
     let led = |text: &str| {
         let (before, rest) = text.split_once("--to-destination ")?;
         let behind = rest.split_once(' ').map(|(_, behind)| format!(" {behind}"));
@@ -224,7 +212,7 @@ pub(super) fn misled(case: &Case<'_>, met: &Met<'_>, netns: Inum) -> Option<Find
     let advice = "# start the container anew, so that Docker writes its rules".to_owned();
     Some(
         met.finding(case, id, title)
-            .at(place)
+            .at(place_of(case, netns, rule))
             .fact(format!("{} {}", rule.chain, rule.text))
             .fact(format!("filter of {node}: accepts {proto} to {right}, where no rule leads"))
             .fix(command.unwrap_or(advice)),

@@ -5,11 +5,11 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::located::{delete, located, replace};
+use super::located::{delete, located, place_of, replace};
 use super::met::each;
 use super::{Case, Finding, Rule, service};
 use crate::diagnose::walk::{Nat, ObstacleKind as Kind, RuleRef, Step, Walk, What};
-use crate::diagnose::{Drop, Met, Where};
+use crate::diagnose::{Drop, Met};
 use crate::event::Tuple;
 use crate::firewall::{self, Match, Target};
 use crate::journey::{Hook, NatKind};
@@ -28,7 +28,8 @@ pub(super) const RULE: Rule = Rule {
     explain: "The first rule of table nat that holds decides: what stands behind it for the same \
               packets never runs, and what conntrack does not see (NOTRACK) is not translated at \
               all. An answer that a rule puts into another zone than its connection is in belongs to \
-              none, and is not translated back. A rule that leads to a program of the node's own (REDIRECT, NFQUEUE) refuses \
+              none, and is not translated back. \
+              A rule that leads to a program of the node's own (REDIRECT, NFQUEUE) refuses \
               what it catches as long as that program does not run.",
 };
 
@@ -60,7 +61,7 @@ fn other_zone(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
     );
     let finding = met
         .finding(case, "conntrack-zone-mismatch", title)
-        .at(place(case, netns, rule))
+        .at(place_of(case, netns, rule))
         .facts(
             kept.rule
                 .iter()
@@ -88,7 +89,7 @@ fn unserved(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
     );
     let finding = met
         .finding(case, "redirect-unserved", title)
-        .at(place(case, nat.netns, rule))
+        .at(place_of(case, nat.netns, rule))
         .fact(format!("{} of {}: {}", rule.table, netns.name, rule.text))
         .fact(format!("no socket of {} listens at port {port}", netns.name))
         .fix(format!("# start the program that is to listen at port {port}; until then:"));
@@ -116,7 +117,7 @@ pub(super) fn by_notrack(
     (netns, rule): (Inum, &RuleRef),
     finding: Finding,
 ) -> Finding {
-    let mut at = place(case, netns, rule);
+    let mut at = place_of(case, netns, rule);
     at.dev.clone_from(&finding.place.dev);
     let hooks = [Hook::Prerouting, Hook::Output].map(Hook::name);
     at.hook = hooks.into_iter().find(|h| rule.chain.eq_ignore_ascii_case(h));
@@ -151,7 +152,7 @@ pub(super) fn kept_private(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
     Some(
         met.finding(case, "masquerade-missing", title)
             .confidence(crate::diagnose::Confidence::Certain)
-            .at(place(case, netns, rule))
+            .at(place_of(case, netns, rule))
             .fact(format!("{} of {node}: {}", rule.table, rule.text))
             .fix(delete(case, netns, rule)),
     )
@@ -188,7 +189,7 @@ pub(super) fn behind(case: &Case<'_>, nat: &Nat) -> Option<Finding> {
         nat.before.dst, nat.before.dport, nat.after.dst, nat.after.dport, rule.text
     );
     let finding = Finding::error(RULE.id, case.scenario(), title)
-        .at(place(case, nat.netns, rule))
+        .at(place_of(case, nat.netns, rule))
         .fact(format!("{} {}", rule.chain, rule.text))
         .fact(format!("without it, {node} translates to {right}"));
     Some(finding.fix(delete(case, nat.netns, rule)))
@@ -238,12 +239,4 @@ pub(super) fn is_queues(drop: &Drop<'_>) -> bool {
 pub(super) fn is_queue(text: &str) -> bool {
     let mut words = text.split_whitespace();
     words.any(|w| matches!(w, "NFQUEUE" | "queue" | "QUEUE"))
-}
-
-fn place(case: &Case<'_>, netns: Inum, rule: &RuleRef) -> Where {
-    let mut place = Where::netns(case.state, netns);
-    place.table = Some(rule.table.clone());
-    place.chain = Some(rule.chain.clone());
-    place.rule = Some(rule.text.clone());
-    place
 }

@@ -1,8 +1,8 @@
 //! A rule where it was read, and the commands that take it away or put another in its place.
 
 use super::met::in_netns;
-use crate::diagnose::Case;
 use crate::diagnose::walk::RuleRef;
+use crate::diagnose::{Case, Where};
 use crate::firewall::{self, Policy, Table};
 use crate::net::Inum;
 
@@ -23,6 +23,15 @@ pub(super) fn replace(case: &Case<'_>, netns: Inum, rule: &RuleRef, text: &str) 
     let (table, chain, own) = located(case, netns, rule)?;
     let command = firewall::replace_command(table, chain, own?, text)?;
     Some(in_netns(case, netns, &command))
+}
+
+/// Where a rule is.
+pub(super) fn place_of(case: &Case<'_>, netns: Inum, rule: &RuleRef) -> Where {
+    let mut place = Where::netns(case.state, netns);
+    place.table = Some(rule.table.clone());
+    place.chain = Some(rule.chain.clone());
+    place.rule = Some(rule.text.clone());
+    place
 }
 
 /// A rule where it was read; without a rule, the chain whose policy it is.

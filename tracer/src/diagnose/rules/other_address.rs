@@ -92,7 +92,6 @@ fn refused_in(case: &Case<'_>, way: &Way) -> Option<Inum> {
 #[cfg(test)]
 mod tests {
     use crate::diagnose::walk::tests::build::{inum, node};
-    use crate::diagnose::walk::{Scope, walk_reply, walks};
     use crate::diagnose::{Diagnosis, Probed, Purpose, Target, conclude};
 
     use super::*;
@@ -125,14 +124,8 @@ mod tests {
         let target = Target { proto: Method::Udp, ..target };
         let mut case = Case::new(Some(target), vec![probe], &[], &state);
         case.before = [(netns, [("UdpNoPorts".to_owned(), 0)].into())].into();
-        let scope = Scope::everything();
-        let ways = walks(&state, &scope, &Ask::udp(netns, to, 5300)).into_iter();
-        case.ways = ways
-            .map(|request| {
-                let reply = walk_reply(&state, &scope, &request);
-                Way { purpose: Purpose::Reach, request, reply }
-            })
-            .collect();
+        let ask = Ask::udp(netns, to, 5300);
+        case.ways = Way::all(&state, &Scope::everything(), &ask, Purpose::Reach);
         conclude(&case)
     }
 

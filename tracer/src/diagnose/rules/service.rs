@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::located::{located, replace};
+use super::located::{located, place_of, replace};
 use super::met::in_netns;
 use super::{Case, Finding, Rule, in_front, kube_nft, local_endpoint};
 use crate::diagnose::walk::{Nat, RuleRef};
@@ -132,10 +132,7 @@ fn at_rule(
     rule: &RuleRef,
     gone: IpAddr,
 ) -> Vec<String> {
-    finding.place = Where::netns(case.state, netns);
-    finding.place.table = Some(rule.table.clone());
-    finding.place.chain = Some(rule.chain.clone());
-    finding.place.rule = Some(rule.text.clone());
+    finding.place = place_of(case, netns, rule);
     heal(case, netns, rule, gone).into_iter().collect()
 }
 
@@ -252,10 +249,7 @@ pub(super) fn wrong_port(
         nat.before.dport,
         list.join(", ")
     );
-    let mut place = Where::netns(case.state, nat.netns);
-    place.table = Some(rule.table.clone());
-    place.chain = Some(rule.chain.clone());
-    place.rule = Some(rule.text.clone());
+    let place = place_of(case, nat.netns, rule);
     let mut wrong = Finding { id, title, place, fix: Vec::new(), ..finding.clone() }
         .fact(format!("{} {}", rule.chain, rule.text))
         .fix("# set the Service's targetPort (or the published container port) to the port that the application listens at");

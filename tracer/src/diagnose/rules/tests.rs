@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::*;
 use crate::diagnose::walk::tests::build::{inum, node};
 use crate::diagnose::walk::tests::{cluster, ruled};
-use crate::diagnose::walk::{Ask, Scope, walk_reply, walks};
+use crate::diagnose::walk::{Ask, Scope, walks};
 use crate::diagnose::{
     Confidence, Diagnosis, Method, Outcome, Probed, Purpose, Severity, Target, Way, conclude,
 };
@@ -44,10 +44,7 @@ fn concluded(state: &NetworkState, from: &str, probes: Vec<Probed>) -> Diagnosis
     for probe in &probes {
         let mut ask = Ask::ping(probe.netns, probe.to);
         ask.len = probe.size.unwrap_or(ask.len);
-        for request in walks(state, &scope, &ask) {
-            let reply = walk_reply(state, &scope, &request);
-            ways.push(Way { purpose: probe.purpose, request, reply });
-        }
+        ways.extend(Way::all(state, &scope, &ask, probe.purpose));
     }
     let mut case = Case::new(Some(target), probes, &[], state);
     case.ways = ways;

@@ -81,7 +81,7 @@ pub(super) fn ways(case: &Case<'_>) -> Vec<Way> {
         if asked.contains(&ask) {
             continue;
         }
-        ways.extend(walked(case, &scope, &ask, probe.purpose));
+        ways.extend(Way::all(case.state, &scope, &ask, probe.purpose));
         asked.push(ask);
     }
     ways
@@ -89,17 +89,7 @@ pub(super) fn ways(case: &Case<'_>) -> Vec<Way> {
 
 /// The ways of a packet that nobody may have sent, there and back.
 pub(super) fn both(case: &Case<'_>, ask: &walk::Ask, purpose: Purpose) -> Vec<Way> {
-    walked(case, &scope(case.view.iter().copied()), ask, purpose)
-}
-
-fn walked(case: &Case<'_>, scope: &Scope, ask: &walk::Ask, purpose: Purpose) -> Vec<Way> {
-    let requests = walk::walks(case.state, scope, ask).into_iter();
-    requests
-        .map(|request| {
-            let reply = walk::walk_reply(case.state, scope, &request);
-            Way { purpose, request, reply }
-        })
-        .collect()
+    Way::all(case.state, &scope(case.view.iter().copied()), ask, purpose)
 }
 
 /// How many ways there are to a target, before anything is sent.
