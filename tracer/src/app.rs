@@ -14,7 +14,7 @@ use tokio::time::{Instant, interval, sleep, sleep_until};
 use crate::bpf::{self, Counters};
 use crate::config::Config;
 use crate::explain;
-use crate::journey::{self, Fate, Gap, Journey, Lineage, Stage};
+use crate::journey::{self, Fate, GapCause, Journey, Lineage, Stage};
 use crate::kernel::names::KernelNames;
 use crate::net::{self, DeviceKind, Inum};
 use crate::owner::Owners;
@@ -166,7 +166,7 @@ impl Trace {
         self.live.drain_rules();
         let mut done = self.builder.take_finished(now, self.live.state(), &self.names);
         done.iter_mut().for_each(|j| self.live.attribute(j));
-        done.iter_mut().for_each(|j| self.doubt_hooks(j));
+        done.iter_mut().for_each(|j| self.live.mark_uncovered(j));
         let is_scoped = !self.config.scope.is_empty() || self.config.dev.is_some();
         if !is_scoped && now < self.enabled_ns + MOMENT_NS {
             done.iter_mut().for_each(|j| self.doubt(j));
@@ -183,20 +183,6 @@ impl Trace {
         journeys.into_iter().filter_map(|journey| journey.within(&view, state)).collect()
     }
 
-    /// Hops in the hooks of a namespace that had no probe points yet are missing.
-    fn doubt_hooks(&self, journey: &mut Journey) {
-        let late = journey.hops.iter().position(|h| self.live.entered_unprepared(h.netns));
-        if let Some(before_hop) = late
-            && !journey
-                .hops
-                .iter()
-                .any(|h| h.netns == journey.hops[before_hop].netns && h.hook.is_some())
-        {
-            journey.is_complete = false;
-            journey.gaps.push(Gap { before_hop, events: 0 });
-        }
-    }
-
     /// A packet that is first met where another device of this node had sent it was under way
     /// when the trace began: what came before is missing.
     fn doubt(&self, journey: &mut Journey) {
@@ -206,8 +192,7 @@ impl Trace {
             matches!(d.kind, DeviceKind::Veth | DeviceKind::Bridge | DeviceKind::Vxlan)
         });
         if has_sender && journey.start_ns < self.enabled_ns + MOMENT_NS / 10 {
-            journey.is_complete = false;
-            journey.gaps.insert(0, Gap { before_hop: 0, events: 0 });
+            journey.add_gap(0, GapCause::JoinedMidway);
         }
     }
 
@@ -232,6 +217,7 @@ impl Trace {
         self.live.drain_rules();
         let mut open = self.builder.flush(self.live.state(), &self.names);
         open.iter_mut().for_each(|j| self.live.attribute(j));
+        open.iter_mut().for_each(|j| self.live.mark_uncovered(j));
         let rest = self.order.finish(self.in_view(open));
         self.print(rest).map(|_| ())
     }

@@ -219,15 +219,21 @@ pub(super) fn root_cause(error: &dyn std::error::Error) -> String {
 }
 
 impl KernelSide {
-    /// Attaches what belongs to a namespace; nothing when that is done already.
-    pub fn attach_netns(&mut self, netns: &Netns) {
+    /// Whether the hooks of a namespace are seen by probe points of its own.
+    #[must_use]
+    pub fn has_hooks_per_netns(&self) -> bool {
+        self.attached.per_netns
+    }
+
+    /// Attaches what belongs to a namespace, unless that is done; tells whether it is done now.
+    pub fn attach_netns(&mut self, netns: &Netns) -> bool {
         if let Some(clsact) = &mut self.attached.clsact {
             clsact.sweep(netns);
         }
         if self.attached.netfilter.contains_key(&netns.inum) {
-            return;
+            return true;
         }
-        let Some(programs) = &self.netfilter else { return };
+        let Some(programs) = &self.netfilter else { return false };
         let filter = self.options.filter.terms;
         let mut families = Vec::new();
         if filter & terms::IPV4 != 0 {
@@ -240,11 +246,13 @@ impl KernelSide {
             Ok(links) => {
                 self.attached.netfilter.insert(netns.inum, links);
                 self.attached.netfilter_failures.remove(&netns.inum);
+                true
             }
             // Gone meanwhile: nothing to trace there any more.
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => false,
             Err(e) => {
                 self.attached.netfilter_failures.insert(netns.inum, e.to_string());
+                false
             }
         }
     }

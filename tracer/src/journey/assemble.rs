@@ -10,7 +10,7 @@ use tracer_common::{
 };
 
 use super::{
-    Dev, DropPoint, Fate, Frame, Gap, Hop, Names, Nat, Neigh, Outcome, Sources, Stage,
+    Dev, DropPoint, Fate, Frame, Gap, GapCause, Hop, Names, Nat, Neigh, Outcome, Sources, Stage,
     conntracked::Conntracked, fate::is_syn, netfilter::Traversal,
 };
 use crate::{
@@ -121,7 +121,7 @@ impl<'a> Walk<'a> {
         for event in events {
             let missing = u32::from(event.seq.saturating_sub(expected));
             if missing > 0 {
-                self.gaps.push(Gap { before_hop: self.hops.len(), events: missing });
+                self.lose(missing);
             }
             expected = event.seq.saturating_add(1);
             self.event(event);
@@ -136,9 +136,14 @@ impl<'a> Walk<'a> {
         // With surplus events the gap before the end is made of them.
         let at_end = if seen == 0 { at_end.max(surplus) } else { at_end };
         if at_end > 0 {
-            self.gaps.push(Gap { before_hop: self.hops.len(), events: at_end });
+            self.lose(at_end);
         }
         seen + at_end
+    }
+
+    fn lose(&mut self, events: u32) {
+        let before_hop = self.hops.len();
+        self.gaps.push(Gap { before_hop, events, why: GapCause::EventsLost });
     }
 
     fn event(&mut self, e: &Event) {

@@ -329,7 +329,6 @@ fn build(
         parent: open.parent,
         fate,
         dropped,
-        is_complete: lost_events == 0,
         lost_events,
         gaps: walk.gaps,
         nat: walk.nat,

@@ -29,7 +29,7 @@ pub use hop::{
     Basis, Dev, Fdb, FdbWay, Frame, Freed, Hook, Hop, Layer, Neigh, Outcome, Route, RouteKind,
     Rule, Sources, Stage, Tunnel, Verdict,
 };
-pub use model::{DropPoint, Fate, Gap, Journey, Lineage, Nat, NatKind, Parent, UnNat};
+pub use model::{DropPoint, Fate, Gap, GapCause, Journey, Lineage, Nat, NatKind, Parent, UnNat};
 pub use order::Sequencer;
 pub(crate) use path::path as path_of;
 

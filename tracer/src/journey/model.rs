@@ -26,11 +26,9 @@ pub struct Journey {
     pub fate: Fate,
     /// Where and why it was dropped, if it was.
     pub dropped: Option<DropPoint>,
-    /// No event of it was lost.
-    pub is_complete: bool,
     /// How many events of it were lost.
     pub lost_events: u32,
-    /// Where they are missing.
+    /// Where it is not whole, in order.
     pub gaps: Vec<Gap>,
     /// Address and port translations, in order.
     pub nat: Vec<Nat>,
@@ -40,6 +38,23 @@ pub struct Journey {
     pub un_nat: Option<UnNat>,
     /// The hops in one line.
     pub path: String,
+}
+
+impl Journey {
+    /// Nothing is known to be missing.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.gaps.is_empty()
+    }
+
+    /// Notes that something is missing before a hop; once for each place and cause.
+    pub fn add_gap(&mut self, before_hop: usize, why: GapCause) {
+        let at = self.gaps.partition_point(|gap| gap.before_hop < before_hop);
+        let mut here = self.gaps[at..].iter().take_while(|gap| gap.before_hop == before_hop);
+        if here.all(|gap| gap.why != why) {
+            self.gaps.insert(at, Gap { before_hop, events: 0, why });
+        }
+    }
 }
 
 #[cfg(test)]
@@ -57,7 +72,6 @@ impl Journey {
             parent: None,
             fate: Fate::Delivered,
             dropped: None,
-            is_complete: true,
             lost_events: 0,
             gaps: Vec::new(),
             nat: Vec::new(),
@@ -119,13 +133,44 @@ pub struct DropPoint {
     pub hop: usize,
 }
 
-/// Events that are missing.
+/// A place where a journey is not whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gap {
-    /// Index of the hop before which they are missing; the number of hops when at the end.
+    /// Index of the hop before which something is missing; the number of hops when at the end.
     pub before_hop: usize,
-    /// How many.
+    /// How many events, where they are counted.
     pub events: u32,
+    /// Why.
+    pub why: GapCause,
+}
+
+/// Why a part of a journey is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum GapCause {
+    /// The packet was under way already, or came from where the filter did not know it.
+    JoinedMidway,
+    /// It was in a namespace without probe points, which cannot have any.
+    NamespaceNotCovered,
+    /// Events did not fit.
+    EventsLost,
+    /// The kernel made another packet of it, and nothing told which.
+    IdentityEnded,
+    /// It was there before the probe points were.
+    LateAttach,
+}
+
+impl GapCause {
+    /// As reports spell it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::JoinedMidway => "joined-midway",
+            Self::NamespaceNotCovered => "namespace-not-covered",
+            Self::EventsLost => "events-lost",
+            Self::IdentityEnded => "identity-ended",
+            Self::LateAttach => "late-attach",
+        }
+    }
 }
 
 /// The journey that a journey comes from.

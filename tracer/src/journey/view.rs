@@ -38,15 +38,12 @@ impl Journey {
         if let Some(dropped) = &mut self.dropped {
             dropped.hop = kept(dropped.hop);
         }
-        let was_gapped = !self.gaps.is_empty();
         self.gaps.retain(|gap| {
             let at = |hop: Option<usize>| hop.and_then(|hop| is_inside.get(hop)) == Some(&true);
             at(Some(gap.before_hop)) || at(gap.before_hop.checked_sub(1))
         });
         self.gaps.iter_mut().for_each(|gap| gap.before_hop = kept(gap.before_hop));
-        if was_gapped && self.gaps.is_empty() {
-            (self.is_complete, self.lost_events) = (true, 0);
-        }
+        self.lost_events = self.gaps.iter().map(|gap| gap.events).sum();
         self.nat.retain(|nat| is_inside.get(nat.hop) == Some(&true));
         self.nat.iter_mut().for_each(|nat| nat.hop = kept(nat.hop));
         self.hops.retain(|hop| view.contains(&hop.netns));

@@ -36,10 +36,7 @@ impl Renderer for Line {
         }
         let parent = journey.parent.as_ref();
         let parent = parent.map_or(String::new(), |p| format!("  {} of #{}", p.kind, p.id));
-        let lost = match journey.lost_events {
-            0 => String::new(),
-            n => format!("  {n} events lost"),
-        };
+        let lost = text::missing(journey).map_or_else(String::new, |said| format!("  {said}"));
         writeln!(
             out,
             "{}  #{}  {}  {}  {}  {}{}{}",

@@ -47,13 +47,13 @@ pub(super) fn rows(journey: &Journey) -> Vec<Row> {
     rows
 }
 
-/// Says where events are missing.
+/// Says where something is missing, and why.
 fn gap_row(journey: &Journey, before: usize) -> Option<Row> {
-    let gap = journey.gaps.iter().find(|gap| gap.before_hop == before)?;
-    let detail = match gap.events {
-        1 => "1 event lost here: a hop may be missing".to_owned(),
-        n => format!("{n} events lost here: hops may be missing"),
-    };
+    let here = journey.gaps.iter().filter(|gap| gap.before_hop == before);
+    let detail = here.map(text::gap).collect::<Vec<_>>().join("; ");
+    if detail.is_empty() {
+        return None;
+    }
     let mut cells: [String; COLUMNS] = Default::default();
     "?".clone_into(&mut cells[0]);
     Some(Row {

@@ -61,10 +61,7 @@ impl Renderer for Table {
             Some(parent) => format!("{} ({} of {})", journey.id, parent.kind, parent.id),
             None => journey.id.clone(),
         };
-        let lost = match journey.lost_events {
-            0 => String::new(),
-            n => format!(" ({n} events lost)"),
-        };
+        let lost = text::missing(journey).map_or_else(String::new, |said| format!(" ({said})"));
         self.rows.push([
             Cell::new(text::escape(&id)),
             Cell::new(text::escape(&text::packet(journey, "→"))),

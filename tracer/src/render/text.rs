@@ -1,6 +1,6 @@
 //! Pieces of text that the formats for people share.
 
-use crate::report::{Flow, Hop, Journey, Packet};
+use crate::report::{Flow, Gap, Hop, Journey, Packet};
 
 /// Makes a name safe to print: control characters (and what turns text around or hides it) would
 /// let a device or container name write to the terminal.
@@ -48,6 +48,44 @@ pub(crate) fn hanging(label: &str, text: &str, width: Option<usize>) -> String {
     let indent = label.chars().count();
     let lines = fold(text, width.map(|w| w.saturating_sub(indent)));
     format!("{label}{}\n", lines.join(&format!("\n{}", " ".repeat(indent))))
+}
+
+/// What is missing at a place of a journey, in a sentence.
+pub(super) fn gap(gap: &Gap) -> String {
+    let text = match gap.why.as_str() {
+        "joined-midway" => "joined midway: what came before was not followed",
+        "namespace-not-covered" => "no probe points in this namespace: hooks are not shown",
+        "late-attach" => "here before the probe points were: hops may be missing",
+        "identity-ended" => "the kernel made another packet of it: what came of that is not known",
+        _ if gap.events == 1 => return "1 event lost here: a hop may be missing".to_owned(),
+        _ if gap.events > 0 => {
+            return format!("{} events lost here: hops may be missing", gap.events);
+        }
+        _ => "events may be lost here: hops may be missing",
+    };
+    text.to_owned()
+}
+
+/// What is missing of a journey, in as few words as possible; `None` when nothing is.
+pub(super) fn missing(journey: &Journey) -> Option<String> {
+    let mut parts: Vec<String> = Vec::new();
+    for gap in &journey.gaps {
+        let part = match gap.why.as_str() {
+            "joined-midway" => "joined midway".to_owned(),
+            "namespace-not-covered" => "passed a namespace without probes".to_owned(),
+            "late-attach" => "passed before probes were attached".to_owned(),
+            "identity-ended" => "lost from sight".to_owned(),
+            _ => match journey.lost_events {
+                0 => "events may be lost".to_owned(),
+                1 => "1 event lost".to_owned(),
+                n => format!("{n} events lost"),
+            },
+        };
+        if !parts.contains(&part) {
+            parts.push(part);
+        }
+    }
+    (!parts.is_empty()).then(|| parts.join(", "))
 }
 
 /// A duration with three or four digits and its unit.

@@ -74,14 +74,10 @@ impl Tree {
         let parent = journey.parent.as_ref();
         let parent = parent.map_or(String::new(), |p| format!("  ({} of #{})", p.kind, p.id));
         let fate = journey.fate.to_uppercase().replace('-', " ");
-        let missing = match journey.lost_events {
-            1 => "1 event lost".to_owned(),
-            n => format!("{n} events lost"),
-        };
-        let (completeness, role) = if journey.complete {
-            ("complete", Role::Faint)
-        } else {
-            (missing.as_str(), Role::Warning)
+        let missing = text::missing(journey);
+        let (completeness, role) = match &missing {
+            None => ("complete", Role::Faint),
+            Some(missing) => (missing.as_str(), Role::Warning),
         };
         let id = format!("#{}", journey.id);
         let packet = text::packet(journey, "→");

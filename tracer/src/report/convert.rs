@@ -48,12 +48,17 @@ impl Journey {
                 hook: d.hook.map(|h| h.name().to_owned()),
                 hop: d.hop,
             }),
-            complete: journey.is_complete,
+            complete: journey.is_complete(),
             lost_events: journey.lost_events,
             gaps: journey
                 .gaps
                 .iter()
-                .map(|g| Gap { before_hop: g.before_hop, events: g.events })
+                .map(|g| Gap {
+                    after: g.before_hop.checked_sub(1),
+                    why: g.why.name().to_owned(),
+                    before_hop: g.before_hop,
+                    events: g.events,
+                })
                 .collect(),
             path: path(journey, context),
             nat: journey.nat.iter().map(nat).collect(),

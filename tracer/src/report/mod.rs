@@ -43,11 +43,11 @@ pub struct Journey {
     pub fate: String,
     /// Where and why it was dropped.
     pub drop: Option<Drop>,
-    /// No event was lost.
+    /// There are no gaps.
     pub complete: bool,
-    /// How many were.
+    /// How many events were lost.
     pub lost_events: u32,
-    /// Where they are missing.
+    /// Where it is not whole.
     pub gaps: Vec<Gap>,
     /// The hops in one line.
     pub path: String,
@@ -169,12 +169,16 @@ pub struct Drop {
     pub hop: usize,
 }
 
-/// Lost events.
+/// A place where a journey is not whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gap {
-    /// Missing before this hop; after the last one when it is the number of hops.
+    /// Something is missing behind this hop; before the first one when absent.
+    pub after: Option<usize>,
+    /// `joined-midway`, `namespace-not-covered`, `events-lost`, `identity-ended`, `late-attach`.
+    pub why: String,
+    /// The same place, as the number of the hop that follows.
     pub before_hop: usize,
-    /// How many.
+    /// How many events, where they are counted.
     pub events: u32,
 }
 

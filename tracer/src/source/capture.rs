@@ -81,7 +81,8 @@ impl Capture {
     }
 
     fn keep(&mut self, journeys: Vec<Journey>) {
-        for journey in journeys {
+        for mut journey in journeys {
+            self.live.mark_uncovered(&mut journey);
             if self.finished.len() < MAX_JOURNEYS {
                 self.finished.push(journey);
             } else {

@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use super::coverage::Coverage;
 use super::routes::Routes;
 use crate::bpf::{self, Counters, KernelSide, LoadOptions, ProbeStatus};
 use crate::cli::filter::Network;
@@ -51,8 +52,9 @@ pub struct Live {
     tc_only_beside_others: bool,
     /// Addresses that the filter asks for.
     networks: Vec<Network>,
-    /// Namespaces without probe points of their own that followed packets have entered.
-    entered: BTreeSet<Inum>,
+    coverage: Coverage,
+    /// Journeys begin from now on.
+    is_enabled: bool,
     /// With `--rules`.
     rules: Option<Rules>,
     routes: Routes,
@@ -127,7 +129,8 @@ impl Live {
             dev_spec: config.dev.clone(),
             tc_only_beside_others: config.tc_only_beside_others,
             networks,
-            entered: BTreeSet::new(),
+            coverage: Coverage::default(),
+            is_enabled: false,
             rules: config.rules.then(Rules::new),
             routes: Routes::default(),
         };
@@ -137,6 +140,7 @@ impl Live {
             rules.settle();
         }
         live.side.enable()?;
+        live.is_enabled = true;
         let names = KernelNames::of(&btf, symbols.join().unwrap_or_default());
         let notes = skipped.iter().map(|s| format!("{}: {}", s.what, s.why)).collect();
         Ok(Setup { live, names, notes })
@@ -169,7 +173,6 @@ impl Live {
             } else {
                 self.watcher.rescan_now();
             }
-            self.entered.insert(inum);
         }
         let read_to_ns = if count == BATCH { newest_ns.min(before_ns) } else { before_ns };
         Drained { events: count, newest_ns, read_to_ns }
@@ -196,10 +199,11 @@ impl Live {
         self.rules.as_mut().map(Rules::take_notes).unwrap_or_default()
     }
 
-    /// Whether followed packets have been in this namespace before its probe points were.
-    #[must_use]
-    pub fn entered_unprepared(&self, netns: Inum) -> bool {
-        self.entered.contains(&netns)
+    /// Says in a journey where hooks are missing for want of probe points.
+    pub fn mark_uncovered(&self, journey: &mut Journey) {
+        if self.side.has_hooks_per_netns() {
+            self.coverage.mark(journey);
+        }
     }
 
     /// Waits for a change of the node and follows it. Ends only with the watcher.
@@ -236,6 +240,7 @@ impl Live {
             Change::Links(inum, _) => devices.then_some(*inum),
             Change::Gone(inum) => {
                 self.side.detach_netns(*inum);
+                self.coverage.end(*inum, bpf::monotonic_ns());
                 if let Some(rules) = &mut self.rules {
                     rules.stop(*inum);
                 }
@@ -320,7 +325,10 @@ impl Live {
     /// Attaches to a namespace and its devices, as far as that is not done.
     fn attach(&mut self, inum: Inum) {
         let Some(netns) = self.state.netns.get(&inum) else { return };
-        self.side.attach_netns(netns);
+        if self.side.attach_netns(netns) {
+            let now_ns = if self.is_enabled { bpf::monotonic_ns() } else { 0 };
+            self.coverage.begin(inum, now_ns);
+        }
         if let Some(rules) = &mut self.rules {
             rules.start(netns);
         }

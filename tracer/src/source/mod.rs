@@ -1,6 +1,7 @@
 //! Where events come from. Today from this kernel; recordings will be read through the same form.
 
 mod capture;
+mod coverage;
 mod live;
 mod routes;
 mod rules;

@@ -65,7 +65,7 @@ fn dropped(case: &Case<'_>, drop: &Drop<'_>) -> Finding {
     let what = meaning.map_or_else(|| drop.reason.to_owned(), str::to_owned);
     let title = format!("{} drops the packet: {what}", drop.hop.netns_name);
     Finding::error(DROP.id, case.scenario(), title)
-        .confidence(if drop.journey.is_complete {
+        .confidence(if drop.journey.is_complete() {
             Confidence::Likely
         } else {
             Confidence::Possible
@@ -128,7 +128,7 @@ fn lost(case: &Case<'_>, probe: &Probed, flow: &Flow) -> Finding {
     };
     Finding::error(id, case.scenario(), title)
         .facts(left_open.map(str::to_owned))
-        .confidence(if last.is_complete { Confidence::Likely } else { Confidence::Possible })
+        .confidence(if last.is_complete() { Confidence::Likely } else { Confidence::Possible })
         .at(place)
         .fact(probe.sentence())
         .fact(format!("the way of the {word}: {}", last.path))

@@ -26,7 +26,9 @@ pub(crate) fn check(line: &str, journey: &Journey) {
             parent.map_or_else(|| "none".to_owned(), |p| format!("{} {}", p.id, p.kind))
         }
         "lost" => {
-            assert_eq!(journey.complete, journey.lost_events == 0);
+            let lost = journey.gaps.iter().map(|gap| gap.events).sum::<u32>();
+            assert_eq!(lost, journey.lost_events);
+            assert_eq!(journey.complete, journey.gaps.is_empty());
             journey.lost_events.to_string()
         }
         "gap" | "nat" | "note" => return check_any(word, rest, journey),
