@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, interval, sleep, sleep_until};
 
 use crate::bpf::{self, Counters};
@@ -18,8 +17,11 @@ use crate::journey::{self, Fate, GapCause, Journey, Lineage, Stage};
 use crate::kernel::names::KernelNames;
 use crate::net::{self, DeviceKind, Inum};
 use crate::owner::Owners;
+use crate::privileges;
+use crate::ready;
 use crate::render::{self, Renderer, Style};
 use crate::report::{self, Summary};
+use crate::signals::{self, Signals};
 use crate::source::{Drained, Live, Setup};
 
 /// How often the ring is looked at: no packet wakes the reader, so that a hop stays cheap.
@@ -42,8 +44,7 @@ const NEVER: Duration = Duration::from_secs(86_400 * 365);
 ///
 /// What keeps it from running, or from going on, in one line.
 pub fn trace(config: Config) -> Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async { Trace::start(config).await?.run().await })
+    signals::block_on(async { Trace::start(config).await?.run().await })
 }
 
 /// One run.
@@ -69,6 +70,7 @@ struct Trace {
 
 impl Trace {
     async fn start(config: Config) -> Result<Self> {
+        privileges::check(privileges::Command::Trace, config.quiet)?;
         let view = config.view.as_deref().map(net::resolve).transpose().context("--view")?;
         // Before anything is attached: a file that cannot be written costs nothing then.
         let out = open(config.write.as_deref())?;
@@ -105,7 +107,9 @@ impl Trace {
 
     async fn run(mut self) -> Result<ExitCode> {
         let mut signals = Signals::new()?;
+        signals::flushing(None);
         self.announce()?;
+        privileges::shed();
         let mut next_turn = Instant::now();
         let mut last_event = next_turn;
         let mut age = interval(AGE);
@@ -113,7 +117,7 @@ impl Trace {
         let result = loop {
             tokio::select! {
                 biased;
-                () = signals.recv() => break Ok(()),
+                _ = signals.recv() => break Ok(()),
                 () = sleep_until(deadline) => break Ok(()),
                 () = sleep_until(next_turn) => match self.turn() {
                     Ok(Turn { is_enough: true, .. }) => break Ok(()),
@@ -142,6 +146,9 @@ impl Trace {
     fn name_owners(&mut self) {
         let owners = self.live.owners();
         if !Arc::ptr_eq(&owners, &self.owners) {
+            let is_new =
+                |doubt: &&String| !self.config.quiet && !self.owners.doubts().contains(doubt);
+            owners.doubts().iter().filter(is_new).for_each(|doubt| say(doubt));
             self.context.owners = owners.report();
             self.owners = owners;
         }
@@ -150,7 +157,7 @@ impl Trace {
     /// Says that every probe is attached.
     fn announce(&self) -> Result<()> {
         if let Some(path) = &self.config.ready_file {
-            File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
+            ready::say(path)?;
         }
         if !self.config.quiet && io::stderr().is_terminal() {
             say("tracing, Ctrl-C ends");
@@ -210,7 +217,7 @@ impl Trace {
             }
             tokio::select! {
                 biased;
-                () = signals.recv() => return Ok(()),
+                _ = signals.recv() => return Ok(()),
                 () = sleep(Duration::from_millis(1)) => {}
             }
         }
@@ -272,6 +279,9 @@ impl Trace {
             self.sum_up(&counters);
         }
         let code = u8::from(self.config.exit_code && self.drops > 0);
+        if result.is_ok() {
+            signals::concluded(code);
+        }
         self.live.stop().await;
         result.map(|()| ExitCode::from(code)).with_context(|| match &self.config.write {
             Some(path) => format!("cannot write {}", path.display()),
@@ -326,34 +336,6 @@ impl Trace {
     }
 }
 
-/// The signals that end a run.
-pub(crate) struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    /// Absent under `nohup`, which is to be obeyed.
-    hangup: Option<Signal>,
-}
-
-impl Signals {
-    pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hangup: (!is_ignored(libc::SIGHUP))
-                .then(|| signal(SignalKind::hangup()))
-                .transpose()?,
-        })
-    }
-
-    pub(crate) async fn recv(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-            () = received(self.hangup.as_mut()) => {}
-        }
-    }
-}
-
 /// What one look at the ring came to.
 struct Turn {
     /// How many events there were.
@@ -382,25 +364,6 @@ fn open(path: Option<&Path>) -> Result<Box<dyn Write>> {
     })
 }
 
-/// Waits for a signal; for ever when it is not listened to.
-async fn received(signal: Option<&mut Signal>) {
-    match signal {
-        Some(signal) => {
-            signal.recv().await;
-        }
-        None => std::future::pending().await,
-    }
-}
-
-/// Whether whoever started us had the signal ignored.
-fn is_ignored(signal: libc::c_int) -> bool {
-    // SAFETY: all zeroes is a valid value of the structure.
-    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    // SAFETY: only reads the present action into the structure.
-    let rc = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut action) };
-    rc == 0 && action.sa_sigaction == libc::SIG_IGN
-}
-
 /// Whoever read our output has gone: that is their right, and no error.
 pub(crate) fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error
@@ -419,7 +382,7 @@ fn is_reader_gone() -> bool {
 }
 
 /// A line on stderr; without stderr there is nobody left to tell.
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     let _ = writeln!(io::stderr(), "pkttrace: {}", render::escape(text));
 }
 

@@ -12,6 +12,7 @@ use tracer_common::filter::{Filter, terms};
 use crate::bpf::{Backends, KernelSide, LoadOptions, ProbeStatus};
 use crate::kernel::{btf, offsets};
 use crate::net;
+use crate::privileges;
 
 /// One thing looked at.
 #[derive(Debug, Serialize)]
@@ -110,16 +111,17 @@ fn facts() -> Vec<Fact> {
     // SAFETY: takes nothing, cannot fail.
     let uid = unsafe { libc::geteuid() };
     let has_btf = Path::new(btf::VMLINUX).exists();
-    vec![
+    let mut facts = vec![privileges_of(uid)];
+    facts.extend(privileges::findings().map(|(what, hint)| Fact {
+        what: "privileges",
+        value: format!("{what}: missing"),
+        hint: Some(hint),
+    }));
+    facts.extend([
         Fact {
             what: "kernel",
             value: read("/proc/sys/kernel/osrelease").unwrap_or_default(),
             hint: None,
-        },
-        Fact {
-            what: "privileges",
-            value: if uid == 0 { "root".to_owned() } else { format!("uid {uid}") },
-            hint: (uid != 0).then(|| "run it as root".to_owned()),
         },
         Fact {
             what: "type information",
@@ -142,7 +144,16 @@ fn facts() -> Vec<Fact> {
                 .unwrap_or_else(|| "unknown".to_owned()),
             hint: None,
         },
-    ]
+    ]);
+    facts
+}
+
+fn privileges_of(uid: libc::uid_t) -> Fact {
+    Fact {
+        what: "privileges",
+        value: if uid == 0 { "root".to_owned() } else { format!("uid {uid}") },
+        hint: (uid != 0).then(|| "run it as root".to_owned()),
+    }
 }
 
 fn mount(what: &'static str, is_mounted: bool, without: &str) -> Fact {

@@ -10,11 +10,12 @@ use clap::{Args, ValueEnum};
 
 use super::filter::{FilterArgs, Proto};
 use super::trace::{Color, Span};
-use crate::app::{self, Signals};
+use crate::app;
 use crate::diagnose::Method;
 use crate::diagnose::run::{self, Ask, To, Watch};
 use crate::render::{self, Style};
 use crate::report;
+use crate::signals::{self, Signals};
 
 /// How long traffic of others is watched unless it is said.
 const WATCH: Duration = Duration::from_secs(3);
@@ -108,15 +109,14 @@ enum Output {
 ///
 /// What keeps it from running, in one line.
 pub fn run(args: &DiagnoseArgs) -> Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let outcome = runtime.block_on(async {
+    let outcome = signals::block_on(async {
         let mut signals = Signals::new()?;
         match (&args.from, &args.to) {
             (Some(from), Some(to)) => {
                 let ask = args.ask(from, to)?;
                 tokio::select! {
                     outcome = run::active(&ask) => outcome,
-                    () = signals.recv() => bail!("interrupted before there was a result"),
+                    _ = signals.recv() => bail!(run::INTERRUPTED),
                 }
             }
             _ => run::passive(&args.watch()?, signals.recv()).await,

@@ -7,8 +7,11 @@ use anyhow::Result;
 use clap::Args;
 
 use super::trace::Color;
+use crate::app;
 use crate::owner;
+use crate::privileges;
 use crate::render::Style;
+use crate::signals;
 use crate::topology::{self, Format, Scope};
 
 /// Draw the node's map: network namespaces, devices and what connects them, tunnels, routes, each
@@ -38,7 +41,13 @@ pub fn run(args: TopologyArgs) -> Result<ExitCode> {
     let has_color = args.color.is_on(io::stdout().is_terminal());
     let style = Style { has_color, width: crate::app::stdout_width() };
     let scope = Scope { view: args.view, netns: args.netns };
-    let text = topology::draw(&scope, &owner::scan()?.report(), args.output, style)?;
+    privileges::check(privileges::Command::Topology, false)?;
+    privileges::shed();
+    let text = signals::block_on(async {
+        let owners = owner::scan_in_time().await?;
+        owners.doubts().iter().for_each(|doubt| app::say(doubt));
+        topology::draw(&scope, &owners.report(), args.output, style).await
+    })?;
     io::stdout().lock().write_all(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,5 +1,6 @@
 //! The system's own tools: which there are, and running them.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
@@ -52,18 +53,20 @@ fn plain_backend() -> Option<Backend> {
     })
 }
 
-/// Where administrators' tools are, if `PATH` of an ordinary user leaves them out.
-const SBIN: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/local/sbin"];
-
-fn search_path() -> Vec<std::path::PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut dirs: Vec<_> = std::env::split_paths(&path).collect();
-    dirs.extend(SBIN.iter().map(std::path::PathBuf::from));
-    dirs
-}
+/// Where tools are looked for: what runs with these privileges is not for whoever set `PATH`.
+const DIRS: [&str; 7] = [
+    "/usr/sbin",
+    "/usr/bin",
+    "/sbin",
+    "/bin",
+    "/usr/local/sbin",
+    "/usr/local/bin",
+    // NixOS
+    "/run/current-system/sw/bin",
+];
 
 fn find(name: &str) -> Option<std::path::PathBuf> {
-    search_path().into_iter().map(|dir| dir.join(name)).find(|file| file.is_file())
+    DIRS.iter().map(|dir| Path::new(dir).join(name)).find(|file| file.is_file())
 }
 
 fn is_installed(name: &str) -> bool {
@@ -74,7 +77,8 @@ fn is_installed(name: &str) -> bool {
 pub(super) fn run(name: &str, args: &[&str]) -> Output {
     let Some(file) = find(name) else { return Err(format!("{name} is not installed")) };
     let mut command = Command::new(file);
-    command.args(args).env("LC_ALL", "C").stdin(Stdio::null());
+    command.args(args).stdin(Stdio::null());
+    command.env_clear().env("LC_ALL", "C").env("PATH", DIRS.join(":"));
     let output = command.output().map_err(|e| format!("{name} cannot be started: {e}"))?;
     if !output.status.success() {
         let complaint = String::from_utf8_lossy(&output.stderr);

@@ -198,7 +198,7 @@ pub(crate) fn netns_of_pid(pid: u32) -> Option<Inum> {
 }
 
 /// `net:[4026532001]` → 4026532001.
-pub(super) fn inum_of_link(link: &Path) -> Option<Inum> {
+pub(crate) fn inum_of_link(link: &Path) -> Option<Inum> {
     link.to_str()?.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok()
 }
 

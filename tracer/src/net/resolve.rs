@@ -1,13 +1,12 @@
 //! What the user calls a namespace (`--netns NAME|PATH|PID|INUM`) to its inode number.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use super::discover::{Found, inum_of_link, netns_of_pid, scan};
 use super::error::Error;
-use super::setns::inum_of;
+use super::setns::{inum_of, open_any};
 use super::state::Inum;
 
 /// PIDs stay below this (`PID_MAX_LIMIT`); inode numbers of namespaces start far above.
@@ -56,7 +55,7 @@ fn number(spec: &str) -> Option<u32> {
 /// once.
 fn at_path(path: &Path) -> Result<Inum, Error> {
     let error = |source| Error::io("opening", path.display().to_string())(source);
-    let file = File::open(path).map_err(error)?;
+    let file = open_any(path).map_err(error)?;
     // SAFETY: the request takes no argument; anything but a namespace file refuses it.
     let kind = unsafe { libc::ioctl(file.as_raw_fd(), libc::NS_GET_NSTYPE) };
     if kind != libc::CLONE_NEWNET {

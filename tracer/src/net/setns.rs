@@ -5,8 +5,8 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd as _};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt as _};
 use std::path::Path;
 
 use super::state::Inum;
@@ -46,7 +46,39 @@ pub fn run_in_path<T: Send>(
     path: &Path,
     work: impl FnOnce() -> io::Result<T> + Send,
 ) -> io::Result<T> {
-    run_in(File::open(path)?, work)
+    run_in(open_any(path)?, work)
+}
+
+/// Opens what may be a namespace's file, and may be a pipe that nobody writes to: it is not waited
+/// for.
+///
+/// # Errors
+///
+/// That of `open(2)`.
+pub(super) fn open_any(path: &Path) -> io::Result<File> {
+    File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
+}
+
+/// The user who has made namespace `inum` (who owns its user namespace), as we number users.
+///
+/// # Errors
+///
+/// As [`open`], or the kernel's refusal.
+pub fn maker(path: &Path, inum: Inum) -> io::Result<u32> {
+    let netns = open(path, inum)?;
+    // SAFETY: takes no argument; gives a descriptor or an error.
+    let fd = unsafe { libc::ioctl(netns.as_raw_fd(), libc::NS_GET_USERNS) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a new descriptor that nobody else has.
+    let users = unsafe { File::from_raw_fd(fd) };
+    let mut uid: libc::uid_t = 0;
+    // SAFETY: writes one user number.
+    if unsafe { libc::ioctl(users.as_raw_fd(), libc::NS_GET_OWNER_UID, &raw mut uid) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(uid)
 }
 
 /// [`run_in_path`] that makes sure that `path` still leads to namespace `inum`; works without
@@ -72,7 +104,7 @@ pub fn run_in_inum<T: Send>(
 ///
 /// That of `open(2)`; `NotFound` when `path` leads to something else by now.
 pub fn open(path: &Path, inum: Inum) -> io::Result<File> {
-    let file = File::open(path)?;
+    let file = open_any(path)?;
     if inum_of(&file.metadata()?) != inum {
         return Err(io::Error::new(io::ErrorKind::NotFound, "it is another namespace by now"));
     }

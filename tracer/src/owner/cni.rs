@@ -4,16 +4,21 @@
 //! namespace, the arguments (`K8S_POD_NAMESPACE`, `K8S_POD_NAME` from the kubelet's runtimes) and
 //! the plugins' result, which names the namespace as `sandbox` of the pod's interface.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::Value;
 
 use super::claims::{Claim, Place};
 use super::{Container, Pod, cgroup, file};
+use crate::foreign::Spot;
 
 /// The attachments that are in a cache directory.
-pub(super) fn claims(dir: &Path) -> Vec<Claim> {
-    file::entries(dir).iter().filter_map(|path| claim(&file::json(path)?)).collect()
+pub(super) fn claims(dir: &Spot) -> Vec<Claim> {
+    let read = |spot: &Spot| {
+        let written = file::json(spot)?;
+        Some(claim(&written.value)?.by(written.by))
+    };
+    dir.entries().iter().filter_map(read).collect()
 }
 
 fn claim(entry: &Value) -> Option<Claim> {
@@ -41,7 +46,8 @@ fn claim(entry: &Value) -> Option<Claim> {
     }
     // The id is that of the pod's sandbox, which no user has a name for.
     let is_sandbox = pod.is_some();
-    Some(Claim { runtime: None, pod, is_sandbox, container: Container { name: None, id }, places })
+    let container = Container { name: None, id };
+    Some(Claim { runtime: None, pod, is_sandbox, container, places, author: 0 })
 }
 
 #[cfg(test)]

@@ -4,17 +4,21 @@
 //! in another's network has none and is found by `State.Pid`. Under cri-dockerd the labels name
 //! the pod.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::Value;
 
 use super::claims::{Claim, Place};
 use super::{Container, Runtime, file, oci};
+use crate::foreign::Spot;
 
 /// The running containers of a daemon with this data root.
-pub(super) fn claims(data_root: &Path) -> Vec<Claim> {
-    let containers = file::entries(&data_root.join("containers"));
-    containers.iter().filter_map(|dir| claim(&file::json(&dir.join("config.v2.json"))?)).collect()
+pub(super) fn claims(data_root: &Spot) -> Vec<Claim> {
+    let read = |dir: &Spot| {
+        let written = file::json(&dir.join("config.v2.json"))?;
+        Some(claim(&written.value)?.by(written.by))
+    };
+    data_root.join("containers").entries().iter().filter_map(read).collect()
 }
 
 fn claim(config: &Value) -> Option<Claim> {
@@ -36,12 +40,12 @@ fn claim(config: &Value) -> Option<Claim> {
     }
     places.push(Place::Cgroup);
     let container = Container { name, id };
-    Some(Claim { runtime: Some(Runtime::Docker), pod, is_sandbox, container, places })
+    Some(Claim { runtime: Some(Runtime::Docker), pod, is_sandbox, container, places, author: 0 })
 }
 
-/// The data root that the daemon's configuration file asks for.
-pub(super) fn data_root(daemon_json: &Path) -> Option<PathBuf> {
-    let config = file::json(daemon_json)?;
+/// The data root that the daemon's configuration file asks for, which is root's.
+pub(super) fn data_root(daemon_json: &Spot) -> Option<PathBuf> {
+    let config = file::json(daemon_json).filter(|written| written.by == 0)?.value;
     // `graph` is the name of old.
     let root = file::word(&config["data-root"]).or_else(|| file::word(&config["graph"]))?;
     Some(PathBuf::from(root))

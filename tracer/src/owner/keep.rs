@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{Owners, scan};
 
@@ -25,6 +25,9 @@ const LOOKS: [Duration; 4] = [
 
 /// On a node with very many containers, looking takes one part in so many of the time at most.
 const SHARE: u32 = 20;
+
+/// How long names of containers are waited for.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Owners that follow the node until this is dropped.
 #[derive(Debug)]
@@ -111,6 +114,20 @@ async fn look(tell: &watch::Sender<Arc<Owners>>) {
         Err(error) => log::warn!("{error:#}; names of containers and pods stay as they are"),
     }
     sleep(start.elapsed() * (SHARE - 1)).await;
+}
+
+/// [`scan`], but no names at all when it takes too long: better than to wait for them.
+///
+/// # Errors
+///
+/// As [`scan`].
+pub async fn scan_in_time() -> Result<Owners> {
+    match timeout(PATIENCE, scan_beside()).await {
+        Ok(owners) => owners,
+        Err(_) => Ok(Owners::default().doubting(
+            "looking for containers takes long: namespaces go by their own names".to_owned(),
+        )),
+    }
 }
 
 /// [`scan`] on a thread of its own. Files of runtimes may lie on a file system that hangs (a home

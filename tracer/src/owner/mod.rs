@@ -12,6 +12,7 @@ mod docker;
 mod file;
 mod keep;
 mod oci;
+mod pidns;
 mod resolve;
 mod roots;
 mod scan;
@@ -21,7 +22,8 @@ mod storage;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-pub use keep::{Keeper, scan_beside};
+pub use keep::{Keeper, scan_beside, scan_in_time};
+pub use pidns::PidNs;
 pub use resolve::{Error, Scope, resolve, resolve_among};
 pub use roots::{Roots, View};
 pub use scan::scan;
@@ -33,6 +35,7 @@ use crate::report;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Owners {
     by_netns: BTreeMap<Inum, Owner>,
+    doubts: Vec<String>,
 }
 
 /// Whose a network namespace is.
@@ -100,6 +103,18 @@ impl Owners {
         self.by_netns.iter().map(|(inum, owner)| (*inum, owner))
     }
 
+    /// What keeps names from being known or believed, each in a sentence.
+    #[must_use]
+    pub fn doubts(&self) -> &[String] {
+        &self.doubts
+    }
+
+    /// With something else to say of them.
+    fn doubting(mut self, what: String) -> Self {
+        self.doubts.push(what);
+        self
+    }
+
     /// What reports say of them: pods and containers.
     #[must_use]
     pub fn report(&self) -> BTreeMap<Inum, report::Owner> {
@@ -110,7 +125,7 @@ impl Owners {
 
 impl FromIterator<(Inum, Owner)> for Owners {
     fn from_iter<T: IntoIterator<Item = (Inum, Owner)>>(owners: T) -> Self {
-        Self { by_netns: owners.into_iter().collect() }
+        Self { by_netns: owners.into_iter().collect(), doubts: Vec::new() }
     }
 }
 

@@ -3,25 +3,27 @@
 //! It says which namespace the container joins (`linux.namespaces`), and its annotations say
 //! which pod it belongs to.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::Value;
 
 use super::claims::{Claim, Place};
 use super::{Container, Pod, Runtime, file};
+use crate::foreign::Spot;
 
 /// The tasks of containerd: `STATE/io.containerd.runtime.v2.task/NAMESPACE/ID/config.json`.
-pub(super) fn containerd_claims(tasks: &Path) -> Vec<Claim> {
-    let namespaces = file::entries(tasks);
+pub(super) fn containerd_claims(tasks: &Spot) -> Vec<Claim> {
+    let namespaces = tasks.entries();
     // Docker's own tasks are here too, nameless: its configuration says more.
-    let namespaces = namespaces.iter().filter(|dir| file::name(dir) != "moby");
-    let bundles = namespaces.flat_map(|dir| file::entries(dir));
-    bundles.filter_map(|dir| bundle(&dir, file::name(&dir), Runtime::Containerd)).collect()
+    let namespaces = namespaces.iter().filter(|dir| dir.name() != "moby");
+    let bundles = namespaces.flat_map(Spot::entries);
+    bundles.filter_map(|dir| bundle(&dir, dir.name(), Runtime::Containerd)).collect()
 }
 
 /// The container of a bundle; `None` when it has no network of its own to name.
-pub(super) fn bundle(dir: &Path, id: &str, runtime: Runtime) -> Option<Claim> {
-    claim(&file::json(&dir.join("config.json"))?, id, runtime)
+pub(super) fn bundle(dir: &Spot, id: &str, runtime: Runtime) -> Option<Claim> {
+    let written = file::json(&dir.join("config.json"))?;
+    Some(claim(&written.value, id, runtime)?.by(written.by))
 }
 
 fn claim(spec: &Value, id: &str, runtime: Runtime) -> Option<Claim> {
@@ -46,6 +48,7 @@ fn claim(spec: &Value, id: &str, runtime: Runtime) -> Option<Claim> {
         is_sandbox: kind.as_deref() == Some("sandbox"),
         container: Container { name, id: id.to_owned() },
         places,
+        author: 0,
     })
 }
 

@@ -1,16 +1,19 @@
 //! Where to look: the places that runtimes use by default, and those that the ones that run were
 //! told to use.
 //!
-//! A runtime may live in a mount namespace of its own: in a snap, or in a container that plays a
-//! node (kind, Docker in Docker). What such a one wrote is read through `/proc/PID/root`; only root
-//! of the node's own user namespace is believed to be a runtime, since anybody can call a process
-//! so and mount what never answers.
+//! Anybody can call a process as a runtime is called, so a name proves nothing. The node's own
+//! runtimes share the root of its first process (or ours), where only the node's root can have
+//! put what is read. A runtime in a container that plays a node (kind, Docker in Docker) has a root
+//! and process numbers of its own: it is read through `/proc/PID/root`, and believed about what
+//! lives inside that container, and about nothing else.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::{docker, file};
+use super::docker;
+use super::pidns::{self, PidNs};
+use crate::foreign::{Root, Spot};
 use crate::net::Inum;
 use crate::net::discover::netns_of_pid;
 
@@ -53,55 +56,85 @@ impl Default for Roots {
     }
 }
 
+#[cfg(test)]
+impl Roots {
+    /// The same places below a directory.
+    pub(super) fn below(self, base: &Path) -> Self {
+        let below = |paths: Vec<PathBuf>| {
+            paths.iter().map(|p| base.join(p.strip_prefix("/").unwrap())).collect()
+        };
+        Self {
+            docker: below(self.docker),
+            docker_config: below(self.docker_config),
+            containerd: below(self.containerd),
+            storage: below(self.storage),
+            storage_runs: below(self.storage_runs),
+            cni: below(self.cni),
+        }
+    }
+}
+
 /// The node as one runtime sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct View {
     /// What is `/` to it.
-    pub base: PathBuf,
+    pub root: Root,
     /// The network namespace that is the node's own to it: nobody's in particular.
     pub own: Option<Inum>,
-    /// Process numbers mean the same to it as to us.
-    pub shares_pids: bool,
+    /// The processes that it is believed about: those of this namespace and of those below;
+    /// all without one. With one, process numbers mean something else than to us.
+    pub within: Option<PidNs>,
+    /// The user whose files are believed about all of those.
+    pub trusted: u32,
     /// Where its files are.
     pub roots: Roots,
 }
 
 impl View {
-    /// The node as it is to us.
-    #[must_use]
-    pub fn ours() -> Self {
-        Self {
-            base: PathBuf::from("/"),
-            own: netns_of_pid(1),
-            shares_pids: true,
-            roots: Roots::default(),
-        }
+    /// The node as one with this root sees it.
+    fn of_node(base: &Path) -> Option<Self> {
+        let root = Root::open(base).ok()?;
+        let (own, roots) = (netns_of_pid(1), Roots::default());
+        Some(Self { root, own, within: None, trusted: 0, roots })
     }
 
-    /// Ours first, then those of the runtimes among these processes that see another.
+    /// Ours first, then the first process's, if we are in a container beside it, then those of
+    /// the runtimes among these processes that see another or keep their files elsewhere.
     pub(super) fn all(pids: impl Iterator<Item = u32>) -> Vec<Self> {
-        let mut views = vec![Self::ours()];
-        for view in pids.filter_map(Self::of_process) {
-            if !views.contains(&view) {
+        let is_beside = place_of("1").is_some_and(|first| Some(first) != place_of("self"));
+        let beside = is_beside.then(|| Self::of_node(Path::new("/proc/1/root"))).flatten();
+        let mut views: Vec<_> = Self::of_node(Path::new("/")).into_iter().chain(beside).collect();
+        let mut seen = Vec::new();
+        for (key, view) in pids.filter_map(Self::of_process) {
+            if !seen.contains(&key) {
+                seen.push(key);
                 views.push(view);
             }
         }
         views
     }
 
-    fn of_process(pid: u32) -> Option<Self> {
+    /// What a process sees that is called as a runtime is, and what tells one view from another.
+    fn of_process(pid: u32) -> Option<(Key, Self)> {
         let comm = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
         let comm = comm.trim_end();
         if !matches!(comm, "dockerd" | "containerd" | "crio" | "k3s-server" | "k3s-agent") {
             return None;
         }
-        let same = |kind: &str| {
-            let of = |who: &str| fs::read_link(format!("/proc/{who}/ns/{kind}")).ok();
-            of("self") == of(&pid.to_string())
-        };
-        if fs::metadata(format!("/proc/{pid}")).ok()?.uid() != 0 || !same("user") {
+        let who = pid.to_string();
+        let same = |kind: &str| namespace(&who, kind) == namespace("self", kind);
+        if !is_root(pid) || !same("user") {
             return None;
         }
+        let place = place_of(&who)?;
+        let of_node =
+            ["self", "1"].into_iter().find(|node| place_of(node).as_ref() == Some(&place));
+        let within = match of_node {
+            Some(_) => None,
+            // With our process numbers and another root it could be in any container.
+            None if same("pid") => return None,
+            None => Some(pidns::of(pid)?),
+        };
         let mut roots = Roots::default();
         let mut is_told = false;
         if comm == "dockerd" {
@@ -118,36 +151,56 @@ impl View {
                 is_told = true;
             }
         }
-        let is_elsewhere = !same("mnt");
-        (is_told || is_elsewhere).then(|| Self {
-            base: match is_elsewhere {
-                true => PathBuf::from(format!("/proc/{pid}/root")),
-                false => PathBuf::from("/"),
-            },
-            own: netns_of_pid(pid),
-            shares_pids: same("pid"),
-            roots,
-        })
+        if of_node.is_some() && !is_told {
+            return None;
+        }
+        let root = Root::open(Path::new(&format!("/proc/{pid}/root"))).ok()?;
+        let own = netns_of_pid(pid);
+        let key = (place, roots.clone());
+        Some((key, Self { root, own, within, trusted: 0, roots }))
     }
 
     /// Docker's data roots, with those that its configuration files name.
     pub(super) fn docker(&self) -> Vec<PathBuf> {
-        let files = self.roots.docker_config.iter().map(|path| file::below(&self.base, path));
-        let told = files.filter_map(|path| docker::data_root(&path));
-        told.chain(self.roots.docker.clone()).map(|root| file::below(&self.base, &root)).collect()
+        let files = self.roots.docker_config.iter().map(|path| self.root.at(path));
+        let told = files.filter_map(|spot| docker::data_root(&spot));
+        told.chain(self.roots.docker.clone()).collect()
     }
 
     /// These directories, from here; a part `*` stands for all that is there.
-    pub(super) fn dirs(&self, paths: &[PathBuf]) -> Vec<PathBuf> {
-        paths.iter().flat_map(|path| expand(&file::below(&self.base, path))).collect()
+    pub(super) fn dirs(&self, paths: &[PathBuf]) -> Vec<Spot> {
+        paths.iter().flat_map(|path| expand(&self.root, path)).collect()
     }
 }
 
-fn expand(path: &Path) -> Vec<PathBuf> {
-    let mut found = vec![PathBuf::new()];
+/// A mount namespace and the root directory in it.
+type Place = (PathBuf, u64, u64);
+/// What tells one view from another.
+type Key = (Place, Roots);
+
+/// Where a process (`PID`, `self`) is, among the file systems.
+fn place_of(process: &str) -> Option<Place> {
+    let root = fs::metadata(format!("/proc/{process}/root/")).ok()?;
+    Some((namespace(process, "mnt")?, root.dev(), root.ino()))
+}
+
+fn namespace(process: &str, kind: &str) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{process}/ns/{kind}")).ok()
+}
+
+/// Whether a process is root's, whichever way one asks. The owner of `/proc/PID` tells nothing:
+/// that is root for every process that must not be dumped.
+fn is_root(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    uids.is_some_and(|uids| uids.split_whitespace().all(|uid| uid == "0"))
+}
+
+fn expand(root: &Root, path: &Path) -> Vec<Spot> {
+    let mut found = vec![root.at("/")];
     for part in path {
         found = match part.to_str() {
-            Some("*") => found.iter().flat_map(|dir| file::entries(dir)).collect(),
+            Some("*") => found.iter().flat_map(Spot::entries).collect(),
             _ => found.into_iter().map(|dir| dir.join(part)).collect(),
         };
     }
@@ -186,8 +239,20 @@ mod tests {
 
     #[test]
     fn a_star_stands_for_each_entry() {
-        assert!(expand(Path::new("/proc/*/fd")).contains(&"/proc/self/fd".into()));
-        assert_eq!(expand(Path::new("/nowhere/*/x")), Vec::<PathBuf>::new());
-        assert_eq!(expand(Path::new("/a/b")), [PathBuf::from("/a/b")]);
+        let root = Root::open(Path::new("/")).unwrap();
+        let paths = |path: &str| -> Vec<PathBuf> {
+            expand(&root, Path::new(path)).iter().map(|spot| spot.path().to_owned()).collect()
+        };
+        assert!(paths("/proc/*/fd").contains(&"/proc/self/fd".into()));
+        assert_eq!(paths("/nowhere/*/x"), Vec::<PathBuf>::new());
+        assert_eq!(paths("/a/b"), [PathBuf::from("/a/b")]);
+    }
+
+    #[test]
+    fn a_process_is_roots_if_all_its_users_are() {
+        // SAFETY: takes nothing, cannot fail.
+        let is_root_here = unsafe { libc::geteuid() } == 0;
+        assert_eq!(is_root(std::process::id()), is_root_here);
+        assert!(!is_root(u32::MAX));
     }
 }

@@ -3,13 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 
 use super::cgroup::{self, Member};
 use super::claims::{self, Claim, Ground};
-use super::{Owner, Owners, Process, View, cni, docker, oci, storage};
+use super::{Owner, Owners, Pod, Process, View, cni, docker, oci, pidns, storage};
 use crate::net::discover::{self, Found, HOST};
-use crate::net::{Error, Inum};
+use crate::net::{Error, Inum, setns};
 
 /// Processes that are looked at in one namespace: the first ones started it, and a pod has few
 /// containers.
@@ -43,17 +42,32 @@ pub(super) fn among(found: &BTreeMap<Inum, Found>, views: &[View]) -> Owners {
     }
     let by_container: BTreeMap<String, Inum> =
         oldest.into_iter().map(|(id, (_, inum))| (id.to_owned(), inum)).collect();
-    let nsfs = fs::metadata("/proc/self/ns/net").map_or(0, |m| m.dev());
     let mut owners: BTreeMap<Inum, Owner> = BTreeMap::new();
-    for view in views {
-        let View { base, shares_pids, .. } = view;
-        let ground = Ground { base, nsfs, shares_pids: *shares_pids, by_container: &by_container };
+    let mut pods: BTreeMap<Inum, Vec<(usize, Pod)>> = BTreeMap::new();
+    for (n, view) in views.iter().enumerate() {
+        let shares_pids = view.within.is_none();
+        let ground = Ground { root: &view.root, shares_pids, by_container: &by_container };
         for claim in claims(view) {
             let netns = ground.netns(&claim).filter(|inum| Some(*inum) != view.own);
-            if let Some(netns) = netns.filter(|inum| members.contains_key(inum)) {
-                claims::enter(owners.entry(netns).or_default(), claim);
+            let Some(netns) = netns.filter(|inum| members.contains_key(inum)) else { continue };
+            let is_roots = claim.author == view.trusted;
+            if !found.get(&netns).is_some_and(|f| is_believed(view, claim.author, f)) {
+                continue;
             }
+            // A runtime says more than the cache of what it once asked for. Who is no more than a
+            // user makes no pods.
+            let rank = 2 * n + usize::from(claim.runtime.is_none());
+            let pod = claim.pod.clone().filter(|_| is_roots);
+            pods.entry(netns).or_default().extend(pod.map(|pod| (rank, pod)));
+            claims::enter(owners.entry(netns).or_default(), claim);
         }
+    }
+    let mut doubts = Vec::new();
+    for (inum, said) in pods {
+        let (pod, contradiction) = claims::pod(&said);
+        owners.entry(inum).or_default().pod = pod;
+        let name = found.get(&inum).map_or("", |f| &f.name);
+        doubts.extend(contradiction.map(|what| format!("network namespace {name} {what}")));
     }
     for (inum, members) in members {
         let owner = owners.entry(inum).or_default();
@@ -64,7 +78,17 @@ pub(super) fn among(found: &BTreeMap<Inum, Found>, views: &[View]) -> Owners {
         }
         owner.process = found.get(&inum).and_then(|f| process(&f.pids));
     }
-    owners.into_iter().collect()
+    Owners { by_netns: owners, doubts }
+}
+
+/// Whether somebody in this view may say whose a namespace is: the view reaches it, and its author
+/// is root or has made it.
+fn is_believed(view: &View, author: u32, netns: &Found) -> bool {
+    let is_reached = view.within.is_none_or(|outer| {
+        !netns.pids.is_empty() && netns.pids.iter().all(|pid| pidns::is_within(*pid, outer))
+    });
+    let has_made = || setns::maker(&netns.path, netns.inum).is_ok_and(|uid| uid == author);
+    is_reached && (author == view.trusted || has_made())
 }
 
 /// What the files of a view say, the most telling first.
@@ -76,7 +100,7 @@ fn claims(view: &View) -> Vec<Claim> {
     view.docker()
         .into_iter()
         .filter(|root| seen.insert(root.clone()))
-        .flat_map(|root| docker::claims(&root))
+        .flat_map(|root| docker::claims(&view.root.at(root)))
         .chain(dirs(&roots.containerd).flat_map(|tasks| oci::containerd_claims(&tasks)))
         .chain(dirs(&roots.storage).flat_map(|root| storage::claims(&root, &runs)))
         .chain(dirs(&roots.cni).flat_map(|dir| cni::claims(&dir)))
@@ -112,6 +136,7 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     use super::*;
+    use crate::foreign::Root;
     use crate::net::discover;
     use crate::owner::Roots;
 
@@ -138,14 +163,19 @@ mod tests {
         }
     }
 
-    /// Our own namespace, as if it were a container's, and a view of files below `base` in which
-    /// `/netns` leads to it.
+    const NETNS: &str = "/proc/self/ns/net";
+
+    /// Our own namespace, as if it were a container's, and a view of files below `base`, where
+    /// whoever runs this is believed.
     fn stage(base: &Path) -> (Inum, BTreeMap<Inum, Found>, View) {
         let own = discover::own().unwrap();
-        std::os::unix::fs::symlink("/proc/self/ns/net", base.join("netns")).unwrap();
-        let found = Found { inum: own, name: "x/1".to_owned(), ..Found::default() };
-        let view =
-            View { base: base.to_owned(), own: None, shares_pids: false, roots: Roots::default() };
+        let path = PathBuf::from(NETNS);
+        let pids = vec![std::process::id()];
+        let found = Found { inum: own, name: "x/1".to_owned(), path, pids, ..Found::default() };
+        // SAFETY: takes nothing, cannot fail.
+        let trusted = unsafe { libc::geteuid() };
+        let (root, roots) = (Root::open(Path::new("/")).unwrap(), Roots::default().below(base));
+        let view = View { root, own: None, within: None, trusted, roots };
         (own, BTreeMap::from([(own, found)]), view)
     }
 
@@ -153,7 +183,7 @@ mod tests {
     fn bundles_and_cache_below_a_root_name_a_namespace() {
         let scratch = Scratch::new("owners");
         let (own, found, view) = stage(&scratch.0);
-        let network = serde_json::json!({"namespaces": [{"type": "network", "path": "/netns"}]});
+        let network = serde_json::json!({"namespaces": [{"type": "network", "path": NETNS}]});
         let tasks = "run/containerd/io.containerd.runtime.v2.task/k8s.io";
         scratch.put(
             &format!("{tasks}/{}/config.json", "b".repeat(64)),
@@ -164,7 +194,7 @@ mod tests {
         );
         scratch.put(
             "var/lib/cni/results/cbr0-x-eth0",
-            &serde_json::json!({"kind": "cniCacheV1", "containerId": "x", "netns": "/netns",
+            &serde_json::json!({"kind": "cniCacheV1", "containerId": "x", "netns": NETNS,
                 "cniArgs": [["K8S_POD_NAMESPACE", "evil"], ["K8S_POD_NAME", "late"]]}),
         );
         let owners = among(&found, &[view]);
@@ -172,6 +202,58 @@ mod tests {
         assert_eq!(owner.pod.as_ref().unwrap().to_string(), "shop/web");
         assert_eq!(owner.container().unwrap().label(), "nginx");
         assert_eq!(owners.report()[&own].pod.as_deref(), Some("shop/web"));
+        assert!(owners.doubts()[0].contains("evil/late and shop/web: shop/web is believed"));
+    }
+
+    /// The files of one container, which claim our namespace for pod `shop/web`.
+    fn bundle(scratch: &Scratch) {
+        let tasks = "run/containerd/io.containerd.runtime.v2.task/k8s.io";
+        scratch.put(
+            &format!("{tasks}/{}/config.json", "b".repeat(64)),
+            &serde_json::json!({"linux": {"namespaces": [{"type": "network", "path": NETNS}]},
+                "annotations": {"io.kubernetes.cri.container-name": "nginx",
+                    "io.kubernetes.cri.sandbox-name": "web",
+                    "io.kubernetes.cri.sandbox-namespace": "shop"}}),
+        );
+    }
+
+    #[test]
+    fn who_is_not_root_names_only_what_he_has_made() {
+        let scratch = Scratch::new("author");
+        let (own, found, view) = stage(&scratch.0);
+        bundle(&scratch);
+        let owner = |trusted| {
+            let owners = among(&found, &[View { trusted, ..view.clone() }]);
+            owners.get(own).cloned().unwrap()
+        };
+        assert!(owner(view.trusted).pod.is_some());
+        let other = owner(view.trusted + 1);
+        assert_eq!(other.pod, None);
+        let has_made = setns::maker(Path::new(NETNS), own).is_ok_and(|uid| uid == view.trusted);
+        assert_eq!(!other.containers.is_empty(), has_made);
+        // What anybody may write to says nothing.
+        let file = scratch.0.join("run/containerd/io.containerd.runtime.v2.task/k8s.io");
+        let file = file.join("b".repeat(64)).join("config.json");
+        fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o646)).unwrap();
+        assert_eq!(owner(view.trusted).pod, None);
+    }
+
+    #[test]
+    fn a_runtime_in_a_container_names_only_what_lives_in_there() {
+        let scratch = Scratch::new("within");
+        let (own, found, view) = stage(&scratch.0);
+        bundle(&scratch);
+        let pod = |within, pids: &[u32]| {
+            let mut found = found.clone();
+            found.get_mut(&own).unwrap().pids = pids.to_vec();
+            let view = View { within: Some(within), ..view.clone() };
+            among(&found, &[view]).get(own).unwrap().pod.clone()
+        };
+        let (me, inside) = (std::process::id(), pidns::of(std::process::id()).unwrap());
+        assert!(pod(inside, &[me]).is_some());
+        for (within, pids) in [(inside + 1, &[me][..]), (inside, &[]), (inside, &[me, u32::MAX])] {
+            assert_eq!(pod(within, pids), None);
+        }
     }
 
     #[test]
@@ -186,7 +268,7 @@ mod tests {
         );
         scratch.put(
             &format!("{dir}/{id}/userdata/config.json"),
-            &serde_json::json!({"linux": {"namespaces": [{"type": "network", "path": "/netns"}]}}),
+            &serde_json::json!({"linux": {"namespaces": [{"type": "network", "path": NETNS}]}}),
         );
         let owners = among(&found, &[view]);
         let owner = owners.get(own).unwrap();
@@ -201,7 +283,7 @@ mod tests {
         scratch.put(
             "var/lib/docker/containers/x/config.v2.json",
             &serde_json::json!({"ID": "x", "Name": "/hostnet", "State": {"Running": true},
-                "NetworkSettings": {"SandboxKey": "/netns"}}),
+                "NetworkSettings": {"SandboxKey": NETNS}}),
         );
         let owners = among(&found, &[View { own: Some(own), ..view.clone() }]);
         assert!(owners.report().is_empty());

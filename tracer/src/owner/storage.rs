@@ -4,30 +4,28 @@
 //! each is below `ROOT/overlay-containers/ID/userdata` (Podman) and, for CRI-O, below the run
 //! root as well.
 
-use std::path::Path;
-
 use serde_json::Value;
 
 use super::claims::{Claim, Place};
 use super::{Container, Runtime, file, oci};
+use crate::foreign::Spot;
 
 /// The containers of a storage root; bundles are looked for there and below `runs`.
-pub(super) fn claims(root: &Path, runs: &[impl AsRef<Path>]) -> Vec<Claim> {
-    let drivers = file::entries(root);
-    let lists = drivers.iter().filter(|dir| file::name(dir).ends_with("-containers"));
+pub(super) fn claims(root: &Spot, runs: &[Spot]) -> Vec<Claim> {
+    let lists = root.entries().into_iter().filter(|dir| dir.name().ends_with("-containers"));
     lists
         .flat_map(|list| {
-            let containers = file::json(&list.join("containers.json")).unwrap_or_default();
+            let written = file::json(&list.join("containers.json"));
+            let (containers, by) = written.map_or((Value::Null, 0), |w| (w.value, w.by));
             let containers = containers.as_array().cloned().unwrap_or_default();
-            let driver = file::name(list);
             let dirs: Vec<_> =
-                runs.iter().map(|run| run.as_ref().join(driver)).chain([list.clone()]).collect();
-            containers.into_iter().filter_map(move |container| claim(&container, &dirs))
+                runs.iter().map(|run| run.join(list.name())).chain([list.clone()]).collect();
+            containers.into_iter().filter_map(move |c| Some(claim(&c, &dirs)?.by(by)))
         })
         .collect()
 }
 
-fn claim<P: AsRef<Path>>(entry: &Value, dirs: &[P]) -> Option<Claim> {
+fn claim(entry: &Value, dirs: &[Spot]) -> Option<Claim> {
     let id = file::word(&entry["id"])?;
     // JSON inside a string, each tool's own.
     let metadata: Value =
@@ -37,7 +35,7 @@ fn claim<P: AsRef<Path>>(entry: &Value, dirs: &[P]) -> Option<Claim> {
         .or_else(|| file::word(&metadata["name"]))
         .filter(|n| *n != id);
     let bundle = dirs.iter().find_map(|dir| {
-        let userdata = dir.as_ref().join(&id).join("userdata");
+        let userdata = dir.join(&id).join("userdata");
         oci::bundle(&userdata, &id, runtime)
     });
     let mut claim = bundle.unwrap_or_else(|| Claim {
@@ -46,6 +44,7 @@ fn claim<P: AsRef<Path>>(entry: &Value, dirs: &[P]) -> Option<Claim> {
         is_sandbox: false,
         container: Container { name: None, id },
         places: vec![Place::Cgroup],
+        author: 0,
     });
     claim.container.name = claim.container.name.or(name);
     Some(claim)

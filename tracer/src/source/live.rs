@@ -7,14 +7,13 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
 
 use super::coverage::Coverage;
 use super::routes::Routes;
+use crate::app;
 use crate::bpf::{self, Counters, KernelSide, LoadOptions, ProbeStatus};
 use crate::cli::filter::Network;
 use crate::config::{Config, add_service};
@@ -35,9 +34,6 @@ use super::rules::Rules;
 const ATTACH_ALL: usize = 512;
 /// Records read from the ring before other work gets its turn.
 const BATCH: usize = 65_536;
-
-/// How long names of containers are waited for.
-const PATIENCE: Duration = Duration::from_secs(3);
 
 /// A source of live events.
 #[derive(Debug)]
@@ -96,7 +92,10 @@ impl Live {
         let btf = KernelBtf::read(Path::new(VMLINUX))?;
         let offsets = offsets::find(&btf)?;
         let (state, skipped) = net::snapshot::take().await?;
-        let owners = snapshot_owners().await?;
+        let owners = owner::scan_in_time().await?;
+        if !config.quiet {
+            owners.doubts().iter().for_each(|doubt| app::say(doubt));
+        }
         check_names(config, &state, &owners)?;
         let mut filter = config.filter;
         let mut networks = config.networks.clone();
@@ -372,17 +371,6 @@ fn holds_any(netns: &Netns, networks: &[Network]) -> bool {
     netns.devices.values().any(|d| {
         d.addresses.iter().any(|(addr, _)| networks.iter().any(|network| network.contains(*addr)))
     })
-}
-
-/// Whose the namespaces are, to begin with. A trace without names is better than none.
-async fn snapshot_owners() -> Result<Owners> {
-    match timeout(PATIENCE, owner::scan_beside()).await {
-        Ok(owners) => owners,
-        Err(_) => {
-            log::warn!("looking for containers takes long: their names come later");
-            Ok(Owners::default())
-        }
-    }
 }
 
 /// What `--service` means.

@@ -42,14 +42,13 @@ pub struct Scope {
 /// # Errors
 ///
 /// When a namespace is not found, or nothing can be read.
-pub fn draw(
+pub async fn draw(
     scope: &Scope,
     owners: &BTreeMap<Inum, Owner>,
     format: Format,
     style: Style,
 ) -> Result<String> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (state, shown, unread) = runtime.block_on(read(scope))?;
+    let (state, shown, unread) = read(scope).await?;
     let map = Map::of(&state, &shown, owners, node_name(), unread);
     Ok(match format {
         Format::Tree => tree::text(&map, style),

@@ -20,6 +20,7 @@ use crate::journey::Journey;
 use crate::net::detail::Resolver;
 use crate::net::{Inum, setns};
 use crate::owner::Owners;
+use crate::privileges;
 use crate::source::{Capture, Captured};
 
 /// How often the ring is looked at.
@@ -44,6 +45,7 @@ const QUERIES: usize = 4;
 ///
 /// What keeps it from running, in one line.
 pub async fn active(ask: &Ask) -> Result<Outcome> {
+    privileges::check(privileges::Command::Probe, false)?;
     let (owners, from, view) = who(ask).await?;
     let node = Node::read(owners, view, Some(from), ask.to.host.clone().ok()).await?;
     let Some(netns) = node.state.netns.get(&from) else {
@@ -52,7 +54,15 @@ pub async fn active(ask: &Ask) -> Result<Outcome> {
     let resolver = netns.detail.as_ref().and_then(|d| d.resolver.clone());
     let inside = setns::open(&netns.path, from).context("cannot enter --from")?;
     let target = target(ask, from, resolver.as_ref())?;
+    if target.proto == Method::Icmp && !privileges::may_send_icmp() {
+        bail!(
+            "not permitted: an ICMP probe needs CAP_NET_RAW; run it as root, in a container with \
+             --cap-add NET_RAW, or ask for a port (--to {}:PORT)",
+            ask.to.text
+        );
+    }
     let mut session = Session::start(&target, inside).await?;
+    privileges::shed();
     let target = session.ask_all(ask, target, resolver.as_ref(), &node).await;
     let Finished { mut probes, mut captured } = session.end().await?;
     if target.name.is_none() {
@@ -124,6 +134,7 @@ struct Session {
     reports: UnboundedReceiver<Report>,
     /// What was sent, by number: its plan, its source port, and what came of it.
     sent: BTreeMap<usize, Sent>,
+    may_send_icmp: bool,
 }
 
 struct Sent {
@@ -159,6 +170,7 @@ impl Session {
             to,
             reports,
             sent: BTreeMap::new(),
+            may_send_icmp: privileges::may_send_icmp(),
         })
     }
 
@@ -286,6 +298,10 @@ impl Session {
     }
 
     fn send(&mut self, plan: Plan) {
+        // Said at the start: what could not be sent must not count as lost.
+        if plan.method == Method::Icmp && !self.may_send_icmp {
+            return;
+        }
         let number = self.sent.len();
         self.running.start(Arc::clone(&self.inside), number, plan.clone(), self.to.clone());
         let inside = Arc::clone(&self.inside);

@@ -18,6 +18,7 @@ use anyhow::{Result, anyhow};
 use super::case::{Case, Counters, Probed, Target};
 use super::engine::{Diagnosis, conclude};
 use super::view;
+use crate::app;
 use crate::cli::filter::FilterArgs;
 use crate::firewall;
 use crate::journey::Journey;
@@ -70,6 +71,9 @@ struct Node {
     /// What was left out, in a sentence.
     unread: Option<String>,
 }
+
+/// Why there is no result.
+pub const INTERRUPTED: &str = "interrupted before there was a result";
 
 /// Namespaces whose firewall rules are read: each takes several processes.
 const RULED: usize = 96;
@@ -154,7 +158,8 @@ fn called(owner: &Owner) -> Option<String> {
 
 /// Whose the node's namespaces are, and which one a name means.
 async fn owners(names: &[(&'static str, &str)]) -> Result<(Owners, Vec<Inum>)> {
-    let owners = tokio::task::spawn_blocking(owner::scan).await??;
+    let owners = owner::scan_in_time().await?;
+    owners.doubts().iter().for_each(|doubt| app::say(doubt));
     let resolve = |(option, name): &(&'static str, &str)| {
         owner::resolve(name, &owners).map_err(|error| anyhow!("{option}: {error}"))
     };

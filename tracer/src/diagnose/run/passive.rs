@@ -1,44 +1,50 @@
 //! Diagnosis of traffic that others make.
 
 use std::collections::BTreeSet;
-use std::fs::File;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result};
-use tokio::time::{Instant, sleep_until};
+use anyhow::{Result, bail};
+use tokio::time::{Instant, sleep_until, timeout};
 
-use super::{Node, Outcome, Watch, Watched, ask, check, seen};
+use super::{INTERRUPTED, Node, Outcome, Watch, Watched, ask, check, seen};
 use crate::cli::filter::FilterArgs;
 use crate::config::Config;
 use crate::diagnose::case::{Case, Counters};
 use crate::diagnose::engine::{Diagnosis, conclude, join};
 use crate::diagnose::{Finding, view};
 use crate::net::{Inum, NetworkState};
+use crate::privileges;
+use crate::ready;
+use crate::signals;
 use crate::source::{Capture, Captured};
 
 /// Unanswered questions that are looked into.
 const FAILED: usize = 32;
 /// How often the ring is looked at.
-const TICK: std::time::Duration = std::time::Duration::from_millis(2);
+const TICK: Duration = Duration::from_millis(2);
+/// How long reading the node again may take when a signal has ended the watch.
+const HASTE: Duration = Duration::from_millis(250);
+/// And all that follows from it.
+const CONCLUDING: Duration = Duration::from_secs(3);
 
-/// Watches and concludes. It may be ended early.
+/// Watches and concludes. The watch may be ended early; once it has begun, there is a result.
 ///
 /// # Errors
 ///
 /// What keeps it from running, in one line.
-pub async fn passive(watch: &Watch, ended: impl Future<Output = ()>) -> Result<Outcome> {
-    let view: Vec<_> = watch.view.iter().map(|name| ("--view", name.as_str())).collect();
-    let (owners, view) = super::owners(&view).await?;
-    let node = Node::read(owners, view.first().copied(), None, None).await?;
-    let mut capture = Capture::start(&Config::capture(&watch.filter)?).await?;
-    if let Some(path) = &watch.ready_file {
-        File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
-    }
-    let (mut next, until) = (Instant::now(), Instant::now() + watch.duration);
+pub async fn passive(watch: &Watch, ended: impl Future<Output = i32>) -> Result<Outcome> {
     tokio::pin!(ended);
+    let started = tokio::select! {
+        started = start(watch) => started?,
+        _ = &mut ended => bail!(INTERRUPTED),
+    };
+    let (node, mut capture) = started;
+    let (mut next, until) = (Instant::now(), Instant::now() + watch.duration);
+    let mut is_ended = false;
     loop {
         tokio::select! {
             biased;
-            () = &mut ended => break,
+            _ = &mut ended => { is_ended = true; break }
             () = sleep_until(until) => break,
             () = capture.follow_change() => {}
             () = sleep_until(next) => {
@@ -49,12 +55,32 @@ pub async fn passive(watch: &Watch, ended: impl Future<Output = ()>) -> Result<O
     }
     let until_ns = crate::bpf::monotonic_ns();
     let Captured { journeys, mut state, .. } = capture.end().await?;
-    node.details(&mut state).await;
+    if !is_ended {
+        node.details(&mut state).await;
+    } else if timeout(HASTE, node.details(&mut state)).await.is_err() {
+        // As it was when the watch began.
+        state = node.state.clone();
+    }
     let what = match watch.filter == FilterArgs::default() {
         true => Watched::Everything,
         false => Watched::Chosen { until_ns },
     };
     Ok(super::judge(None, Vec::new(), journeys, state, (&node, what)))
+}
+
+/// Reads the node and attaches everything.
+async fn start(watch: &Watch) -> Result<(Node, Capture)> {
+    privileges::check(privileges::Command::Watch, false)?;
+    let view: Vec<_> = watch.view.iter().map(|name| ("--view", name.as_str())).collect();
+    let (owners, view) = super::owners(&view).await?;
+    let node = Node::read(owners, view.first().copied(), None, None).await?;
+    let capture = Capture::start(&Config::capture(&watch.filter)?).await?;
+    signals::flushing(Some(CONCLUDING));
+    if let Some(path) = &watch.ready_file {
+        ready::say(path)?;
+    }
+    privileges::shed();
+    Ok((node, capture))
 }
 
 /// Every question that was not answered is a case of its own, as if it had been sent to find out.

@@ -1,17 +1,24 @@
 //! Which `resolv.conf` the programs of a namespace read.
+//!
+//! The file is the container's own work: see [`crate::foreign`] for how it is opened.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use crate::foreign::{self, Root};
 use crate::net::detail::Resolver;
 use crate::net::discover;
 use crate::net::state::Inum;
 
-const FILE: &str = "etc/resolv.conf";
-/// As many links may lead to the file.
-const LINKS: usize = 8;
+const FILE: &str = "/etc/resolv.conf";
+/// Larger than any that is of use.
+const LIMIT: u64 = 64 << 10;
+/// How long a file system may take. That of a container can be one that never answers.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The processes of all namespaces.
 pub(super) type Pids = BTreeMap<Inum, Vec<u32>>;
@@ -23,8 +30,13 @@ pub(super) fn pids() -> Pids {
 }
 
 /// The file as a process of the namespace sees it. Containers have their own view of the file
-/// system; for a namespace without one, it is what `ip netns exec` would show.
-pub(super) fn read(netns_file: &Path, pids: &[u32]) -> Option<Resolver> {
+/// system; for a namespace without one, it is what `ip netns exec` would show. `None` when there is
+/// none.
+///
+/// # Errors
+///
+/// Why a file that is there cannot be read: then nobody knows what it says.
+pub(super) fn read(netns_file: &Path, pids: &[u32]) -> io::Result<Option<Resolver>> {
     let own_view = fs::read_link("/proc/self/ns/mnt").ok();
     let other_view = || {
         pids.iter().find(|pid| {
@@ -32,24 +44,37 @@ pub(super) fn read(netns_file: &Path, pids: &[u32]) -> Option<Resolver> {
             view.is_some() && view != own_view
         })
     };
-    let of = |pid: u32| PathBuf::from(format!("/proc/{pid}/root"));
-    let ours = PathBuf::from("/");
+    let of = |pid: u32| (PathBuf::from(format!("/proc/{pid}/root")), PathBuf::from(FILE));
+    let ours = || (PathBuf::from("/"), PathBuf::from(FILE));
     let candidates = match (other_view(), named(netns_file)) {
         // The node's own: services with a view of their own see what they were given.
-        _ if pids.contains(&1) => vec![of(1), ours],
-        _ if pids.contains(&std::process::id()) => vec![ours],
+        _ if pids.contains(&1) => vec![of(1), ours()],
+        _ if pids.contains(&std::process::id()) => vec![ours()],
         (Some(pid), _) => vec![of(*pid)],
-        (None, Some(name)) => vec![Path::new("/etc/netns").join(name), ours],
-        (None, None) => vec![ours],
+        (None, Some(name)) => {
+            let dir = Path::new("/etc/netns").join(name);
+            vec![("/".into(), dir.join("resolv.conf")), ours()]
+        }
+        (None, None) => vec![ours()],
     };
-    candidates.into_iter().find_map(|root| {
-        let path = match root.starts_with("/etc/netns") {
-            true => root.join("resolv.conf"),
-            false => within(&root, FILE)?,
-        };
-        let text = fs::read_to_string(&path).ok()?;
-        Some(Resolver { path: path.display().to_string(), ..parse(&text) })
-    })
+    for (root, file) in candidates {
+        let read = foreign::at_most(PATIENCE, move || read_below(&root, &file));
+        match read.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into())) {
+            // Its process may have gone, or have no such file.
+            Err(e)
+                if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {}
+            read => return read.map(Some),
+        }
+    }
+    Ok(None)
+}
+
+fn read_below(root: &Path, file: &Path) -> io::Result<Resolver> {
+    let spot = Root::open(root)?.at(file).settled()?;
+    let text = spot.read(LIMIT)?.bytes;
+    let path = spot.outside().display().to_string();
+    Ok(Resolver { path, ..parse(&String::from_utf8_lossy(&text)) })
 }
 
 /// The name that `ip netns` knows it by.
@@ -57,19 +82,6 @@ fn named(netns_file: &Path) -> Option<&std::ffi::OsStr> {
     let dir = netns_file.parent()?;
     ["/run/netns", "/var/run/netns"].iter().any(|d| dir == Path::new(d)).then_some(())?;
     netns_file.file_name()
-}
-
-/// Where a file below another root really is: absolute links start there, not at ours.
-fn within(root: &Path, file: &str) -> Option<PathBuf> {
-    let mut path = root.join(file);
-    for _ in 0..LINKS {
-        let Ok(target) = fs::read_link(&path) else { return Some(path) };
-        path = match target.strip_prefix("/") {
-            Ok(absolute) => root.join(absolute),
-            Err(_) => path.parent()?.join(target),
-        };
-    }
-    None
 }
 
 /// `resolv.conf(5)`; the last `search` or `domain` counts.
@@ -114,18 +126,16 @@ mod tests {
     }
 
     #[test]
-    fn links_stay_below_their_root() {
+    fn the_path_is_that_of_the_file_itself() {
         let root = std::env::temp_dir().join(format!("pkttrace-resolver-{}", std::process::id()));
         fs::create_dir_all(root.join("etc")).unwrap();
         fs::create_dir_all(root.join("run")).unwrap();
         fs::write(root.join("run/stub"), "nameserver 127.0.0.53\n").unwrap();
-        std::os::unix::fs::symlink("/run/stub", root.join(FILE)).unwrap();
-        let path = within(&root, FILE).unwrap();
-        let text = fs::read_to_string(&path);
+        std::os::unix::fs::symlink("/run/stub", root.join("etc/resolv.conf")).unwrap();
+        let resolver = read_below(&root, Path::new(FILE));
         fs::remove_dir_all(&root).unwrap();
-        assert_eq!(
-            (path, text.unwrap().as_str()),
-            (root.join("run/stub"), "nameserver 127.0.0.53\n")
-        );
+        let resolver = resolver.unwrap();
+        assert_eq!(resolver.path, root.join("run/stub").display().to_string());
+        assert_eq!(resolver.nameservers, ["127.0.0.53".parse::<IpAddr>().unwrap()]);
     }
 }
