@@ -138,6 +138,38 @@ fn the_table_goes_with_the_process_however_it_ends() {
 }
 
 #[test]
+fn nothing_is_told_of_packets_that_do_not_match() {
+    let lab = Lab::cluster();
+    let (told, n1) = (lab.scratch().join("told"), lab.netns("n1"));
+    let mut monitor = Command::new("ip")
+        .args(["netns", "exec", &n1, "nft", "monitor", "trace"])
+        .stdout(File::create(&told).expect("a file"))
+        .spawn()
+        .expect("ip starts");
+    let tracer = Tracer::start(&lab, &["--dst", "10.244.2.2", "--rules"]);
+    let read = || std::fs::read_to_string(&told).expect("what was told");
+    let deadline = Instant::now() + PATIENCE;
+    // A monitor does not say when it listens.
+    while !read().contains("ip daddr 10.244.2.2") {
+        assert!(Instant::now() < deadline, "nothing was told of what matches");
+        lab.ping("p1", "10.244.2.53");
+        lab.ping("p1", "10.244.2.2");
+    }
+    lab.ping("p1", "10.244.2.53");
+    lab.ping("p1", "10.244.2.2");
+    tracer.await_journeys(2, &icmp(8));
+    monitor.kill().expect("a child of ours");
+    monitor.wait().expect("a child of ours");
+    let (told, run) = (read(), tracer.finish());
+    assert!(!told.contains("10.244.2.53"), "{told}");
+    // Inside the tunnel, and at its other end.
+    for host in ["n1/FORWARD", "n2/FORWARD"] {
+        let hops = run.first(&icmp(8)).hops_at(host);
+        assert!(hops.iter().any(|hop| hop["rule"].is_object()), "{host}: {}", run.first(&icmp(8)));
+    }
+}
+
+#[test]
 fn rules_that_come_later_are_traced() {
     let lab = Lab::cluster();
     let tracer = Tracer::start(&lab, &["--src", "10.244.1.2", "--proto", "icmp", "--rules"]);

@@ -10,6 +10,8 @@ pub mod event;
 pub mod explain;
 pub mod firewall;
 pub mod foreign;
+#[cfg(test)]
+mod fuzz;
 pub mod journey;
 pub mod kernel;
 pub mod lab;

@@ -1,4 +1,4 @@
-//! The workshop of pkttrace: `cargo xtask setup | build | lint | test | demo | bench | vm | install`.
+//! The workshop of pkttrace: `cargo xtask setup | build | lint | test | fuzz | demo | bench | vm | install`.
 //!
 //! Progress goes to stderr, results to stdout.
 
@@ -7,6 +7,7 @@
 mod bench;
 mod build;
 mod demo;
+mod fuzz;
 mod install;
 mod layout;
 mod linker;
@@ -66,6 +67,17 @@ enum Task {
         #[arg(last = true)]
         tracer: Vec<String>,
     },
+    /// Feed damaged samples to every parser of what others have made
+    Fuzz {
+        /// One parser alone; a wrong name lists them
+        target: Option<String>,
+        /// For how long each: 90s, 5m, 1h; a minute where nothing is said
+        #[arg(long, value_parser = fuzz::duration)]
+        time: Option<std::time::Duration>,
+        /// How many inputs each
+        #[arg(long)]
+        runs: Option<u64>,
+    },
     /// Run commands under other kernels, in QEMU guests
     #[command(subcommand)]
     Vm(vm::Vm),
@@ -99,6 +111,10 @@ fn run(task: &Task) -> Result<ExitCode> {
             let (rounds, seconds, json) = (*rounds, *seconds, *json);
             let tracer = tracer.clone();
             bench::run(&layout, bench::Options { rounds, seconds, json, tracer })?;
+        }
+        Task::Fuzz { target, time, runs } => {
+            let (target, time, runs) = (target.clone(), *time, *runs);
+            fuzz::run(&layout, &fuzz::Options { target, time, runs })?;
         }
         Task::Vm(vm) => return vm::main(&layout, vm),
         Task::Install { root } => install::run(&layout, root)?,

@@ -82,6 +82,12 @@ impl Network {
         Self { addr, len: if addr.is_ipv4() { 32 } else { 128 } }
     }
 
+    /// Whether it is one address.
+    #[must_use]
+    pub fn is_host(self) -> bool {
+        self == Self::host(self.addr)
+    }
+
     /// Whether `addr` lies in it.
     #[must_use]
     pub fn contains(self, addr: IpAddr) -> bool {

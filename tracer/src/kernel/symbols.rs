@@ -3,7 +3,7 @@
 use std::fs;
 
 /// Functions by address.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Symbols {
     /// Sorted; the name is a range of `names`.
     entries: Vec<(u64, u32, u32)>,

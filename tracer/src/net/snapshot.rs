@@ -1,10 +1,11 @@
 //! Reads the whole [`NetworkState`] once.
 //!
-//! One namespace after another, and no socket outlives the reading of its namespace.
+//! A few namespaces at a time, and no socket outlives the reading of its namespace.
 
 use std::fs;
 use std::io;
 
+use futures_util::stream::{self, StreamExt as _};
 use rtnetlink::Handle;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::proto::Connection;
@@ -15,6 +16,9 @@ use super::error::Error;
 use super::state::{Netns, NetworkState, Sysctls};
 use super::{links, nsid, setns};
 
+/// Namespaces that are read at once: each waits for a thread that enters it, and for the kernel.
+const SIDE_BY_SIDE: usize = 16;
+
 /// Reads every network namespace of the node. Namespaces that cannot be read, or that go away
 /// meanwhile, are left out; the former are reported.
 ///
@@ -24,8 +28,10 @@ use super::{links, nsid, setns};
 pub async fn take() -> Result<(NetworkState, Vec<Skipped>), Error> {
     let Scan { own, found, mut skipped } = blocking(discover::scan).await?;
     let mut state = NetworkState { own, ..NetworkState::default() };
-    for found in found.values() {
-        match read(found).await {
+    let reads = found.values().map(|found| async move { (found, read(found).await) });
+    let mut reads = stream::iter(reads).buffer_unordered(SIDE_BY_SIDE);
+    while let Some((found, outcome)) = reads.next().await {
+        match outcome {
             Ok(netns) => _ = state.netns.insert(netns.inum, netns),
             Err(error) if error.is_vanished() => {}
             Err(error) if found.inum == own => return Err(error),
@@ -35,6 +41,8 @@ pub async fn take() -> Result<(NetworkState, Vec<Skipped>), Error> {
             }),
         }
     }
+    drop(reads);
+    skipped.sort_by(|a, b| a.what.cmp(&b.what));
     let state = blocking(move || {
         nsid::resolve_all(&mut state);
         Ok(state)

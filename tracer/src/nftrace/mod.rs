@@ -7,8 +7,10 @@
 mod attribute;
 mod lives;
 mod passages;
+mod select;
 mod step;
 mod table;
+mod wanted;
 mod wire;
 
 use std::collections::BTreeSet;
@@ -19,8 +21,11 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 pub use attribute::Attribution;
 pub use lives::{Life, Lives};
 pub use step::{Step, Verdict, What};
+pub use wanted::{End, Wanted};
 
 use crate::net::{Netns, setns};
+use select::Selection;
+use table::Table;
 
 /// `NFNLGRP_NFTABLES`
 const GROUP_RULES: u32 = 7;
@@ -44,6 +49,8 @@ pub struct Tracer {
     pub table: String,
     /// Bridged frames are traced too.
     pub has_bridge: bool,
+    /// What its rules ask for, and whether they ask once more behind translations.
+    asks: (Wanted, bool),
 }
 
 /// What nftables tells.
@@ -62,17 +69,19 @@ pub struct Drained {
     pub overran: bool,
     /// The rules have changed.
     pub changed: bool,
+    /// The kernel has refused what [`Tracer::follow`] sent.
+    pub refused: bool,
 }
 
 impl Tracer {
-    /// Switches tracing on in `netns`, for bridged frames too when there are rules for them. `None`
+    /// Switches tracing of what is `wanted` on in `netns`, for bridged frames too when there are rules for them. `None`
     /// when there are no rules at all.
     ///
     /// # Errors
     ///
     /// `EINVAL` or `EOPNOTSUPP` before 5.12, where no table can be made to vanish with its
     /// process; `EPERM` without `CAP_NET_ADMIN`; that of entering the namespace.
-    pub fn start(netns: &Netns) -> io::Result<Option<Self>> {
+    pub fn start(netns: &Netns, wanted: &Wanted) -> io::Result<Option<Self>> {
         let socket = open(netns)?;
         socket.connect(&SocketAddr::new(0, 0))?;
         let families = families(&socket)?;
@@ -82,16 +91,37 @@ impl Tracer {
         enlarge(&socket);
         let table = format!("{TABLE_PREFIX}{}", std::process::id());
         let has_bridge = families.contains(&BRIDGE_FAMILY);
-        for family in [Some(table::INET), has_bridge.then_some(table::BRIDGE)].into_iter().flatten()
-        {
-            socket.send(table::make(&table, family).bytes(), 0)?;
+        for family in table_families(has_bridge) {
+            let selection = Selection::of(wanted, family == table::BRIDGE);
+            socket.send(Table { name: &table, family }.make(&selection, false).bytes(), 0)?;
             acknowledged(&socket)?;
         }
         // Only now: making the table is a change of the rules as well.
         socket.add_membership(GROUP_TRACE)?;
         socket.add_membership(GROUP_RULES)?;
         socket.set_non_blocking(true)?;
-        Ok(Some(Self { socket, buffer: Vec::with_capacity(DATAGRAM), table, has_bridge }))
+        let (buffer, asks) = (Vec::with_capacity(DATAGRAM), (wanted.clone(), false));
+        Ok(Some(Self { socket, buffer, table, has_bridge, asks }))
+    }
+
+    /// Has it trace something else from now on; `has_nat` says that the namespace translates
+    /// addresses. Whether the kernel refuses is told by [`Self::drain`].
+    ///
+    /// # Errors
+    ///
+    /// That of sending.
+    pub fn follow(&mut self, wanted: &Wanted, has_nat: bool) -> io::Result<()> {
+        let is_behind = wanted.behind && has_nat;
+        if self.asks.0 == *wanted && self.asks.1 == is_behind {
+            return Ok(());
+        }
+        for family in table_families(self.has_bridge) {
+            let selection = Selection::of(wanted, family == table::BRIDGE);
+            let table = Table { name: &self.table, family };
+            self.socket.send(table.replace(&selection, is_behind).bytes(), 0)?;
+        }
+        self.asks = (wanted.clone(), is_behind);
+        Ok(())
     }
 
     /// Hands what waits to be read to `take`, in the order in which it happened.
@@ -114,7 +144,8 @@ impl Tracer {
                     take(Told::Step(step));
                     continue;
                 }
-                drained.changed = true;
+                drained.refused |= message.error().is_some_and(|code| code != 0);
+                drained.changed |= table::is_change(&message);
                 if let Some(name) = table::deleted(&message) {
                     take(Told::TableGone(message.family, name));
                 }
@@ -158,6 +189,11 @@ impl Watch {
             }
         }
     }
+}
+
+/// The families that get a table.
+fn table_families(has_bridge: bool) -> impl Iterator<Item = i32> {
+    [Some(table::INET), has_bridge.then_some(table::BRIDGE)].into_iter().flatten()
 }
 
 /// A socket in the namespace.
@@ -224,5 +260,39 @@ fn enlarge(socket: &Socket) {
         if rc == 0 {
             return;
         }
+    }
+}
+
+/// The ways in for `crate::fuzz`: what nftables tells.
+#[cfg(test)]
+pub(crate) mod fuzz {
+    use super::{Step, select::Selection, table, wire};
+    use crate::nftrace::Wanted;
+
+    /// How many messages there are, and steps among them.
+    pub(crate) fn messages(input: &[u8]) -> usize {
+        let about = |message: wire::Message<'_>| {
+            let is_step = Step::parse(&message).is_some();
+            1 + usize::from(is_step || table::is_change(&message) || message.error().is_some())
+        };
+        wire::messages(input).map(about).sum()
+    }
+
+    pub(crate) fn samples() -> Vec<Vec<u8>> {
+        let (name, family) = ("pkttrace_1", table::INET);
+        let table = table::Table { name, family };
+        let mut steps = wire::Batch::default();
+        steps.message(0x0a11, 0, family, 0, |a| {
+            a.text(1, "filter");
+            a.text(2, "FORWARD");
+            a.bytes(3, &7_u64.to_be_bytes());
+            a.number(4, 3);
+            a.nest(5, |a| a.number(1, 1));
+            a.number(6, 9);
+            a.bytes(8, &[0x45, 0, 0, 28, 0, 2, 0, 0, 64, 1, 0, 0, 10, 1, 0, 1, 10, 1, 0, 2]);
+            a.bytes(9, &[8, 0, 0, 0, 0, 7, 0, 1]);
+        });
+        let made = table.make(&Selection::of(&Wanted::everything(), false), true);
+        vec![made.bytes().to_vec(), steps.bytes().to_vec()]
     }
 }

@@ -94,27 +94,36 @@ impl Passages {
     /// Adds a step; `own` is the name of the table that switches tracing on, whose first step in
     /// a hook begins a passage.
     pub(super) fn push(&mut self, netns: Inum, step: Step, own: &str) {
-        let is_entry = step.table == own;
-        if !is_entry && step.table.starts_with(super::TABLE_PREFIX) {
+        let is_own = step.table == own;
+        let is_late = is_own && super::table::is_late(&step.chain);
+        let is_entry = is_own && !is_late;
+        if !is_own && step.table.starts_with(super::TABLE_PREFIX) {
             return; // another tracer's
         }
         let netns = self.0.entry(netns).or_default();
         let name = (u8::from(step.family == super::BRIDGE_FAMILY), step.id);
         let at = netns.latest.get(&name).and_then(|at| at.checked_sub(netns.dropped));
         let latest = at.and_then(|at| netns.passages.get_mut(at as usize));
-        let begins = is_entry || latest.as_ref().is_none_or(|passage| passage.has(&step));
+        // Behind a translation it may be met for the first time.
+        let is_met = |passage: &Passage| {
+            !passage.is_claimed && step.headers.is_some_and(|h| is_same(&h, &passage.headers))
+        };
+        let begins = match (is_late, latest.as_deref()) {
+            (true, latest) => !latest.is_some_and(is_met),
+            (false, latest) => is_entry || latest.is_none_or(|passage| passage.has(&step)),
+        };
         match (step.headers, latest) {
             (Some(headers), _) if begins => {
                 netns.begin(Passage {
                     headers,
                     family: step.family,
-                    is_entry,
-                    steps: if is_entry { Vec::new() } else { vec![step] },
+                    is_entry: is_own,
+                    steps: if is_own { Vec::new() } else { vec![step] },
                     name,
                     is_claimed: false,
                 });
             }
-            (_, Some(latest)) if !is_entry => latest.steps.push(step),
+            (_, Some(latest)) if !is_own => latest.steps.push(step),
             _ => {}
         }
         if netns.passages.len() > KEPT {
@@ -289,6 +298,24 @@ mod tests {
         let netns = &passages.0[&1];
         assert!(netns.passages.is_empty(), "nothing is kept");
         assert!(netns.open.is_empty() && netns.latest.is_empty(), "nothing is kept");
+    }
+
+    #[test]
+    fn a_packet_may_be_met_first_behind_a_translation() {
+        let mut passages = Passages::default();
+        let late = |packet| {
+            let mut step = told(packet).pop().unwrap();
+            (step.chain, step.headers) = ("late_in".to_owned(), Some(headers(packet)));
+            step
+        };
+        // Met before already; then another one by the same name.
+        let [first, second] = [1, 1 + NAMES];
+        for step in [told(first).pop().unwrap(), late(first), late(second)] {
+            passages.push(1, step, OWN);
+        }
+        let begun: Vec<_> =
+            passages.0[&1].passages.iter().map(|p| (p.headers.ip_id, p.is_entry)).collect();
+        assert_eq!(begun, [(Some(first), true), (Some(second), true)]);
     }
 
     #[test]

@@ -15,7 +15,11 @@ const NLA_TYPE_MASK: u16 = (1 << 14) - 1;
 
 /// A sequence of messages under construction.
 #[derive(Debug, Default)]
-pub(super) struct Batch(Vec<u8>);
+pub(super) struct Batch {
+    bytes: Vec<u8>,
+    /// Where the last message begins.
+    last: usize,
+}
 
 impl Batch {
     /// Adds a message with the attributes that `fill` writes.
@@ -27,21 +31,31 @@ impl Batch {
         resource: u16,
         fill: impl FnOnce(&mut Attributes<'_>),
     ) {
-        let start = self.0.len();
+        let start = self.bytes.len();
+        let out = &mut self.bytes;
         let flags = u16::try_from(libc::NLM_F_REQUEST | flags).unwrap_or(0);
-        self.0.extend(0_u32.to_ne_bytes());
-        self.0.extend(kind.to_ne_bytes());
-        self.0.extend(flags.to_ne_bytes());
-        self.0.extend([0; 8]);
-        self.0.extend([u8::try_from(family).unwrap_or(0), 0]);
-        self.0.extend(resource.to_be_bytes());
-        fill(&mut Attributes(&mut self.0));
-        let len = u32::try_from(self.0.len() - start).unwrap_or(u32::MAX);
-        self.0[start..start + 4].copy_from_slice(&len.to_ne_bytes());
+        out.extend(0_u32.to_ne_bytes());
+        out.extend(kind.to_ne_bytes());
+        out.extend(flags.to_ne_bytes());
+        out.extend([0; 8]);
+        out.extend([u8::try_from(family).unwrap_or(0), 0]);
+        out.extend(resource.to_be_bytes());
+        fill(&mut Attributes(out));
+        let len = u32::try_from(out.len() - start).unwrap_or(u32::MAX);
+        out[start..start + 4].copy_from_slice(&len.to_ne_bytes());
+        self.last = start;
+    }
+
+    /// Asks for an answer to the last message, whatever comes of it.
+    pub(super) fn acknowledge_last(&mut self) {
+        let Some(flags) = self.bytes.get_mut(self.last + 6..self.last + 8) else { return };
+        let asked =
+            u16::from_ne_bytes([flags[0], flags[1]]) | u16::try_from(libc::NLM_F_ACK).unwrap_or(0);
+        flags.copy_from_slice(&asked.to_ne_bytes());
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
-        &self.0
+        &self.bytes
     }
 }
 

@@ -21,7 +21,7 @@ pub(super) fn claims(dir: &Spot) -> Vec<Claim> {
     dir.entries().iter().filter_map(read).collect()
 }
 
-fn claim(entry: &Value) -> Option<Claim> {
+pub(super) fn claim(entry: &Value) -> Option<Claim> {
     if entry["kind"] != "cniCacheV1" {
         return None;
     }

@@ -21,7 +21,7 @@ pub(super) fn claims(data_root: &Spot) -> Vec<Claim> {
     data_root.join("containers").entries().iter().filter_map(read).collect()
 }
 
-fn claim(config: &Value) -> Option<Claim> {
+pub(super) fn claim(config: &Value) -> Option<Claim> {
     if config["State"]["Running"] != true {
         return None;
     }

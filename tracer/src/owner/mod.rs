@@ -10,6 +10,8 @@ mod claims;
 mod cni;
 mod docker;
 mod file;
+#[cfg(test)]
+pub(crate) mod fuzz;
 mod keep;
 mod oci;
 mod pidns;

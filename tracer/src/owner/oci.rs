@@ -26,7 +26,7 @@ pub(super) fn bundle(dir: &Spot, id: &str, runtime: Runtime) -> Option<Claim> {
     Some(claim(&written.value, id, runtime)?.by(written.by))
 }
 
-fn claim(spec: &Value, id: &str, runtime: Runtime) -> Option<Claim> {
+pub(super) fn claim(spec: &Value, id: &str, runtime: Runtime) -> Option<Claim> {
     let namespaces = spec["linux"]["namespaces"].as_array()?;
     // Without this entry the container runs in the host's network.
     let network = namespaces.iter().find(|n| n["type"] == "network")?;

@@ -25,7 +25,7 @@ pub(super) fn claims(root: &Spot, runs: &[Spot]) -> Vec<Claim> {
         .collect()
 }
 
-fn claim(entry: &Value, dirs: &[Spot]) -> Option<Claim> {
+pub(super) fn claim(entry: &Value, dirs: &[Spot]) -> Option<Claim> {
     let id = file::word(&entry["id"])?;
     // JSON inside a string, each tool's own.
     let metadata: Value =

@@ -22,6 +22,7 @@ use crate::journey::Journey;
 use crate::kernel::{btf::KernelBtf, btf::VMLINUX, names::KernelNames, offsets, symbols::Symbols};
 use crate::net::watch::{Change, DeviceChange, Watcher};
 use crate::net::{self, Inum, Netns, NetworkState};
+use crate::nftrace::Wanted;
 use crate::owner::service::{self, Service};
 use crate::owner::{self, Owners, Scope};
 
@@ -105,6 +106,7 @@ impl Live {
             portals = add_service(&mut filter, &service).context("--service")?;
             networks.extend(service.networks());
         }
+        let rules = config.rules.then(|| Rules::new(Wanted::of(&filter, &portals)));
         let side = KernelSide::load(
             LoadOptions {
                 filter,
@@ -130,7 +132,7 @@ impl Live {
             networks,
             coverage: Coverage::default(),
             is_enabled: false,
-            rules: config.rules.then(Rules::new),
+            rules,
             routes: Routes::default(),
         };
         live.set_scope()?;

@@ -5,6 +5,7 @@ mod coverage;
 mod live;
 mod routes;
 mod rules;
+mod translations;
 
 pub use capture::{Capture, Captured};
 pub use live::{Drained, Live, Setup};

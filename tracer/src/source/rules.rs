@@ -7,8 +7,12 @@ use std::time::{Duration, Instant};
 
 use crate::firewall::{self, Destinations, Firewall};
 use crate::journey::{Journey, Nat, NatKind};
+use crate::net::detail::IpvsService;
+use crate::net::inspect::virtual_servers_here;
 use crate::net::{Inum, Netns, NetworkState, setns};
-use crate::nftrace::{Attribution, Lives, Told, Tracer, Watch};
+use crate::nftrace::{Attribution, Lives, Told, Tracer, Wanted, Watch};
+
+use super::translations::{self, Place};
 
 /// How long rules have to be left alone before they are read again: a restore is many changes.
 const SETTLED: Duration = Duration::from_millis(200);
@@ -16,11 +20,17 @@ const SETTLED: Duration = Duration::from_millis(200);
 const LOOK: Duration = Duration::from_millis(100);
 
 /// The rules of a namespace, and which tables there were when reading them began.
-type Read = (Inum, Firewall, Lives);
+type Read = (Inum, Place, Lives);
 
 /// Rules and what packets met of them.
 #[derive(Debug)]
 pub(super) struct Rules {
+    /// What to trace, as the filter says it.
+    wanted: Wanted,
+    /// And with what translations make of it.
+    wide: Wanted,
+    /// The translations of each namespace whose rules were read.
+    translating: BTreeMap<Inum, Place>,
     tracers: BTreeMap<Inum, Tracer>,
     /// Namespaces without rules so far.
     waiting: BTreeMap<Inum, (Watch, Netns)>,
@@ -44,9 +54,12 @@ pub(super) struct Rules {
 }
 
 impl Rules {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(wanted: Wanted) -> Self {
         let (sender, read) = channel();
         Self {
+            wide: wanted.clone(),
+            wanted,
+            translating: BTreeMap::new(),
             tracers: BTreeMap::new(),
             waiting: BTreeMap::new(),
             looked: Instant::now(),
@@ -84,6 +97,8 @@ impl Rules {
             inum: netns.inum,
             name: netns.name.clone(),
             path: netns.path.clone(),
+            // Its addresses are those that a masquerading rule may use.
+            devices: netns.devices.clone(),
             ..Netns::default()
         };
         let mut has_rules = self.trace(netns)?;
@@ -106,7 +121,7 @@ impl Rules {
 
     /// Has nftables tell what packets meet, or else notes that it does not. False without rules.
     fn trace(&mut self, netns: &Netns) -> std::io::Result<bool> {
-        match Tracer::start(netns) {
+        match Tracer::start(netns, &self.wide) {
             Ok(None) => return Ok(false),
             Ok(Some(tracer)) => _ = self.tracers.insert(netns.inum, tracer),
             Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => {
@@ -151,23 +166,30 @@ impl Rules {
         self.attribution.forget(netns);
         self.computed.remove(&netns);
         self.destinations.remove(&netns);
+        self.translating.remove(&netns);
     }
 
     /// Waits until the rules of all namespaces have been read.
     pub(super) fn settle(&mut self) {
         while !self.reading.is_empty() {
-            let Ok((netns, firewall, lives)) = self.read.recv() else { return };
-            self.take(netns, &firewall, lives);
+            let Ok((netns, place, lives)) = self.read.recv() else { return };
+            self.take(netns, place, lives);
         }
+        self.widen();
     }
 
     /// Takes over what was told since, and follows changes.
     pub(super) fn turn(&mut self) {
         self.look();
-        while let Ok((netns, firewall, lives)) = self.read.try_recv() {
-            self.take(netns, &firewall, lives);
+        let mut has_read = false;
+        while let Ok((netns, place, lives)) = self.read.try_recv() {
+            self.take(netns, place, lives);
+            has_read = true;
         }
-        let mut news = Vec::new();
+        if has_read {
+            self.widen();
+        }
+        let (mut news, mut refused) = (Vec::new(), Vec::new());
         for (netns, tracer) in &mut self.tracers {
             let (attribution, own) = (&mut self.attribution, tracer.table.clone());
             let drained = tracer.drain(|told| match told {
@@ -181,7 +203,11 @@ impl Rules {
             if drained.changed {
                 news.push(*netns);
             }
+            if drained.refused {
+                refused.push(*netns);
+            }
         }
+        self.widen_refused(&refused);
         let told = self.untold.iter_mut().filter_map(|(n, watch)| watch.has_news().then_some(*n));
         news.extend(told);
         for netns in news {
@@ -246,8 +272,9 @@ impl Rules {
         std::mem::take(&mut self.notes)
     }
 
-    fn take(&mut self, netns: Inum, firewall: &Firewall, lives: Lives) {
+    fn take(&mut self, netns: Inum, place: Place, lives: Lives) {
         self.reading.remove(&netns);
+        let firewall = &place.firewall;
         self.attribution.set_rules(netns, firewall, lives);
         self.cover_bridge(netns, firewall);
         self.destinations.insert(netns, Destinations::of(firewall));
@@ -255,6 +282,42 @@ impl Rules {
         match if is_untold { Some(firewall.clone()) } else { firewall.legacy() } {
             Some(rules) => _ = self.computed.insert(netns, rules),
             None => _ = self.computed.remove(&netns),
+        }
+        if self.places.contains_key(&netns) {
+            self.translating.insert(netns, place);
+        }
+    }
+
+    /// Has every namespace trace what all translations together make of what is wanted.
+    fn widen(&mut self) {
+        let (wide, why) = translations::widened(&self.wanted, self.translating.values());
+        if wide != self.wide
+            && let Some(why) = why
+        {
+            self.notes.push(format!("--rules: more packets are traced than asked for: {why}"));
+        }
+        self.wide = wide;
+        for (netns, tracer) in &mut self.tracers {
+            let has_nat = self.translating.get(netns).is_some_and(Place::translates);
+            // A namespace that has gone, or a refusal that comes later.
+            if let Err(error) = tracer.follow(&self.wide, has_nat) {
+                log::debug!("nftables tracing in {netns}: {error}");
+            }
+        }
+    }
+
+    /// Traces everything where the kernel does not take more exact rules.
+    fn widen_refused(&mut self, refused: &[Inum]) {
+        for netns in refused {
+            let Some(tracer) = self.tracers.get_mut(netns) else { continue };
+            let is_new = tracer.follow(&Wanted::everything(), false).is_ok();
+            let name = self.places.get(netns).map_or("a namespace", |place| &place.name);
+            if is_new {
+                self.notes.push(format!(
+                    "--rules: more packets are traced than asked for in {name}: the kernel does \
+                     not take more exact rules"
+                ));
+            }
         }
     }
 
@@ -277,13 +340,18 @@ impl Rules {
     fn read(&mut self, netns: Inum) {
         let Some(place) = self.places.get(&netns) else { return };
         let (path, sender) = (place.path.clone(), self.sender.clone());
+        let addresses = place.devices.values().flat_map(|d| &d.addresses).map(|(addr, _)| *addr);
+        let locals = addresses.filter(|addr| !addr.is_loopback()).collect();
         let lives = self.attribution.lives(netns);
         self.reading.insert(netns);
         std::thread::spawn(move || {
             // A namespace that has gone has no rules.
             let firewall = firewall::read_in(&path, netns).unwrap_or_default();
+            let servers = setns::run_in_inum(&path, netns, virtual_servers_here);
+            let real = |s: IpvsService| (s.addr, s.servers.iter().map(|(a, ..)| *a).collect());
+            let ipvs = servers.unwrap_or_default().into_iter().map(real).collect();
             // Nobody to tell is no harm: the trace has ended.
-            let _ = sender.send((netns, firewall, lives));
+            let _ = sender.send((netns, Place { firewall, locals, ipvs }, lives));
         });
     }
 }

@@ -141,7 +141,7 @@ fn encode(id: u16, name: &str) -> io::Result<Vec<u8>> {
 }
 
 /// Response code and A records.
-fn decode(answer: &[u8]) -> Outcome {
+pub(super) fn decode(answer: &[u8]) -> Outcome {
     let rcode = answer.get(3).map_or(2, |b| b & 0xf);
     let addresses = records(answer).unwrap_or_default();
     Outcome::Dns { rcode, addresses }

@@ -75,6 +75,9 @@ struct Node {
 /// Why there is no result.
 pub const INTERRUPTED: &str = "interrupted before there was a result";
 
+/// Namespaces with nothing but `lo` that are read where there is no target.
+const IDLE: usize = 128;
+
 /// Namespaces whose firewall rules are read: each takes several processes.
 const RULED: usize = 96;
 
@@ -109,7 +112,10 @@ impl Node {
                 netns.name = name;
             }
         }
-        let is_wanted = |n: &net::Netns| self.near.is_empty() || self.near.contains(&n.inum);
+        let idle = self.idle(state);
+        let is_wanted = |n: &net::Netns| {
+            (self.near.is_empty() || self.near.contains(&n.inum)) && !idle.contains(&n.inum)
+        };
         // What could not be read is said in the details themselves.
         // Rules are read below, side by side and only where they are worth it.
         let what = inspect::What { firewall: false, ..inspect::What::ALL };
@@ -123,6 +129,15 @@ impl Node {
                 detail.unread.push("firewall rules: too many namespaces".to_owned());
             }
         }
+    }
+
+    /// The namespaces that nothing is read of but their devices: they have none but `lo`, and no
+    /// packet from elsewhere ends there. Without a target, what they do among themselves counts,
+    /// unless they are very many.
+    fn idle(&self, state: &NetworkState) -> BTreeSet<Inum> {
+        let is_idle = |n: &&net::Netns| n.devices.len() < 2 && !self.ends.contains(&n.inum);
+        let idle: BTreeSet<Inum> = state.netns.values().filter(is_idle).map(|n| n.inum).collect();
+        if self.ends.is_empty() && idle.len() <= IDLE { BTreeSet::new() } else { idle }
     }
 
     /// The namespaces whose rules are worth a few processes each: the ends of what was asked,

@@ -195,3 +195,5 @@ impl KernelBtf {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::sample;

@@ -63,6 +63,11 @@ fn kernel() -> Made {
     made
 }
 
+/// For `crate::fuzz`.
+pub(crate) fn sample() -> Vec<u8> {
+    kernel().bytes()
+}
+
 #[test]
 fn everything_that_is_asked_is_found() {
     let btf = KernelBtf::parse(kernel().bytes(), None).unwrap();

@@ -104,7 +104,7 @@ fn request(tuple: &Tuple) -> Option<Vec<u8>> {
     Some([header, attribute(TUPLE_ORIG | NESTED, &tuple)].concat())
 }
 
-fn entry(body: &[u8]) -> Option<Entry> {
+pub(super) fn entry(body: &[u8]) -> Option<Entry> {
     let value = |wanted| {
         attributes_after(body, HEADER).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
     };

@@ -78,7 +78,7 @@ pub(super) fn protocols(counters: &mut Counters) {
 }
 
 /// Pairs of lines, names and values, after `Prefix:`.
-fn titled(text: &str, counters: &mut Counters) {
+pub(super) fn titled(text: &str, counters: &mut Counters) {
     let mut lines = text.lines();
     while let (Some(names), Some(values)) = (lines.next(), lines.next()) {
         let (Some((prefix, names)), Some((_, values))) =
@@ -96,7 +96,7 @@ fn titled(text: &str, counters: &mut Counters) {
 }
 
 /// A name and its value per line.
-fn listed(text: &str, counters: &mut Counters) {
+pub(super) fn listed(text: &str, counters: &mut Counters) {
     for line in text.lines() {
         let mut words = line.split_whitespace();
         if let (Some(name), Some(Ok(value))) = (words.next(), words.next().map(str::parse)) {
@@ -106,12 +106,13 @@ fn listed(text: &str, counters: &mut Counters) {
 }
 
 /// A line of hexadecimal numbers per CPU, of the whole node.
-fn softnet(text: &str, counters: &mut Counters) {
+pub(super) fn softnet(text: &str, counters: &mut Counters) {
     for line in text.lines() {
         let numbers = line.split_whitespace().map(|word| u64::from_str_radix(word, 16));
         let names = ["softnet.processed", "softnet.dropped", "softnet.time_squeeze"];
         for (name, number) in names.into_iter().zip(numbers) {
-            *counters.entry(name.to_owned()).or_default() += number.unwrap_or(0);
+            let counter = counters.entry(name.to_owned()).or_default();
+            *counter = counter.saturating_add(number.unwrap_or(0));
         }
     }
 }

@@ -6,6 +6,8 @@
 
 pub mod conntrack;
 mod counters;
+#[cfg(test)]
+pub(crate) mod fuzz;
 mod neighbours;
 pub(crate) mod nftables;
 mod policies;
@@ -264,6 +266,11 @@ fn read_route_family(netlink: &mut Netlink, job: &Job, what: What, detail: &mut 
 /// The classifiers and shapers of the calling thread's namespace, without tcx programs.
 pub(crate) fn filters_here() -> io::Result<Vec<TcFilter>> {
     tc::filters(&mut Netlink::open(libc::NETLINK_ROUTE)?)
+}
+
+/// The virtual servers of the calling thread's namespace.
+pub(crate) fn virtual_servers_here() -> io::Result<Vec<crate::net::detail::IpvsService>> {
+    policies::ipvs()
 }
 
 /// Entries and their limit.

@@ -37,7 +37,7 @@ pub(super) fn fdb(netlink: &mut Netlink) -> io::Result<Vec<FdbEntry>> {
     Ok(answer.messages().filter_map(|(_, body)| fdb_entry(body)).collect())
 }
 
-fn neighbour(body: &[u8]) -> Option<Neighbour> {
+pub(super) fn neighbour(body: &[u8]) -> Option<Neighbour> {
     let (mut address, mut mac) = (None, None);
     for (kind, value) in attributes_after(body, HEADER) {
         match kind {
@@ -55,7 +55,7 @@ fn neighbour(body: &[u8]) -> Option<Neighbour> {
     })
 }
 
-fn fdb_entry(body: &[u8]) -> Option<FdbEntry> {
+pub(super) fn fdb_entry(body: &[u8]) -> Option<FdbEntry> {
     let (state, flags) = (u16_at(body, 8)?, u8_at(body, 10)?);
     let mut mac = None;
     let mut entry = FdbEntry {

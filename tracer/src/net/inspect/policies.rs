@@ -17,7 +17,7 @@ pub(super) fn xfrm() -> io::Result<Vec<XfrmPolicy>> {
     Ok(answer.messages().filter_map(|(_, body)| policy(body)).collect())
 }
 
-fn policy(body: &[u8]) -> Option<XfrmPolicy> {
+pub(super) fn policy(body: &[u8]) -> Option<XfrmPolicy> {
     // `struct xfrm_selector`: destination, source, ports, family, prefix lengths.
     let family = u8::try_from(u16_at(body, 40)?).ok()?;
     let direction = ["in", "out", "fwd"].get(usize::from(u8_at(body, 160)?))?;
@@ -41,7 +41,7 @@ pub(super) fn ipvs() -> io::Result<Vec<IpvsService>> {
 }
 
 /// `/proc/net/ip_vs`: a line per server, and `-> ADDRESS METHOD WEIGHT …` for each real one.
-fn parse_ipvs(text: &str) -> Vec<IpvsService> {
+pub(super) fn parse_ipvs(text: &str) -> Vec<IpvsService> {
     let mut services: Vec<IpvsService> = Vec::new();
     for line in text.lines() {
         let words: Vec<&str> = line.split_whitespace().collect();

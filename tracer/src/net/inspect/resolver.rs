@@ -85,7 +85,7 @@ fn named(netns_file: &Path) -> Option<&std::ffi::OsStr> {
 }
 
 /// `resolv.conf(5)`; the last `search` or `domain` counts.
-fn parse(text: &str) -> Resolver {
+pub(super) fn parse(text: &str) -> Resolver {
     let mut resolver = Resolver { ndots: 1, ..Resolver::default() };
     for line in text.lines() {
         let mut words = line.split_whitespace();

@@ -53,7 +53,7 @@ pub(super) fn sockets(
 
 /// A line of `/proc/net/raw`, which every kernel has, unlike the reader for `sock_diag`. The port
 /// is the protocol's number.
-fn raw(line: &str, processes: &Processes) -> Option<Socket> {
+pub(super) fn raw(line: &str, processes: &Processes) -> Option<Socket> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let (addr, proto) = words.get(1)?.split_once(':')?;
     let (_, queued) = words.get(4)?.split_once(':')?;
@@ -91,7 +91,7 @@ fn request(family: i32, proto: i32, states: &[u8]) -> [u8; 56] {
     request
 }
 
-fn socket(proto: u8, body: &[u8], processes: &Processes) -> Option<Socket> {
+pub(super) fn socket(proto: u8, body: &[u8], processes: &Processes) -> Option<Socket> {
     let (family, state) = (u8_at(body, 0)?, u8_at(body, 1)?);
     let mut socket = Socket {
         proto,

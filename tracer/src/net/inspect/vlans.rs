@@ -30,7 +30,7 @@ pub(super) fn vlans(netlink: &mut Netlink) -> io::Result<Vec<PortVlan>> {
 }
 
 /// The VLANs in the `RTM_NEWLINK` of one port.
-fn of_port(body: &[u8]) -> Vec<PortVlan> {
+pub(super) fn of_port(body: &[u8]) -> Vec<PortVlan> {
     let dev = i32_at(body, 4).and_then(|index| u32::try_from(index).ok());
     let spec = attributes_after(body, HEADER).find(|(kind, _)| *kind == IFLA_AF_SPEC);
     let (Some(dev), Some((_, spec))) = (dev, spec) else { return Vec::new() };

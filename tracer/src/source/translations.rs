@@ -1,0 +1,433 @@
+//! What translations make of the addresses that a filter asks for, by the rules as configured:
+//! nftables' tracing has to know them beforehand, in every namespace that a packet may come to.
+//!
+//! More is found than can happen: of a rule's conditions only addresses, ports and protocols of the
+//! destination are looked at, and everything else may hold.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use crate::cli::filter::Network;
+use crate::firewall::{Chain, Firewall, Match, Rule, Table, Target};
+use crate::nftrace::{End, Wanted};
+
+/// As deep as the kernel lets chains jump.
+const DEPTH: usize = 16;
+/// Rules that are looked at for one question. A ruleset that takes more can lead anywhere.
+const BUDGET: usize = 400_000;
+/// Translations behind each other.
+const ROUNDS: usize = 3;
+/// More addresses than these, and an end is anything.
+const ADDRESSES: usize = 8192;
+
+/// The translations of one namespace.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Place {
+    pub(super) firewall: Firewall,
+    /// Its own addresses.
+    pub(super) locals: BTreeSet<IpAddr>,
+    /// Virtual servers of IPVS with their real ones.
+    pub(super) ipvs: Vec<(IpAddr, Vec<IpAddr>)>,
+}
+
+impl Place {
+    /// Whether it translates at all.
+    pub(super) fn translates(&self) -> bool {
+        !self.ipvs.is_empty()
+            || self.firewall.tables.iter().flat_map(|t| &t.chains).any(|c| c.kind == "nat")
+    }
+}
+
+/// `wanted` with what translations in these places make of it; what had to be given up, in words.
+pub(super) fn widened<'a>(
+    wanted: &Wanted,
+    places: impl Iterator<Item = &'a Place> + Clone,
+) -> (Wanted, Option<&'static str>) {
+    let mut wide = wanted.clone();
+    let mut why = None;
+    let sources = sources(places.clone());
+    for (src, dst) in &mut wide.pairs {
+        if !src.is_any() {
+            src.also.extend(&sources);
+        }
+        let led = (!dst.is_any()).then(|| follow(dst, wanted.proto, places.clone()));
+        wide.behind |= led == Some(Led::Behind);
+        if led == Some(Led::Anywhere) {
+            *dst = End::default();
+            why = Some("rules translate to addresses that they do not spell out");
+        }
+        for end in [src, dst] {
+            if end.also.len() > ADDRESSES {
+                *end = End::default();
+                why = Some("rules translate to very many addresses");
+            }
+        }
+    }
+    (wide, why)
+}
+
+/// Addresses that take the place of a source.
+fn sources<'a>(places: impl Iterator<Item = &'a Place>) -> BTreeSet<IpAddr> {
+    let mut all = BTreeSet::new();
+    for place in places {
+        let chains = place.firewall.tables.iter().flat_map(|table| &table.chains);
+        for rule in chains.flat_map(|chain| &chain.rules) {
+            for target in rule.also.iter().chain([&rule.target]) {
+                match target {
+                    Target::Snat { .. } => all.extend(addresses(&rule.text)),
+                    Target::Masquerade => all.extend(&place.locals),
+                    _ => {}
+                }
+            }
+        }
+    }
+    all
+}
+
+/// Where an end leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Led {
+    /// To the addresses that are known now.
+    There,
+    /// Of what is translated to it, some has any of the node's addresses: it is met behind that.
+    Behind,
+    /// Nobody knows.
+    Anywhere,
+}
+
+/// Adds to an end what its addresses are translated to, and what is translated to them.
+fn follow<'a>(
+    end: &mut End,
+    proto: Option<u8>,
+    places: impl Iterator<Item = &'a Place> + Clone,
+) -> Led {
+    let mut led = Led::There;
+    let mut port = end.port;
+    let mut asked: Vec<Network> = end.also.iter().map(|addr| Network::host(*addr)).collect();
+    asked.extend(end.network.map(|(addr, len)| Network { addr, len }));
+    let mut is_anywhere = end.network.is_none() && !end.is_listed;
+    for round in 0..ROUNDS {
+        let (mut found, mut back) = (BTreeSet::new(), BTreeSet::new());
+        for place in places.clone() {
+            let mut search = Search {
+                place,
+                asked: &asked,
+                is_anywhere,
+                port,
+                proto,
+                left: BUDGET,
+                found: &mut found,
+                back: &mut back,
+                is_open: false,
+                is_behind: false,
+            };
+            if !search.all() {
+                return Led::Anywhere;
+            }
+            if search.is_behind && round == 0 {
+                led = Led::Behind;
+            }
+        }
+        // What leads to where the first ones are led to is another flow's.
+        end.also.extend(back.iter().filter(|_| round == 0));
+        asked = found.difference(&end.also).map(|addr| Network::host(*addr)).collect();
+        end.also.extend(found);
+        // Behind a translation the port may be another one.
+        (is_anywhere, port) = (false, None);
+        if asked.is_empty() {
+            break;
+        }
+    }
+    led
+}
+
+/// One question to the rules of one place.
+struct Search<'a> {
+    place: &'a Place,
+    asked: &'a [Network],
+    /// Any address will do.
+    is_anywhere: bool,
+    port: Option<u16>,
+    proto: Option<u8>,
+    left: usize,
+    /// What it is translated to, and what is translated to it.
+    found: &'a mut BTreeSet<IpAddr>,
+    back: &'a mut BTreeSet<IpAddr>,
+    is_open: bool,
+    /// What is asked for has other addresses before that are not spelled out.
+    is_behind: bool,
+}
+
+/// What the rules on the way here ask of a packet.
+#[derive(Clone, Default)]
+struct Way {
+    /// The destination; `None` is any.
+    to: Option<Vec<Network>>,
+    is_local: bool,
+    /// The port and the protocol may be those that are asked for.
+    is_port: bool,
+}
+
+impl<'a> Search<'a> {
+    fn all(&mut self) -> bool {
+        for table in &self.place.firewall.tables {
+            let hooked = table.chains.iter().filter(|chain| chain.hook.is_some());
+            for chain in hooked {
+                self.chain(table, chain, &Way { is_port: true, ..Way::default() }, DEPTH);
+            }
+        }
+        for (server, real) in &self.place.ipvs {
+            if self.is_asked(Network::host(*server)) {
+                self.found.extend(real);
+            }
+            if real.iter().any(|addr| self.is_named(*addr)) {
+                self.back.insert(*server);
+            }
+        }
+        !self.is_open && self.left > 0
+    }
+
+    fn chain(&mut self, table: &'a Table, chain: &'a Chain, way: &Way, depth: usize) {
+        for rule in &chain.rules {
+            self.left = self.left.saturating_sub(1);
+            if self.left == 0 {
+                return;
+            }
+            let way = self.through(way, rule);
+            for target in rule.also.iter().chain([&rule.target]) {
+                self.target(table, rule, (target, &way), depth);
+            }
+        }
+    }
+
+    fn through(&self, way: &Way, rule: &Rule) -> Way {
+        let mut way = way.clone();
+        for condition in &rule.matches {
+            match condition {
+                Match::Dst { nets, not: false } => {
+                    way.to = Some(nets.iter().map(|(addr, len)| net(*addr, *len)).collect());
+                }
+                Match::DstLocal { not: false } => way.is_local = true,
+                Match::Dport { ranges, not: false } => {
+                    way.is_port &= self
+                        .port
+                        .is_none_or(|port| ranges.iter().any(|(a, b)| (*a..=*b).contains(&port)));
+                }
+                Match::Proto { number, not: false } => {
+                    way.is_port &= self.proto.is_none_or(|proto| proto == *number);
+                }
+                _ => {}
+            }
+        }
+        way
+    }
+
+    fn target(
+        &mut self,
+        table: &'a Table,
+        rule: &Rule,
+        (target, way): (&Target, &Way),
+        depth: usize,
+    ) {
+        match target {
+            Target::Jump(name) | Target::Goto(name) => self.jump(table, name, way, depth),
+            Target::Dnat { addr: Some(to), .. } => self.translation(way, *to),
+            // A range, or another port alone.
+            Target::Dnat { addr: None, .. } if self.is_met(way) => {
+                self.is_open |= addresses(&rule.text).any(|addr| !self.is_named(addr));
+                self.found.extend(self.asked.iter().filter(|n| n.is_host()).map(|n| n.addr));
+            }
+            Target::Redirect { .. } if self.is_met(way) => self.found.extend(&self.place.locals),
+            Target::Map(..) => self.map(table, rule, (target, way), depth),
+            _ => {}
+        }
+    }
+
+    fn jump(&mut self, table: &'a Table, name: &str, way: &Way, depth: usize) {
+        let Some(depth) = depth.checked_sub(1) else { return };
+        if let Some(chain) = table.chains.iter().find(|chain| chain.name == name) {
+            self.chain(table, chain, way, depth);
+        }
+    }
+
+    /// Each arm of a map that may be meant.
+    fn map(&mut self, table: &'a Table, rule: &Rule, (target, way): (&Target, &Way), depth: usize) {
+        let translates = target.nat_kind().is_some();
+        for arm in arms(table, &rule.text) {
+            let (key, value) = arm.split_once(" : ").unwrap_or(("", &arm));
+            let to: Vec<Network> = addresses(key).map(Network::host).collect();
+            let way = match to.is_empty() {
+                true => way.clone(),
+                false => Way { to: Some(to), ..way.clone() },
+            };
+            if translates {
+                addresses(value).for_each(|addr| self.translation(&way, addr));
+            }
+            let mut words = value.split_whitespace();
+            while let Some(word) = words.next() {
+                if matches!(word, "goto" | "jump")
+                    && let Some(name) = words.next()
+                {
+                    self.jump(table, name, &way, depth);
+                }
+            }
+        }
+    }
+
+    fn translation(&mut self, way: &Way, to: IpAddr) {
+        if self.is_met(way) {
+            self.found.insert(to);
+        }
+        if self.is_named(to) {
+            let hosts = way.to.iter().flatten().filter(|n| n.is_host()).map(|n| n.addr);
+            self.back.extend(hosts);
+            self.is_behind |= way.to.is_none();
+        }
+    }
+
+    /// Whether what is asked for may come this way.
+    fn is_met(&self, way: &Way) -> bool {
+        let is_local = || {
+            self.is_anywhere
+                || self.place.locals.iter().any(|addr| self.is_asked(Network::host(*addr)))
+        };
+        let is_to = way.to.as_ref().is_none_or(|to| to.iter().any(|n| self.is_asked(*n)));
+        way.is_port && is_to && (!way.is_local || is_local())
+    }
+
+    fn is_asked(&self, network: Network) -> bool {
+        self.is_anywhere || self.asked.iter().any(|asked| asked.overlaps(network))
+    }
+
+    /// Asked for by its own address, and not because any will do.
+    fn is_named(&self, addr: IpAddr) -> bool {
+        self.asked.iter().any(|asked| asked.contains(addr))
+    }
+}
+
+fn net(addr: IpAddr, len: u8) -> Network {
+    Network { addr, len }
+}
+
+/// The arms of the maps that a rule names or holds, as nft prints them.
+fn arms(table: &Table, text: &str) -> Vec<String> {
+    let named = text.split_whitespace().filter_map(|word| word.strip_prefix('@'));
+    let sets = named.flat_map(|name| table.sets.iter().filter(move |(known, _)| known == name));
+    let mut arms: Vec<String> = sets.flat_map(|(_, elements)| elements.clone()).collect();
+    if let Some((_, rest)) = text.split_once('{') {
+        let inside = rest.rsplit_once('}').map_or(rest, |(inside, _)| inside);
+        arms.extend(inside.split(',').map(|arm| arm.trim().to_owned()));
+    }
+    arms
+}
+
+/// All addresses among these words, with ports or without.
+fn addresses(words: &str) -> impl Iterator<Item = IpAddr> + '_ {
+    let is_part = |c: char| c.is_ascii_hexdigit() || matches!(c, '.' | ':');
+    words.split(move |c| !is_part(c)).filter_map(|word| {
+        let word = word.trim_matches(':');
+        let bare = || word.split_once(':').map_or(word, |(before, _)| before);
+        word.parse().or_else(|_| bare().parse()).ok()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NODE: &str = "203.0.113.7";
+
+    fn place(rules: &str, ruleset: &str) -> Place {
+        let saved = format!("*nat\n{rules}\nCOMMIT\n");
+        let firewall = crate::firewall::parsed(&[("ip", &saved)], ruleset);
+        Place { firewall, locals: [NODE.parse().unwrap()].into(), ipvs: Vec::new() }
+    }
+
+    /// What is wanted beside this destination.
+    fn also(place: &Place, to: &str, port: Option<u16>) -> Option<Vec<String>> {
+        let network: Network = to.parse().unwrap();
+        let end = End { network: Some((network.addr, network.len)), port, ..End::default() };
+        let wanted = Wanted { pairs: vec![(End::default(), end)], ..Wanted::default() };
+        let (wide, why) = widened(&wanted, [place].into_iter());
+        let (_, dst) = &wide.pairs[0];
+        assert_eq!(dst.is_any(), why.is_some());
+        why.is_none().then(|| dst.also.iter().map(ToString::to_string).collect())
+    }
+
+    fn list(addrs: &[&str]) -> Option<Vec<String>> {
+        Some(addrs.iter().map(|a| (*a).to_owned()).collect())
+    }
+
+    fn kube() -> Place {
+        place(
+            ":PREROUTING ACCEPT [0:0]\n:SERVICES - [0:0]\n:SVC - [0:0]\n:SEP - [0:0]\n\
+             :NODEPORTS - [0:0]\n:OTHER - [0:0]\n:POSTROUTING ACCEPT [0:0]\n\
+             -A PREROUTING -j SERVICES\n\
+             -A SERVICES -d 10.96.0.10/32 -p tcp -m tcp --dport 80 -j SVC\n\
+             -A SERVICES -d 10.96.0.11/32 -p tcp -m tcp --dport 80 -j OTHER\n\
+             -A SERVICES -m addrtype --dst-type LOCAL -j NODEPORTS\n\
+             -A NODEPORTS -p tcp -m tcp --dport 30080 -j SVC\n\
+             -A SVC -j SEP\n\
+             -A SEP -p tcp -m tcp -j DNAT --to-destination 10.244.1.3:8080\n\
+             -A OTHER -p tcp -m tcp -j DNAT --to-destination 10.244.1.4:8080\n\
+             -A POSTROUTING -s 10.244.0.0/16 -j MASQUERADE",
+            "",
+        )
+    }
+
+    #[test]
+    fn a_service_leads_to_its_endpoints_and_back() {
+        let kube = kube();
+        assert_eq!(also(&kube, "10.96.0.10", Some(80)), list(&["10.244.1.3"]));
+        assert_eq!(also(&kube, "10.96.0.10", Some(81)), list(&[]));
+        assert_eq!(also(&kube, "10.244.1.4", None), list(&["10.96.0.11"]));
+        assert_eq!(also(&kube, "192.0.2.77", None), list(&[]));
+        // A NodePort is every address of the node: from the endpoint's side, that is no address.
+        assert_eq!(also(&kube, NODE, Some(30080)), list(&["10.244.1.3"]));
+        assert_eq!(also(&kube, "10.244.1.3", None), list(&["10.96.0.10"]));
+        assert_eq!(also(&kube, "10.96.0.0/16", None), list(&["10.244.1.3", "10.244.1.4"]));
+    }
+
+    #[test]
+    fn sources_may_become_those_of_the_node() {
+        let from = End { network: Some(("10.244.1.3".parse().unwrap(), 32)), ..End::default() };
+        let wanted = Wanted { pairs: vec![(from, End::default())], ..Wanted::default() };
+        let (wide, _) = widened(&wanted, [&kube()].into_iter());
+        assert_eq!(wide.pairs[0].0.also, [NODE.parse().unwrap()].into());
+        assert!(wide.pairs[0].1.is_any());
+    }
+
+    #[test]
+    fn maps_of_nftables_lead_on() {
+        let place = place(
+            "",
+            "table ip kube {\n\tmap services {\n\t\ttype ipv4_addr . inet_proto . inet_service : verdict\n\
+             \t\telements = { 10.96.0.10 . tcp . 80 : goto service-a,\n\t\t\t     10.96.0.11 . tcp . 80 : goto service-b }\n\t}\n\
+             \tchain pre {\n\t\ttype nat hook prerouting priority dstnat; policy accept;\n\
+             \t\tip daddr . meta l4proto . th dport vmap @services\n\t}\n\
+             \tchain service-a {\n\t\tmeta l4proto tcp dnat to 10.244.1.3:8080\n\t}\n\
+             \tchain service-b {\n\t\tmeta l4proto tcp dnat to 10.244.1.4:8080\n\t}\n}\n",
+        );
+        assert_eq!(also(&place, "10.96.0.10", None), list(&["10.244.1.3"]));
+    }
+
+    #[test]
+    fn what_is_not_spelled_out_is_anything() {
+        let range = place(
+            ":PREROUTING ACCEPT [0:0]\n\
+             -A PREROUTING -d 10.96.0.10/32 -j DNAT --to-destination 10.1.0.1-10.1.0.9",
+            "",
+        );
+        assert_eq!(also(&range, "10.96.0.10", None), None);
+        assert_eq!(also(&range, "10.96.0.11", None), list(&[]));
+    }
+
+    #[test]
+    fn virtual_servers_lead_both_ways() {
+        let [server, real] = ["10.96.0.10", "10.244.1.3"].map(|a| a.parse().unwrap());
+        let place = Place { ipvs: vec![(server, vec![real])], ..Place::default() };
+        assert!(place.translates() && !Place::default().translates());
+        assert_eq!(also(&place, "10.96.0.10", None), list(&["10.244.1.3"]));
+        assert_eq!(also(&place, "10.244.1.3", None), list(&["10.96.0.10"]));
+    }
+}
