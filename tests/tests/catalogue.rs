@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use pkttrace::diagnose::rules;
+use pkttrace::diagnose::{remedy, rules};
 use pkttrace_tests::{Lab, binary, is_fast};
 use serde_json::Value;
 
@@ -182,12 +182,29 @@ fn row(backend: &str, fault: &Fault<'_>) -> Row {
         if !fault.is_at(lab, first) {
             row.wrong.push(format!("{id}: at {}", first["where"]));
         }
+        row.wrong.extend(unproved(id, first));
         let healed = heal(lab, fault, first);
         let id = first["id"].as_str().unwrap_or_default();
         row.result = result(fault, id, healed.as_deref().unwrap_or("still broken"));
         row.wrong.extend(healed.err());
     }
     row
+}
+
+/// What is printed to be run has to be the proved remedies, for a shell, and nothing else.
+fn unproved(id: &str, finding: &Value) -> Option<String> {
+    let list = |key: &str| finding[key].as_array().cloned().unwrap_or_default();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let said: Vec<String> =
+        list("fix").iter().map(text).filter(|line| !line.starts_with('#')).collect();
+    let proved = list("remedies").into_iter().filter(|r| r["proved"] == true);
+    let words = |remedy: Value| {
+        let argv = remedy["argv"].as_array().cloned().unwrap_or_default();
+        argv.iter().map(|word| remedy::quote(&text(word))).collect::<Vec<_>>().join(" ")
+    };
+    let mut proved: Vec<String> = proved.map(words).collect();
+    proved.dedup();
+    (said != proved).then(|| format!("{id}: {said:?} is not {proved:?}"))
 }
 
 /// Runs the fix of a finding with a shell, as people do.

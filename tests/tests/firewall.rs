@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use pkttrace::diagnose::remedy::{ChainAt, Edit, Spot, command_of};
 use pkttrace::event::{Proto, Tuple};
 use pkttrace::firewall::{
-    At, End, Firewall, Flavour, Packet, Stateful, delete_command, policy_command, read_in, traverse,
+    At, Chain, End, Firewall, Flavour, Packet, Policy, Stateful, Table, read_in, traverse,
 };
 use pkttrace::journey::Hook;
 use pkttrace::net::conntrack;
@@ -180,8 +181,8 @@ fn expect(fw: &Firewall, src: &str, (dst, dport): (&str, u16), way: Path<'_>) ->
         expected.end = match &seen.end {
             End::Accept => "accept".to_owned(),
             End::Drop(hit) => match hit.rule {
-                Some(rule) => delete_command(hit.table, hit.chain, rule),
-                None => policy_command(hit.table, hit.chain, pkttrace::firewall::Policy::Accept),
+                Some(rule) => said(hit.table, hit.chain, Edit::Delete(Spot::of(rule))),
+                None => said(hit.table, hit.chain, Edit::Policy(Policy::Accept)),
             },
             End::Reject(..) => "reject".to_owned(),
             End::Queue(_) => "queue".to_owned(),
@@ -192,6 +193,12 @@ fn expect(fw: &Firewall, src: &str, (dst, dport): (&str, u16), way: Path<'_>) ->
         packet = seen.packet;
     }
     expected
+}
+
+/// The command of a change.
+fn said(table: &Table, chain: &Chain, edit: Edit) -> String {
+    let command = command_of(&ChainAt::of(table, chain).edit(edit));
+    command.and_then(|argv| argv.line()).expect("plain names")
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use super::case::{Case, Purpose};
 use super::finding::{Confidence, Finding, Severity, Where};
+use super::remedy;
 use super::rules::{self, RULES, unexplained};
 
 /// The answer.
@@ -42,6 +43,7 @@ pub fn conclude(case: &Case<'_>) -> Diagnosis {
             rules::explain(finding.id).unwrap_or_default().clone_into(&mut finding.explain);
         }
     }
+    remedy::conclude(case, &mut findings);
     let checked = super::checked::healthy(case, &findings);
     Diagnosis { findings, checked }
 }
@@ -120,8 +122,9 @@ fn absorb(into: &mut Finding, other: Finding) {
             into.journeys.push(id);
         }
     }
-    if into.fix.iter().all(|f| f.starts_with('#')) && !other.fix.is_empty() {
-        into.fix = other.fix;
+    if !into.has_remedy() && !other.steps.is_empty() {
+        into.steps = other.steps;
+        into.narrower = other.narrower;
     }
     let (place, rest) = (&mut into.place, other.place);
     for (own, others) in [
@@ -165,7 +168,7 @@ fn demote_by_mistake(findings: &mut [Finding]) {
         .iter()
         .filter(|f| is_duplicate(f) && f.severity == Severity::Error)
         // Else it is not known which of them that is.
-        .filter(|f| f.fix.iter().any(|command| !command.starts_with('#')))
+        .filter(|f| f.has_remedy())
         .filter_map(|f| f.place.netns)
         .collect();
     for finding in findings.iter_mut().filter(|f| !is_duplicate(f)) {
@@ -180,6 +183,7 @@ fn demote_by_mistake(findings: &mut [Finding]) {
 mod tests {
     use super::*;
     use crate::diagnose::finding::Scenario;
+    use crate::diagnose::remedy::Remedy;
 
     fn finding(id: &'static str, depth: u32) -> Finding {
         Finding::error(id, Scenario::Host, id).depth(depth)
@@ -227,7 +231,8 @@ mod tests {
     #[test]
     fn a_host_reached_by_mistake_is_not_accused() {
         let at = |netns| Where { netns: Some(netns), ..Where::default() };
-        let found = |id, netns| finding(id, 1).at(at(netns)).fix("ip addr del");
+        let del = || Remedy::del_addr("eth0", ([10, 0, 0, 1].into(), 32)).at(7);
+        let found = |id, netns| finding(id, 1).at(at(netns)).fix(del());
         let settled =
             settle(vec![found("app", 7), found("duplicate-address", 7), found("x", 8)], true);
         assert_eq!(ids(&settled), ["duplicate-address", "x", "app"]);

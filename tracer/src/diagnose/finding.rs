@@ -1,6 +1,6 @@
 //! What a rule has to say.
 
-use super::fix;
+use super::remedy::{self, Remedy, Step};
 use crate::firewall;
 use crate::journey::Hook;
 use crate::net::{Inum, Netns, NetworkState};
@@ -174,7 +174,14 @@ pub struct Finding {
     pub place: Where,
     /// Facts that were seen, each in one sentence: a hop, a counter, a line of configuration.
     pub evidence: Vec<String>,
-    /// Commands that heal it, see [`super::fix`]; a line that begins with `#` is advice.
+    /// What heals it, as a rule proposes it.
+    pub steps: Vec<Step>,
+    /// Other ways to heal it, the narrowest first: of these and `steps`, the first that is proved is
+    /// printed.
+    pub narrower: Vec<Vec<Step>>,
+    /// The commands among them; see [`remedy::conclude`].
+    pub remedies: Vec<remedy::Command>,
+    /// Those that are proved, for a shell; a line that begins with `#` is advice.
     pub fix: Vec<String>,
     /// Why this breaks it, in a few sentences.
     pub explain: String,
@@ -199,6 +206,9 @@ impl Finding {
             title: title.into(),
             place: Where::default(),
             evidence: Vec::new(),
+            steps: Vec::new(),
+            narrower: Vec::new(),
+            remedies: Vec::new(),
             fix: Vec::new(),
             explain: String::new(),
             journeys: Vec::new(),
@@ -244,23 +254,38 @@ impl Finding {
         facts.into_iter().fold(self, Self::fact)
     }
 
-    /// With a command (or a line of advice that begins with `#`).
+    /// With a remedy, or a sentence of advice.
     #[must_use]
-    pub fn fix(mut self, command: impl Into<String>) -> Self {
-        self.fix.push(command.into());
+    pub fn fix(mut self, step: impl Into<Step>) -> Self {
+        self.steps.push(step.into());
         self
     }
 
-    /// With commands, in order.
+    /// With several, in order.
     #[must_use]
-    pub fn fixes(self, commands: impl IntoIterator<Item = String>) -> Self {
-        commands.into_iter().fold(self, Self::fix)
+    pub fn fixes<S: Into<Step>>(self, steps: impl IntoIterator<Item = S>) -> Self {
+        steps.into_iter().fold(self, Self::fix)
+    }
+
+    /// With a narrower way to heal it than `steps`; the narrowest has to come first.
+    #[must_use]
+    pub fn rather(mut self, steps: Vec<Step>) -> Self {
+        if !steps.is_empty() {
+            self.narrower.push(steps);
+        }
+        self
+    }
+
+    /// Something can be done about it here.
+    #[must_use]
+    pub fn has_remedy(&self) -> bool {
+        self.steps.iter().any(|step| step.remedy().is_some())
     }
 
     /// With a setting as its place, and what it is as a fact. `path` is below `/proc/sys/net`.
     #[must_use]
     pub fn sysctl(mut self, netns: &Netns, path: &str, is: &str) -> Self {
-        let name = fix::sysctl_name(path);
+        let name = remedy::sysctl_name(path);
         let fact = format!("{name} = {is} in {}", netns.name);
         self.place.sysctl = Some(name);
         self.fact(fact)
@@ -270,7 +295,7 @@ impl Finding {
     /// to what it should be.
     #[must_use]
     pub fn wrong_sysctl(self, netns: &Netns, path: &str, is: &str, should_be: &str) -> Self {
-        self.sysctl(netns, path, is).fix(fix::sysctl(netns, path, should_be))
+        self.sysctl(netns, path, is).fix(Remedy::sysctl(path, should_be).at(netns.inum))
     }
 
     /// With the reason why it breaks things.

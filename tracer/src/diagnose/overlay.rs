@@ -4,7 +4,8 @@
 use std::net::IpAddr;
 
 use super::case::Case;
-use super::{fix, show};
+use super::remedy::{Fdb, Link, NewLink, Path, Remedy, Step};
+use super::show;
 use crate::net::detail::RouteType;
 use crate::net::{Device, DeviceKind, Mac, Netns, Vxlan};
 
@@ -30,74 +31,62 @@ pub(super) fn tunnel(netns: &Netns) -> Option<&Device> {
 impl Case<'_> {
     /// The route that an overlay's agent would write: the tunnel end in the same pod network is the
     /// gateway.
-    pub fn overlay_route(&self, netns: &Netns, dst: IpAddr) -> Option<String> {
+    pub fn overlay_route(&self, netns: &Netns, dst: IpAddr) -> Option<Step> {
         let tunnel = tunnel(netns)?;
         let ends = self.ends(netns, tunnel.vxlan.map(|v| v.vni));
         if let Some(end) = ends.iter().find(|e| show::covers(e.net, dst)) {
-            return Some(route(netns, tunnel, end.addr, end.net));
+            return Some(route(tunnel, end.addr, end.net).at(netns.inum));
         }
         // Out of view: the neighbour entry is what is left of the other end.
         let len = if dst.is_ipv4() { 24 } else { 64 };
         let near = netns.detail.iter().flat_map(|d| &d.neighbours);
         let mut near = near.filter(|n| n.dev == tunnel.ifindex).map(|n| n.addr);
         let end = near.find(|a| show::covers((*a, len), dst))?;
-        Some(route(netns, tunnel, end, (show::network(end, len), len)))
+        Some(route(tunnel, end, (show::network(end, len), len)).at(netns.inum))
     }
 
-    /// Commands that bring back what this node lacks of routes, neighbours and forwarding entries
+    /// What brings back what this node lacks of routes, neighbours and forwarding entries
     /// of its tunnel: what a device loses that goes down or gets another address.
     #[must_use]
-    pub fn overlay_repair(&self, netns: &Netns) -> Vec<String> {
+    pub fn overlay_repair(&self, netns: &Netns) -> Vec<Step> {
         let Some(tunnel) = tunnel(netns) else { return Vec::new() };
         let ends = self.ends(netns, tunnel.vxlan.map(|v| v.vni));
-        ends.iter().flat_map(|end| lacking(netns, tunnel, end)).collect()
+        ends.iter().flat_map(|end| lacking(netns, tunnel, end)).map(|r| r.at(netns.inum)).collect()
     }
 
-    /// Commands that write all of them, whatever is there now.
+    /// What writes all of them, whatever is there now.
     #[must_use]
-    pub fn overlay_entries(&self, netns: &Netns) -> Vec<String> {
+    pub fn overlay_entries(&self, netns: &Netns) -> Vec<Step> {
         let Some(tunnel) = tunnel(netns) else { return Vec::new() };
         let ends = self.ends(netns, tunnel.vxlan.map(|v| v.vni));
-        ends.iter().flat_map(|end| all(netns, tunnel, end)).collect()
+        ends.iter().flat_map(|end| all(tunnel, end)).map(|r| r.at(netns.inum)).collect()
     }
 
-    /// Commands that make a tunnel device anew with other parameters, and all that it had: the
+    /// What makes a tunnel device anew with other parameters, and all that it had: the
     /// identifier, the port and the address of a VXLAN device cannot be changed.
     #[must_use]
-    pub fn remake_tunnel(&self, netns: &Netns, device: &Device, vxlan: Vxlan) -> Vec<String> {
-        let dev = fix::quote(&device.name);
-        let mut add = format!("ip link add {dev}");
-        if let Some(mac) = device.mac {
-            add += &format!(" address {}", show::mac(mac));
-        }
-        add += &format!(" mtu {} type vxlan id {}", device.mtu, vxlan.vni);
-        if let Some(local) = vxlan.local {
+    pub fn remake_tunnel(&self, netns: &Netns, device: &Device, vxlan: Vxlan) -> Vec<Step> {
+        let dev = &device.name;
+        let lower = vxlan.local.and_then(|local| {
             let holds = |d: &&Device| d.addresses.iter().any(|(a, _)| *a == local);
-            if let Some(lower) = netns.devices.values().find(holds) {
-                add += &format!(" dev {}", fix::quote(&lower.name));
-            }
-            add += &format!(" local {local}");
-        }
-        if let Some(remote) = vxlan.remote {
-            add += &format!(" remote {remote}");
-        }
-        add += &format!(" dstport {}", vxlan.port);
-        if !vxlan.learning {
-            add += " nolearning";
-        }
-        let mut commands = vec![format!("ip link del {dev}"), add];
+            netns.devices.values().find(holds).map(|d| d.name.clone())
+        });
+        let (mac, mtu) = (device.mac, device.mtu);
+        let link = NewLink::Vxlan { mac, mtu, lower, vxlan };
+        let mut steps =
+            vec![Remedy::DelLink { dev: dev.clone() }, Remedy::AddLink { dev: dev.clone(), link }];
         let own = device.addresses.iter().filter(|(a, _)| !is_link_local(*a));
-        commands.extend(own.map(|(a, len)| format!("ip addr add {a}/{len} dev {dev}")));
+        steps.extend(own.map(|net| Remedy::add_addr(dev, *net)));
         if let Some(master) = device.master.and_then(|m| netns.devices.get(&m)) {
-            commands.push(format!("ip link set {dev} master {}", fix::quote(&master.name)));
+            steps.push(Remedy::link(dev, Link::Master(master.name.clone())));
         }
-        commands.push(format!("ip link set {dev} up"));
+        steps.push(Remedy::up(dev));
         let ends = self.ends(netns, Some(vxlan.vni));
-        commands.extend(known_ends(netns, device, &ends));
-        commands.extend(hanging_on(netns, device, vxlan));
-        let inside = commands.iter().map(|c| fix::in_netns(netns, c));
+        steps.extend(known_ends(netns, device, &ends));
+        steps.extend(hanging_on(netns, device, vxlan));
         let written = ends.iter().filter(|_| !floods(netns, device));
-        inside.chain(written.flat_map(|end| all(netns, device, end))).collect()
+        let written = written.flat_map(|end| all(device, end));
+        steps.into_iter().chain(written).map(|r| r.at(netns.inum)).collect()
     }
 
     /// The other ends of this namespace's tunnel, of one network identifier.
@@ -136,54 +125,42 @@ fn floods(netns: &Netns, device: &Device) -> bool {
         || entries.any(|e| e.dev == device.ifindex && e.mac == [0; 6] && e.remote.is_some())
 }
 
-/// Commands for the ends that somebody has configured on a tunnel device, and that are not seen
+/// What leads to the ends that somebody has configured on a tunnel device, and that are not seen
 /// themselves.
-fn known_ends(netns: &Netns, device: &Device, seen: &[End]) -> Vec<String> {
+fn known_ends(netns: &Netns, device: &Device, seen: &[End]) -> Vec<Remedy> {
     let Some(detail) = netns.detail.as_ref() else { return Vec::new() };
-    let dev = fix::quote(&device.name);
+    let dev = &device.name;
     let is_new = |mac: Mac| seen.iter().all(|end| end.mac != mac);
     let own = detail.neighbours.iter().filter(|n| n.dev == device.ifindex);
     let neighbours = own.filter(|n| n.state & CONFIGURED != 0).filter_map(|n| {
         let mac =
             n.mac.filter(|mac| is_new(*mac) && !is_link_local(n.addr) && !n.addr.is_multicast())?;
-        let ip = super::routing::ip(n.addr);
-        let mac = show::mac(mac);
-        Some(format!("{ip} neigh replace {} lladdr {mac} dev {dev} nud permanent", n.addr))
+        Some(Remedy::Neigh { dev: dev.clone(), addr: n.addr, mac })
     });
     let entries = detail.fdb.iter().filter(|e| e.dev == device.ifindex && e.mac != [0; 6]);
-    let entries = entries.filter(|e| e.state & CONFIGURED != 0 && is_new(e.mac)).filter_map(|e| {
-        let (mac, remote) = (show::mac(e.mac), e.remote?);
-        Some(format!("bridge fdb replace {mac} dev {dev} dst {remote} self permanent"))
-    });
+    let entries = entries
+        .filter(|e| e.state & CONFIGURED != 0 && is_new(e.mac))
+        .filter_map(|e| Some(Remedy::fdb(dev, e.mac, Fdb::Behind(e.remote?))));
     neighbours.chain(entries).collect()
 }
 
-/// Commands for what goes with a tunnel device that is deleted: the ends that it floods to, and the
-/// routes by it that the kernel did not make (`RTPROT_KERNEL`).
-fn hanging_on(netns: &Netns, device: &Device, vxlan: Vxlan) -> Vec<String> {
+/// What goes with a tunnel device that is deleted: the ends that it floods to, and the routes by it
+/// that the kernel did not make (`RTPROT_KERNEL`).
+fn hanging_on(netns: &Netns, device: &Device, vxlan: Vxlan) -> Vec<Remedy> {
     const KERNEL: u8 = 2;
     let Some(detail) = netns.detail.as_ref() else { return Vec::new() };
-    let (index, dev) = (device.ifindex, fix::quote(&device.name));
+    let (index, dev) = (device.ifindex, &device.name);
     let flooded = detail.fdb.iter().filter(|e| {
         e.dev == index && e.mac == [0; 6] && e.remote.is_some() && e.remote != vxlan.remote
     });
-    let ends = flooded.filter_map(|e| {
-        let remote = e.remote?;
-        Some(format!(
-            "bridge fdb append {} dev {dev} dst {remote} self permanent",
-            show::mac(e.mac)
-        ))
-    });
+    let ends = flooded.filter_map(|e| Some(Remedy::fdb(dev, e.mac, Fdb::AlsoBehind(e.remote?))));
     let routes = detail.routes.iter().filter(|r| {
         r.kind == RouteType::Unicast
             && r.protocol != KERNEL
             && r.hops.iter().any(|h| h.dev == Some(index))
             && !is_link_local(r.dst.0)
     });
-    let routes = routes.map(|r| {
-        format!("{} route replace {}", super::routing::ip(r.dst.0), show::route(netns, r))
-    });
-    ends.chain(routes).collect()
+    ends.chain(routes.map(|r| Remedy::Route(Path::of(netns, r)))).collect()
 }
 
 /// The outer address of a tunnel end.
@@ -211,26 +188,21 @@ fn behind(netns: &Netns, addr: IpAddr) -> (IpAddr, u8) {
     (show::network(at, len), len)
 }
 
-fn route(netns: &Netns, tunnel: &Device, gateway: IpAddr, (net, len): (IpAddr, u8)) -> String {
-    let dev = fix::quote(&tunnel.name);
-    fix::in_netns(netns, &format!("ip route replace {net}/{len} via {gateway} dev {dev} onlink"))
+fn route(tunnel: &Device, gateway: IpAddr, net: (IpAddr, u8)) -> Remedy {
+    Remedy::Route(Path::to(net, Some(gateway), Some(&tunnel.name)).onlink())
 }
 
 /// Everything that leads to `end`.
-fn all(netns: &Netns, tunnel: &Device, end: &End) -> Vec<String> {
-    let (mac, dev) = (show::mac(end.mac), fix::quote(&tunnel.name));
-    let neigh = format!("ip neigh replace {} lladdr {mac} dev {dev} nud permanent", end.addr);
-    let mut commands = vec![fix::in_netns(netns, &neigh)];
-    if let Some(outer) = end.outer {
-        let entry = format!("bridge fdb replace {mac} dev {dev} dst {outer} self permanent");
-        commands.push(fix::in_netns(netns, &entry));
-    }
-    commands.push(route(netns, tunnel, end.addr, end.net));
-    commands
+fn all(tunnel: &Device, end: &End) -> Vec<Remedy> {
+    let dev = &tunnel.name;
+    let mut steps = vec![Remedy::Neigh { dev: dev.clone(), addr: end.addr, mac: end.mac }];
+    steps.extend(end.outer.map(|outer| Remedy::fdb(dev, end.mac, Fdb::Behind(outer))));
+    steps.push(route(tunnel, end.addr, end.net));
+    steps
 }
 
 /// That of it which is not there, or is wrong.
-fn lacking(netns: &Netns, tunnel: &Device, end: &End) -> Vec<String> {
+fn lacking(netns: &Netns, tunnel: &Device, end: &End) -> Vec<Remedy> {
     let Some(detail) = netns.detail.as_ref() else { return Vec::new() };
     let dev = tunnel.ifindex;
     let has_neigh = detail.neighbours.iter().any(|n| {
@@ -242,12 +214,12 @@ fn lacking(netns: &Netns, tunnel: &Device, end: &End) -> Vec<String> {
         r.dst == end.net && r.hops.first().is_some_and(|h| h.dev == Some(dev))
     };
     let has_route = detail.routes.iter().any(leads);
-    let is_lacking = |command: &String| match () {
-        () if command.contains("ip neigh ") => !has_neigh,
-        () if command.contains("bridge fdb ") => !has_entry,
-        () => !has_route,
+    let is_lacking = |step: &Remedy| match step {
+        Remedy::Neigh { .. } => !has_neigh,
+        Remedy::Fdb { .. } => !has_entry,
+        _ => !has_route,
     };
-    all(netns, tunnel, end).into_iter().filter(is_lacking).collect()
+    all(tunnel, end).into_iter().filter(is_lacking).collect()
 }
 
 fn is_link_local(addr: IpAddr) -> bool {

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 
 use super::case::{Case, Direction, Drop, Method, Purpose};
 use super::finding::Scenario;
-use super::{fix, show};
+use super::remedy::{Path, Remedy, Step};
+use super::show;
 use crate::firewall::Match;
 use crate::journey::Stage;
 use crate::net::detail::{Route, RouteType};
@@ -143,20 +144,19 @@ impl Case<'_> {
             })
     }
 
-    /// Commands that add the route that `netns` lacks to `dst`, as far as they can be known from
-    /// what else is configured.
+    /// What adds the route that `netns` lacks to `dst`, as far as it can be known from what else is
+    /// configured.
     #[must_use]
-    pub fn missing_route_fix(&self, netns: &Netns, dst: Option<IpAddr>) -> Vec<String> {
-        let Some(dst) = dst else { return vec!["# add the missing route".to_owned()] };
-        let ip = super::routing::ip(dst);
+    pub fn missing_route_fix(&self, netns: &Netns, dst: Option<IpAddr>) -> Vec<Step> {
+        let Some(dst) = dst else { return vec!["# add the missing route".into()] };
         // What lets the look-up go on, as if there were no route.
         let all = netns.detail.iter().flat_map(|d| &d.routes);
         let throws = all.filter(|r| r.kind == RouteType::Throw && show::covers(r.dst, dst));
-        let thrown: Vec<String> = throws
-            .map(|r| fix::in_netns(netns, &format!("{ip} route del {}", show::route(netns, r))))
-            .collect();
+        let thrown: Vec<Step> =
+            throws.map(|r| Remedy::DelRoute(Path::of(netns, r)).at(netns.inum)).collect();
+        let by_others = || self.route_by_others(netns, dst, None);
         if !thrown.is_empty() {
-            return thrown.into_iter().chain(self.route_by_others(netns, dst, None)).collect();
+            return thrown.into_iter().chain(by_others().map(|r| r.at(netns.inum))).collect();
         }
         let widened = self.widened(netns, dst);
         if !widened.is_empty() {
@@ -166,10 +166,28 @@ impl Case<'_> {
         if add.is_some() || self.is_pod_address(dst) && super::overlay::tunnel(netns).is_some() {
             let advice = "# or restart the network plugin's agent (flanneld, calico-node) on this \
                           node: it writes one route for each other node";
-            let add = add.or_else(|| self.route_by_others(netns, dst, None));
-            return add.into_iter().chain([advice.to_owned()]).collect();
+            let add = add.or_else(|| by_others().map(|r| r.at(netns.inum)));
+            return add.into_iter().chain([advice.into()]).collect();
         }
-        let known = self.state.netns.values().filter(|n| n.inum != netns.inum).find_map(|other| {
+        let known = self.gateway_of_others(netns, dst);
+        // What others have as their default route is one more that gets there.
+        let is_default = |r: &Remedy| matches!(r, Remedy::Route(path) if path.dst.1 == 0);
+        if let Some(remedy) = by_others().filter(|r| known.is_none() || !is_default(r)) {
+            return vec![remedy.at(netns.inum)];
+        }
+        vec![match known {
+            Some(via) => Remedy::Route(Path::default(via, None)).at(netns.inum),
+            None => format!(
+                "# add the route that {} lacks to {dst}: which gateway leads there is not seen",
+                netns.name
+            )
+            .into(),
+        }]
+    }
+
+    /// The gateway on a link of `netns` by which somebody else has a default route.
+    fn gateway_of_others(&self, netns: &Netns, dst: IpAddr) -> Option<IpAddr> {
+        self.state.netns.values().filter(|n| n.inum != netns.inum).find_map(|other| {
             let detail = other.detail.as_ref()?;
             let default = detail.routes.iter().find(|r| {
                 r.dst.1 == 0 && r.kind == RouteType::Unicast && r.dst.0.is_ipv4() == dst.is_ipv4()
@@ -177,37 +195,22 @@ impl Case<'_> {
             let via = default.hops.first()?.via?;
             let is_near = |(a, len): &(IpAddr, u8)| *a != via && show::covers((*a, *len), via);
             netns.devices.values().any(|d| d.addresses.iter().any(is_near)).then_some(via)
-        });
-        // What others have as their default route is one more that gets there.
-        let by_others = self.route_by_others(netns, dst, None);
-        let is_default = |command: &String| command.contains(" route replace default ");
-        if let Some(command) = by_others.filter(|c| known.is_none() || !is_default(c)) {
-            return vec![command];
-        }
-        match known {
-            Some(via) => vec![fix::in_netns(netns, &format!("{ip} route add default via {via}"))],
-            None => {
-                vec![format!(
-                    "# add the route: {}",
-                    fix::in_netns(netns, &format!("{ip} route add default via GATEWAY"))
-                )]
-            }
-        }
+        })
     }
 
-    /// Commands for the route that has to be there once a refusing one is gone: none where another
-    /// one than the default route covers `dst` anyway.
+    /// The route that has to be there once a refusing one is gone: none where another one than the
+    /// default route covers `dst` anyway.
     #[must_use]
-    pub fn route_behind(&self, netns: &Netns, dst: IpAddr, gone: Option<&Route>) -> Vec<String> {
+    pub fn route_behind(&self, netns: &Netns, dst: IpAddr, gone: Option<&Route>) -> Option<Step> {
         let routes = netns.detail.iter().flat_map(|d| &d.routes);
         let mut left = routes.filter(|r| gone.is_none_or(|gone| *r != gone));
         let is_covered =
             left.any(|r| r.kind == RouteType::Unicast && r.dst.1 > 0 && show::covers(r.dst, dst));
         if is_covered {
-            return Vec::new();
+            return None;
         }
         let overlay = self.overlay_route(netns, dst).filter(|_| self.is_pod_address(dst));
-        overlay.or_else(|| self.route_by_others(netns, dst, None)).into_iter().collect()
+        overlay.or_else(|| Some(self.route_by_others(netns, dst, None)?.at(netns.inum)))
     }
 
     /// The place of a drop along the way: where the walk passes it, so that drops and obstacles

@@ -4,9 +4,10 @@
 use std::net::IpAddr;
 
 use super::case::Case;
+use super::remedy::{Path, Remedy, Step, everything, full};
+use super::show;
 use super::walk::{Ask, End, Scope, Walk, What, walk};
-use super::{fix, show};
-use crate::net::detail::{NextHop, Route, RouteType};
+use crate::net::detail::{NextHop, Prefix, Route, RouteType};
 use crate::net::{Device, DeviceKind, Inum, Netns};
 
 /// So many neighbours are tried as a gateway: a node with a thousand pods is one link.
@@ -24,7 +25,7 @@ struct Gateway {
 }
 
 impl Case<'_> {
-    /// The command that leads `netns` to `dst` by a gateway on one of its links that gets there.
+    /// What leads `netns` to `dst` by a gateway on one of its links that gets there.
     /// `wrong` is the route that leads elsewhere now, and the next hop of it that nobody answers
     /// for.
     #[must_use]
@@ -33,53 +34,49 @@ impl Case<'_> {
         netns: &Netns,
         dst: IpAddr,
         wrong: Option<(&Route, IpAddr)>,
-    ) -> Option<String> {
+    ) -> Option<Remedy> {
         if let Some((route, dead)) = wrong
-            && let Some(command) = without(netns, route, dead)
+            && let Some(left) = without(route, dead)
         {
-            return Some(fix::in_netns(netns, &command));
+            return Some(Remedy::Route(Path::of(netns, &left)));
         }
-        if let Some(command) = self.link_route(netns, dst) {
-            return Some(fix::in_netns(netns, &command));
+        if let Some(path) = self.link_route(netns, dst) {
+            return Some(Remedy::Route(path));
         }
         let wanted = wrong.and_then(|(route, _)| route.hops.first()?.dev);
         let gateway = self.gateway_to(netns, dst, wanted)?;
-        let (via, dev) = (gateway.via, fix::quote(&gateway.dev));
-        let ip = ip(dst);
+        let (via, dev) = (gateway.via, gateway.dev.as_str());
         if let Some((route, _)) = wrong {
             let same = |r: &&Route| {
                 *r != route
                     && (r.dst, r.table) == (route.dst, route.table)
                     && r.hops.iter().any(|h| h.via == Some(via))
             };
-            let command = match netns.detail.iter().flat_map(|d| &d.routes).find(same) {
-                Some(_) => format!("{ip} route del {}", show::route(netns, route)),
-                None => format!("{ip} route replace {}", led_by(route, via, &dev)),
-            };
-            return Some(fix::in_netns(netns, &command));
+            return Some(match netns.detail.iter().flat_map(|d| &d.routes).find(same) {
+                Some(_) => Remedy::DelRoute(Path::of(netns, route)),
+                None => Remedy::Route(led_by(route, via, dev)),
+            });
         }
         let to = self.lacking_prefix(netns, dst, gateway.net);
-        Some(fix::in_netns(netns, &format!("{ip} route replace {to} via {via} dev {dev}")))
+        Some(Remedy::Route(Path::to(to, Some(via), Some(dev))))
     }
 
     /// The route to whoever holds the address at the other end of a veth of `netns`, where no bridge
     /// is between: what Calico and others write for each pod.
-    pub(super) fn link_route(&self, netns: &Netns, dst: IpAddr) -> Option<String> {
-        let full = if dst.is_ipv4() { 32 } else { 128 };
+    pub(super) fn link_route(&self, netns: &Netns, dst: IpAddr) -> Option<Path> {
         let holders = self.state.holders(dst).filter(|n| n.inum != netns.inum);
         let mut ends = holders.flat_map(|n| n.devices.values()).filter_map(|d| {
-            d.addresses.iter().find(|(a, len)| *a == dst && *len == full)?;
+            d.addresses.iter().find(|(a, len)| *a == dst && *len == full(dst))?;
             let link = d.link.filter(|l| l.netns == Some(netns.inum))?;
             netns.devices.get(&link.ifindex).filter(|end| end.master.is_none() && end.up)
         });
-        let dev = fix::quote(&ends.next()?.name);
-        Some(format!("{} route replace {dst} dev {dev}", ip(dst)))
+        Some(Path::host(dst, None, Some(&ends.next()?.name)))
     }
 
-    /// Commands that give a pod whose address is alone on its link the gateway that the others of
-    /// its node have: one that is on no network of theirs, and answered for (`proxy_arp`).
+    /// What gives a pod whose address is alone on its link the gateway that the others of its
+    /// node have: one that is on no network of theirs, and answered for (`proxy_arp`).
     #[must_use]
-    pub(super) fn routed_gateway(&self, pod: &Netns, is_v4: bool) -> Vec<String> {
+    pub(super) fn routed_gateway(&self, pod: &Netns, is_v4: bool) -> Vec<Step> {
         let Some(node) = super::place::node_of(self.state, pod.inum) else { return Vec::new() };
         let Some(device) = pod.devices.values().find(|d| d.kind == DeviceKind::Veth && d.up) else {
             return Vec::new();
@@ -101,10 +98,10 @@ impl Case<'_> {
         });
         let told = told.or_else(|| self.routed_end(device, is_v4));
         let Some((via, has_link)) = told.filter(|_| is_alone(device)) else { return Vec::new() };
-        let (ip, dev) = (ip(via), fix::quote(&device.name));
-        let link = has_link.then(|| format!("{ip} route replace {via} dev {dev} scope link"));
-        let default = format!("{ip} route replace default via {via} dev {dev}");
-        link.iter().chain([&default]).map(|c| fix::in_netns(pod, c)).collect()
+        let dev = Some(device.name.as_str());
+        let link = has_link.then(|| Path { is_link: true, ..Path::host(via, None, dev) });
+        let paths = link.into_iter().chain([Path::default(via, dev)]);
+        paths.map(|path| Remedy::Route(path).at(pod.inum)).collect()
     }
 
     /// The gateway that the other end of a pod's veth makes: an address of its own, or, where it
@@ -125,10 +122,10 @@ impl Case<'_> {
         (is_v4 && (is_set(&end.name) || is_set("all"))).then(|| ([169, 254, 1, 1].into(), true))
     }
 
-    /// Commands for a device that has an address of a network without its prefix length: others on
+    /// What is right for a device that has an address of a network without its prefix length: others on
     /// its link say what it is.
     #[must_use]
-    pub(super) fn widened(&self, netns: &Netns, dst: IpAddr) -> Vec<String> {
+    pub(super) fn widened(&self, netns: &Netns, dst: IpAddr) -> Vec<Step> {
         let full = if dst.is_ipv4() { 32 } else { 128 };
         let alone = netns.devices.values().filter(|d| d.kind != DeviceKind::Loopback && d.up);
         let alone = alone.flat_map(|d| d.addresses.iter().map(move |net| (d, *net)));
@@ -143,17 +140,17 @@ impl Case<'_> {
             Some((device, addr, other, net))
         });
         let Some((device, addr, other, net)) = found else { return Vec::new() };
-        let dev = fix::quote(&device.name);
-        let mut commands = vec![format!("ip addr add {addr}/{} dev {dev}", net.1)];
+        let dev = device.name.as_str();
+        let mut steps = vec![Remedy::add_addr(dev, (addr, net.1))];
         let routes = if dst.is_ipv4() { other.forwards_v4 } else { other.forwards_v6 };
         if !show::covers(net, dst) {
             if !routes {
                 return Vec::new();
             }
             let to = self.lacking_prefix(netns, dst, None);
-            commands.push(format!("{} route replace {to} via {} dev {dev}", ip(dst), net.0));
+            steps.push(Remedy::Route(Path::to(to, Some(net.0), Some(dev))));
         }
-        commands.iter().map(|c| fix::in_netns(netns, c)).collect()
+        steps.into_iter().map(|step| step.at(netns.inum)).collect()
     }
 
     /// The devices at the other end of a veth: that of the peer, or the bridge that it is a port of
@@ -183,16 +180,16 @@ impl Case<'_> {
 
     /// What the missing route is to cover: everything where only one device leads out; else the
     /// network that the destination is in.
-    fn lacking_prefix(&self, netns: &Netns, dst: IpAddr, net: Option<(IpAddr, u8)>) -> String {
+    fn lacking_prefix(&self, netns: &Netns, dst: IpAddr, net: Option<Prefix>) -> Prefix {
         let has_default = netns.detail.iter().flat_map(|d| &d.routes).any(|r| {
             r.dst.1 == 0 && r.dst.0.is_ipv4() == dst.is_ipv4() && r.kind == RouteType::Unicast
         });
         let outward = netns.devices.values().filter(|d| d.kind != DeviceKind::Loopback).count();
         match net {
-            _ if outward < 2 && !has_default => "default".to_owned(),
-            None if !has_default => "default".to_owned(),
-            Some((addr, len)) => show::prefix((show::network(addr, len), len)),
-            None => dst.to_string(),
+            _ if outward < 2 && !has_default => everything(dst),
+            None if !has_default => everything(dst),
+            Some((addr, len)) => (show::network(addr, len), len),
+            None => (dst, full(dst)),
         }
     }
 
@@ -300,29 +297,15 @@ fn is_delivered(walk: &Walk, at: Inum) -> bool {
     matches!(walk.end, End::Delivered { netns, .. } if netns == at)
 }
 
-/// `ip`, with the family where a route alone does not tell it (`default`).
-pub(super) fn ip(addr: IpAddr) -> &'static str {
-    if addr.is_ipv4() { "ip" } else { "ip -6" }
-}
-
 /// A multipath route without the leg that is dead.
-fn without(netns: &Netns, route: &Route, dead: IpAddr) -> Option<String> {
+fn without(route: &Route, dead: IpAddr) -> Option<Route> {
     let hops: Vec<NextHop> = route.hops.iter().filter(|h| h.via != Some(dead)).cloned().collect();
-    if hops.is_empty() || hops.len() == route.hops.len() {
-        return None;
-    }
-    let left = Route { hops, ..route.clone() };
-    Some(format!("{} route replace {}", ip(route.dst.0), show::route(netns, &left)))
+    let is_left = !hops.is_empty() && hops.len() < route.hops.len();
+    is_left.then(|| Route { hops, ..route.clone() })
 }
 
 /// The same route, by another gateway.
-fn led_by(route: &Route, via: IpAddr, dev: &str) -> String {
-    let mut text = format!("{} via {via} dev {dev}", show::prefix(route.dst));
-    if !matches!(route.table, 0 | 254) {
-        text += &format!(" table {}", route.table);
-    }
-    if route.metric != 0 {
-        text += &format!(" metric {}", route.metric);
-    }
-    text
+fn led_by(route: &Route, via: IpAddr, dev: &str) -> Path {
+    let (table, metric) = (route.table, route.metric);
+    Path { table, metric, ..Path::to(route.dst, Some(via), Some(dev)) }
 }

@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 
-use super::fix;
 use crate::event::Proto;
 use crate::net::Netns;
 use crate::net::detail::{NextHop, Prefix, Route, RouteType, RoutingRule, RuleAction};
@@ -76,7 +75,7 @@ pub fn rule(rule: &RoutingRule) -> String {
         text += &net.map(|net| format!(" {word} {}", prefix(net))).unwrap_or_default();
     }
     for (word, dev) in [("iif", &rule.iif), ("oif", &rule.oif)] {
-        text += &dev.iter().map(|dev| format!(" {word} {}", fix::quote(dev))).collect::<String>();
+        text += &dev.iter().map(|dev| format!(" {word} {dev}")).collect::<String>();
     }
     text +=
         &rule.mark.map(|(mark, mask)| format!(" fwmark {mark:#x}/{mask:#x}")).unwrap_or_default();

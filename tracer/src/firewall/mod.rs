@@ -1,7 +1,6 @@
 //! Firewall rules of every flavour, as configured: nftables, iptables-nft, iptables-legacy,
 //! ebtables, and the ipsets they ask.
 
-mod command;
 mod destinations;
 mod evaluate;
 mod infer;
@@ -16,18 +15,28 @@ mod tests;
 mod tool;
 mod words;
 
-pub use command::{delete_command, insert_command, policy_command, replace_command};
 pub use destinations::Destinations;
 pub use evaluate::{
     At, End, Frame, Hit, Packet, Translation, Traversal, traverse, traverse_arp, traverse_bridge,
     traverse_device, traverse_without,
 };
 pub use infer::infer;
+pub(crate) use iptables::rule::split;
 pub use model::{
     Chain, Counter, Devices, Firewall, Flavour, Ipset, Match, Policy, Rule, Stateful, Table, Target,
 };
 pub use query::{Published, Service};
 pub use read::{has_legacy_here, read_here, read_in};
+
+/// The rule that a tool makes of these words, in a chain of a table that was read.
+pub(crate) fn rule_of(table: &Table, chain: &str, words: &[&str]) -> Rule {
+    if matches!(table.flavour, Flavour::Nft | Flavour::Ebtables) {
+        return nft::rule::parse(&words.join(" "));
+    }
+    let quoted = words.iter().map(|word| iptables::rule::quoted(word)).collect::<Vec<_>>();
+    let is_chain = |name: &str| table.chains.iter().any(|c| c.name == name);
+    iptables::rule::parse(&format!("-A {chain} {}", quoted.join(" ")), &is_chain)
+}
 
 /// What `iptables-save` prints for each family and what `nft list ruleset` does, as rules.
 #[cfg(test)]

@@ -174,7 +174,7 @@ mod tests {
             device(3, DeviceKind::Veth, Some(1)),
             device(4, DeviceKind::Vxlan, None),
         ];
-        let detail = Some(Box::new(Detail { fdb, ..Detail::default() }));
+        let detail = Some(crate::net::Shared::new(Detail { fdb, ..Detail::default() }));
         let netns = Netns { inum: 7, devices: devices.into(), detail, ..Netns::default() };
         NetworkState { netns: [(7, netns)].into(), ..NetworkState::default() }
     }

@@ -141,7 +141,7 @@ mod tests {
             rules: vec![rule(100, 7), rule(32_766, 254)],
             ..Detail::default()
         };
-        Netns { detail: Some(Box::new(detail)), ..Netns::default() }
+        Netns { detail: Some(crate::net::Shared::new(detail)), ..Netns::default() }
     }
 
     fn seen(via: Option<&str>, ifindex: u32, table: Option<u32>) -> Route {

@@ -14,6 +14,7 @@ mod links;
 mod nsid;
 mod resolve;
 pub mod setns;
+mod shared;
 pub mod snapshot;
 pub mod state;
 pub mod view;
@@ -25,6 +26,7 @@ pub use inspect::conntrack;
 pub(crate) use inspect::nftables;
 pub use inspect::{What, inspect, inspect_now};
 pub use resolve::near;
+pub use shared::Shared;
 pub use state::{
     Bridge, BridgePort, Device, DeviceKind, Inum, Mac, Netns, NetworkState, Peer, Sysctls, Vxlan,
     Xdp,

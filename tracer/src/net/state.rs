@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::detail::Detail;
+use super::shared::Shared;
 
 /// Link-layer address.
 pub type Mac = [u8; 6];
@@ -43,7 +44,7 @@ pub struct Netns {
     /// IPv6 exists in it (`disable_ipv6` of `all` is 0).
     pub has_ipv6: bool,
     /// The rest of its configuration, when it was asked for.
-    pub detail: Option<Box<Detail>>,
+    pub detail: Option<Shared<Detail>>,
 }
 
 /// The settings of a namespace that decide whether it routes.

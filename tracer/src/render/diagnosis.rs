@@ -181,6 +181,7 @@ mod tests {
             title: "n1 does not forward".to_owned(),
             place: Where { netns: Some("n1".to_owned()), ..Where::default() },
             evidence: vec!["net.ipv4.ip_forward = 0 in n1".to_owned()],
+            remedies: Vec::new(),
             fix: vec!["ip netns exec n1 sysctl -w net.ipv4.ip_forward=1".to_owned()],
             explain: "Because.".to_owned(),
             journeys: vec!["7".to_owned()],

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::SCHEMA;
-use crate::diagnose;
+use crate::diagnose::{self, remedy::clean};
 
 /// A diagnosis.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,12 +58,27 @@ pub struct Finding {
     pub place: Where,
     /// Facts that were seen.
     pub evidence: Vec<String>,
-    /// Commands that heal it; a line that begins with `#` is advice.
+    /// Commands that heal it, for a shell, all of them proved; a line that begins with `#` is
+    /// advice.
     pub fix: Vec<String>,
+    /// The same commands, and those that are not proved, as argument vectors.
+    #[serde(default)]
+    pub remedies: Vec<Remedy>,
     /// Why this breaks it.
     pub explain: String,
     /// Ids of the journeys that show it.
     pub journeys: Vec<String>,
+}
+
+/// A command that changes something.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remedy {
+    /// The program and its arguments, as `execve(2)` takes them.
+    pub argv: Vec<String>,
+    /// The asked flow is clear on the model with it, and no flow that works now stops working.
+    pub proved: bool,
+    /// What it changes, in a sentence.
+    pub effect: String,
 }
 
 /// A place.
@@ -120,7 +135,7 @@ impl Diagnosis {
             target: outcome.target.as_ref().map(Target::from),
             findings: findings.iter().map(|f| Finding::new(f, node)).collect(),
             probes: probes(&outcome.probes),
-            checked: outcome.diagnosis.checked.clone(),
+            checked: outcome.diagnosis.checked.iter().map(|text| clean(text)).collect(),
         }
     }
 }
@@ -144,23 +159,35 @@ impl Finding {
             severity: f.severity.name().to_owned(),
             confidence: f.confidence.name().to_owned(),
             scenario: f.scenario.name().to_owned(),
-            title: f.title.clone(),
+            title: clean(&f.title),
             place: Where {
                 node: Some(node.to_owned()),
-                netns: place.netns_name,
-                dev: place.dev,
+                netns: cleaned(place.netns_name),
+                dev: cleaned(place.dev),
                 hook: place.hook.map(str::to_owned),
-                table: place.table,
-                chain: place.chain,
-                rule: place.rule,
-                sysctl: place.sysctl,
-                route: place.route,
+                table: cleaned(place.table),
+                chain: cleaned(place.chain),
+                rule: cleaned(place.rule),
+                sysctl: cleaned(place.sysctl),
+                route: cleaned(place.route),
             },
-            evidence: f.evidence.clone(),
+            evidence: f.evidence.iter().map(|fact| clean(fact)).collect(),
             fix: f.fix.clone(),
-            explain: f.explain.clone(),
+            remedies: f.remedies.iter().map(Remedy::from).collect(),
+            explain: clean(&f.explain),
             journeys: f.journeys.iter().map(u64::to_string).collect(),
         }
+    }
+}
+
+fn cleaned(name: Option<String>) -> Option<String> {
+    name.map(|name| clean(&name))
+}
+
+impl From<&diagnose::remedy::Command> for Remedy {
+    fn from(command: &diagnose::remedy::Command) -> Self {
+        let diagnose::remedy::Command { argv, proved, effect } = command.clone();
+        Self { argv, proved, effect }
     }
 }
 

@@ -75,6 +75,12 @@ impl Way {
             .collect()
     }
 
+    /// Nothing stops a packet on it, nor its answer.
+    #[must_use]
+    pub fn is_clear(&self) -> bool {
+        self.request.is_clear() && self.reply.as_ref().is_none_or(Walk::is_clear)
+    }
+
     /// Both directions, those that there are.
     pub fn walks(&self) -> impl Iterator<Item = (Direction, &Walk)> {
         let reply = self.reply.iter().map(|w| (Direction::Reply, w));

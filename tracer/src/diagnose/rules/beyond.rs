@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use super::met::each;
 use super::{Case, Finding, Rule, neighbours, service};
 use crate::diagnose::case::{Purpose, REPLY_DEPTH};
+use crate::diagnose::remedy::{Path, Remedy, Step};
 use crate::diagnose::walk::{End, ObstacleKind as Kind};
 use crate::diagnose::{
     Confidence, Met, Method, Outcome, Probed, Scenario, Severity, Where, place, show,
@@ -63,7 +64,9 @@ fn silent_hop(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
             .fix(format!("# bring {addr} back, or lead the route to whoever took its place:"));
         finding.place.route = Some(text);
         let known = neighbours::wrong_hop(case, met, netns, (route, addr));
-        finding.fixes(known.into_iter().filter(|f| !f.contains(&format!("via {addr} "))))
+        let is_by = |path: &Path| path.hops.iter().any(|h| h.via == Some(addr));
+        let is_same = |step: &Step| matches!(step.remedy(), Some(Remedy::Route(p)) if is_by(p));
+        finding.fixes(known.into_iter().filter(|step| !is_same(step)))
     } else {
         met.finding(
             case,

@@ -1,8 +1,8 @@
 //! Packets whose checksum is wrong: the receiver takes them for noise, and conntrack, where it
 //! looks first, for invalid.
 
-use super::met::in_netns;
 use super::{Case, Direction, Finding, Rule, docker, located};
+use crate::diagnose::remedy::{Remedy, Step};
 use crate::diagnose::walk::{End, RuleRef, What};
 use crate::diagnose::{Confidence, Drop, Outcome, Probed, Purpose, Scenario, Where};
 use crate::firewall::{Match, Stateful, Target};
@@ -103,7 +103,7 @@ fn corrupted(case: &Case<'_>, drop: &Drop<'_>) -> Option<Finding> {
         Some((at, rule)) => vec![located::delete(case, *at, rule)],
         None => offload(case, drop),
     };
-    Some(fixes.into_iter().fold(finding, Finding::fix))
+    Some(finding.fixes(fixes))
 }
 
 /// Why the drop can have no other cause: the packet is the first of its connection, which conntrack
@@ -145,16 +145,13 @@ fn writer(case: &Case<'_>, drop: &Drop<'_>) -> Option<(Inum, RuleRef)> {
 }
 
 /// Without a rule, the offload of a tunnel is what goes wrong most.
-fn offload(case: &Case<'_>, drop: &Drop<'_>) -> Vec<String> {
+fn offload(case: &Case<'_>, drop: &Drop<'_>) -> Vec<Step> {
     let tunnel = drop.journey.hops[..=drop.at].iter().find_map(|hop| {
         let dev = hop.dev.as_ref()?;
         let device = case.state.device(hop.netns, dev.ifindex)?;
         (device.kind == DeviceKind::Vxlan).then_some((hop.netns, &device.name))
     });
-    let off = |netns, dev: &str| {
-        let dev = crate::diagnose::fix::quote(dev);
-        in_netns(case, netns, &format!("ethtool -K {dev} tx-checksum-ip-generic off"))
-    };
+    let off = |netns, dev: &str| Remedy::NoChecksumOffload { dev: dev.to_owned() }.at(netns);
     let advice = "# the sender's checksum offload, or what changes packets on the way, is wrong";
-    [advice.to_owned()].into_iter().chain(tunnel.map(|(n, d)| off(n, d))).collect()
+    [advice.into()].into_iter().chain(tunnel.map(|(n, d)| off(n, d))).collect()
 }

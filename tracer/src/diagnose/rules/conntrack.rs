@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use super::met::in_netns;
 use super::{Case, Finding, Rule};
+use crate::diagnose::remedy::Remedy;
 use crate::diagnose::{Direction, Probed, Scenario, Where, show};
 use crate::firewall::Destinations;
 use crate::journey::Nat;
@@ -41,17 +41,14 @@ fn stale(case: &Case<'_>, probe: &Probed) -> Option<Finding> {
         "conntrack of {node} still leads {proto} port {} of {} to {after}, which no rule does any more",
         before.sport, before.src
     );
-    let forget = format!(
-        "conntrack -D -p {proto} --orig-dst {} --orig-port-dst {} --reply-src {after}",
-        before.dst, before.dport
-    );
+    let forget = Remedy::Forget { proto, to: (before.dst, before.dport), now: after };
     Some(
         Finding::error(id, case.scenario(), title)
             .at(Where::netns(case.state, netns))
             .fact(format!("seen in {node}: {before} became {}", nat.after))
             .fact(format!("no rule of {node} translates to {after}"))
             .fact(probe.sentence())
-            .fix(in_netns(case, netns, &forget))
+            .fix(forget.at(netns))
             .journeys([journey.id])
             .depth(case.depth(Direction::Request, nat.hop)),
     )

@@ -2,8 +2,9 @@
 
 use super::met::each;
 use super::{Case, Finding, Rule, docker, emptied, service};
+use crate::diagnose::remedy::{Remedy, sysctl_name};
 use crate::diagnose::walk::{End, ObstacleKind as Kind};
-use crate::diagnose::{Confidence, Drop, Met, Outcome, Severity, Where, fix, place, show};
+use crate::diagnose::{Confidence, Drop, Met, Outcome, Severity, Where, place, show};
 use crate::event::{Proto, Tuple};
 use crate::net::Inum;
 use crate::net::detail::{RouteType, Socket};
@@ -100,7 +101,7 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
                 .fix(format!("# restart {} in {node}", process(socket)))
         }
         Kind::EchoIgnored { sysctl } => {
-            let name = fix::sysctl_name(sysctl);
+            let name = sysctl_name(sysctl);
             let title = format!("{node} does not answer pings: {name} is set");
             met.finding(case, "echo-ignored", title).wrong_sysctl(netns, sysctl, "1", "0")
         }
@@ -262,7 +263,7 @@ fn taken_before(case: &Case<'_>, drop: &Drop<'_>, tuple: Tuple) -> Option<Findin
     if on.hops.iter().any(|h| h.dev == Some(device.ifindex)) {
         return None;
     }
-    let (node, dst, dev) = (&here.name, tuple.dst, fix::quote(&device.name));
+    let (node, dst, dev) = (&here.name, tuple.dst, &device.name);
     let title = format!("{node} has {dst}, the address of {}, as its own on {dev}", real.name);
     let mut place = Where::netns(case.state, here.inum);
     place.dev = Some(device.name.clone());
@@ -274,7 +275,7 @@ fn taken_before(case: &Case<'_>, drop: &Drop<'_>, tuple: Tuple) -> Option<Findin
             .fact(format!("ip route of {node}: {text}"))
             .journeys([drop.journey.id])
             .depth(case.depth_of(drop))
-            .fix(fix::in_netns(here, &format!("ip addr del {dst}/{len} dev {dev}"))),
+            .fix(Remedy::del_addr(dev, (dst, len)).at(here.inum)),
     )
 }
 

@@ -1,9 +1,10 @@
 //! Devices and bridge ports that discard frames without a word.
 
-use super::met::{each, in_netns};
+use super::met::each;
 use super::{Case, Finding, Rule};
+use crate::diagnose::remedy::{Fdb, Link, NewLink, Path, Port, Remedy, Step};
 use crate::diagnose::walk::{Flood, ObstacleKind as Kind};
-use crate::diagnose::{Met, fix, show};
+use crate::diagnose::{Met, show};
 use crate::net::detail::Route;
 use crate::net::{Device, DeviceKind, Inum, Netns};
 
@@ -47,17 +48,17 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
             let dev = name(*bridge);
             met.finding(case, "bridge-down", format!("bridge {dev} of {node} is down"))
                 .fact(format!("ip link of {node}: {dev} is not UP"))
-                .fix(met.command(case, &format!("ip link set {dev} up")))
+                .fix(met.remedy(Remedy::up(&dev)))
         }
         Kind::NotAPort { dev, bridge } => {
             let hairpin = is_hairpin(case, here, *dev, *bridge);
             let (dev, bridge) = (name(*dev), name(*bridge));
             let title = format!("{dev} of {node} is up, but no port of bridge {bridge}");
-            let hairpin = hairpin.then(|| format!("bridge link set dev {dev} hairpin on"));
+            let hairpin = hairpin.then(|| met.remedy(Remedy::port(&dev, Port::Hairpin)));
             met.finding(case, "veth-detached-from-bridge", title)
                 .fact(format!("ip link of {node}: {dev} has no master {bridge}"))
-                .fix(met.command(case, &format!("ip link set {dev} master {bridge}")))
-                .fixes(hairpin.map(|c| met.command(case, &c)))
+                .fix(met.remedy(Remedy::link(&dev, Link::Master(bridge))))
+                .fixes(hairpin)
         }
         Kind::BridgesApart { bridge, other } => {
             let (near, far) = (unused(case, here, "j", 0), unused(case, here, "j", 1));
@@ -65,15 +66,17 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
             let title = format!(
                 "bridges {bridge} and {other} of {node} have ends of one network, and nothing joins them"
             );
-            let add = format!("ip link add {near} type veth peer name {far}");
-            let commands = [
-                add,
-                format!("ip link set {near} master {bridge} up"),
-                format!("ip link set {far} master {other} up"),
+            let pair = NewLink::Veth { peer: far.clone(), there: None, mtu: None };
+            let steps = [
+                Remedy::AddLink { dev: near.clone(), link: pair },
+                Remedy::link(&near, Link::Master(bridge.clone())),
+                Remedy::link(&far, Link::Master(other.clone())),
+                Remedy::up(&near),
+                Remedy::up(&far),
             ];
             met.finding(case, "veth-missing", title)
                 .fact(format!("bridge link of {node}: no port of {bridge} leads to {other}"))
-                .fixes(commands.iter().map(|c| met.command(case, c)))
+                .fixes(steps.map(|step| met.remedy(step)))
         }
         Kind::PortState { port, state } => {
             let (dev, state) = (name(*port), state_name(*state));
@@ -82,7 +85,7 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
                 .fact(format!("bridge link of {node}: {dev} state {state}"))
                 .follows(&["veth-host-down", "veth-pod-down", "bridge-down", "link-down"])
                 .fixes(stp_off(case, met, *port))
-                .fix(met.command(case, &format!("bridge link set dev {dev} state 3")))
+                .fix(met.remedy(Remedy::port(&dev, Port::Forwarding)))
         }
         Kind::PortsIsolated { from, to } => {
             // The answer meets the same two the other way round.
@@ -92,8 +95,8 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
             let mut finding = met
                 .finding(case, "bridge-port-isolated", title)
                 .fact(format!("bridge -d link of {node}: {from} and {to} have isolated on"))
-                .fix(met.command(case, &format!("bridge link set dev {from} isolated off")))
-                .fix(met.command(case, &format!("bridge link set dev {to} isolated off")));
+                .fix(met.remedy(Remedy::port(&from, Port::NotIsolated)))
+                .fix(met.remedy(Remedy::port(&to, Port::NotIsolated)));
             finding.place.dev = Some(from);
             finding
         }
@@ -108,7 +111,7 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
                 .fact(format!("bridge -d link of {node}: {dev} has locked on"))
                 .fact(format!("bridge fdb of {node}: no entry has {mac} behind {dev}"))
                 .fix(format!("# to let that address in alone: bridge fdb replace {mac} dev {dev} master static; to let all in:"))
-                .fix(met.command(case, &format!("bridge link set dev {dev} locked off")))
+                .fix(met.remedy(Remedy::port(&dev, Port::Unlocked)))
         }
         Kind::HairpinOff { port } => {
             let dev = name(*port);
@@ -117,21 +120,21 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
             );
             met.finding(case, "svc-hairpin-off", title)
                 .fact(format!("bridge -d link of {node}: {dev} hairpin off"))
-                .fix(met.command(case, &format!("bridge link set dev {dev} hairpin on")))
+                .fix(met.remedy(Remedy::port(&dev, Port::Hairpin)))
         }
         Kind::FloodOff { port, flood } => {
             let dev = name(*port);
-            let what = match flood {
-                Flood::Unicast => "flood",
-                Flood::Broadcast => "bcast_flood",
-                Flood::Multicast => "mcast_flood",
+            let (what, set) = match flood {
+                Flood::Unicast => ("flood", Port::Flood),
+                Flood::Broadcast => ("bcast_flood", Port::BroadcastFlood),
+                Flood::Multicast => ("mcast_flood", Port::MulticastFlood),
             };
             let title = format!(
                 "bridge port {dev} of {node} does not pass on what is meant for all: {what} is off"
             );
             met.finding(case, "bridge-port-no-flood", title)
                 .fact(format!("bridge -d link of {node}: {dev} has {what} off"))
-                .fix(met.command(case, &format!("bridge link set dev {dev} {what} on")))
+                .fix(met.remedy(Remedy::port(&dev, set)))
         }
         Kind::NoPorts { bridge } => {
             let dev = name(*bridge);
@@ -140,21 +143,21 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
                 "bridge-no-ports",
                 format!("bridge {dev} of {node} has no port, and a route leads to it"),
             )
-            .fix(format!("# {}", met.command(case, &format!("ip link del {dev}"))))
+            .fix(format!(
+                "# plug into it what belongs there, or take the route away and delete {dev}"
+            ))
         }
         Kind::FdbElsewhere { entry, .. } => {
-            let (dev, mac) = (name(entry.dev), crate::diagnose::show::mac(entry.mac));
+            let (dev, mac) = (name(entry.dev), show::mac(entry.mac));
             let title =
                 format!("the forwarding database of {node} sends {mac} to {dev}, where it is not");
             let bridge = entry.bridge.and_then(|b| met.netns(case)?.devices.get(&b));
             let is_own = bridge.filter(|b| b.mac == Some(entry.mac));
-            let own = is_own.map(|bridge| {
-                let bridge = fix::quote(&bridge.name);
-                met.command(case, &format!("bridge fdb replace {mac} dev {bridge} self permanent"))
-            });
+            let own =
+                is_own.map(|bridge| met.remedy(Remedy::fdb(&bridge.name, entry.mac, Fdb::Own)));
             met.finding(case, "fdb-stale", title)
                 .fact(format!("bridge fdb of {node}: {mac} dev {dev}"))
-                .fix(met.command(case, &format!("bridge fdb del {mac} dev {dev} master")))
+                .fix(met.remedy(Remedy::fdb(&dev, entry.mac, Fdb::Forget)))
                 .fixes(own)
         }
         _ => return None,
@@ -181,18 +184,18 @@ fn unused(case: &Case<'_>, netns: Inum, start: &str, skip: usize) -> String {
 }
 
 /// Where the spanning tree protocol decides, a port's state cannot be set.
-fn stp_off(case: &Case<'_>, met: &Met<'_>, port: u32) -> Vec<String> {
+fn stp_off(case: &Case<'_>, met: &Met<'_>, port: u32) -> Vec<Step> {
     let bridge = met.netns(case).and_then(|n| n.devices.get(&n.devices.get(&port)?.master?));
     let Some(bridge) = bridge.filter(|b| b.bridge.is_some_and(|b| b.stp)) else {
         return Vec::new();
     };
     let delay = bridge.bridge.map_or(0, |b| b.forward_delay) / 100 * 2;
-    let off = format!("ip link set {} type bridge stp_state 0", fix::quote(&bridge.name));
     vec![
         format!(
             "# STP lets it forward by itself after {delay} s, unless another way would make a loop; without STP:"
-        ),
-        met.command(case, &off),
+        )
+        .into(),
+        met.remedy(Remedy::link(&bridge.name, Link::NoStp)),
     ]
 }
 
@@ -207,7 +210,7 @@ fn isolated(case: &Case<'_>, met: &Met<'_>, dev: u32) -> Option<Finding> {
         DeviceKind::Other(kind) => kind.as_str(),
         _ => "macvlan",
     };
-    let (low, pod_name) = (fix::quote(&parent.name), &pod.name);
+    let pod_name = &pod.name;
     let title = format!(
         "{} of {pod_name} is a {kind} on {} of {}, and the two never talk to each other",
         child.name, parent.name, host.name
@@ -219,14 +222,14 @@ fn isolated(case: &Case<'_>, met: &Met<'_>, dev: u32) -> Option<Finding> {
         .fact(format!("ip -d link of {pod_name}: {}@{} {kind}", child.name, parent.name))
         .fix(format!("# by design: give {} a {kind} of its own to talk by", host.name));
     let (Some((addr, _)), Some((own, _))) = (addr, own) else { return Some(finding) };
-    let mode = if kind == "ipvlan" { "mode l2" } else { "mode bridge" };
     let shim = "mvsh";
-    let commands = [
-        format!("ip link add {shim} link {low} type {kind} {mode}"),
-        format!("ip link set {shim} up"),
-        format!("ip route replace {addr} dev {shim} src {own}"),
+    let stacked = NewLink::Stacked { lower: parent.name.clone(), is_ipvlan: kind == "ipvlan" };
+    let steps = [
+        Remedy::AddLink { dev: shim.to_owned(), link: stacked },
+        Remedy::up(shim),
+        Remedy::Route(Path { src: Some(*own), ..Path::host(*addr, None, Some(shim)) }),
     ];
-    Some(finding.fixes(commands.iter().map(|c| fix::in_netns(host, c))))
+    Some(finding.fixes(steps.map(|step| step.at(host.inum))))
 }
 
 /// Two macvlans on one device, not both in mode `bridge`.
@@ -244,10 +247,9 @@ fn siblings(
     finding.place = crate::diagnose::Where::netns(case.state, *first).dev(&name);
     for ((at, dev), mode) in apart {
         let (pod, name) = (case.state.netns_name(*at), case.dev_name(*at, *dev));
-        let set = format!("ip link set {} type macvlan mode bridge", fix::quote(&name));
         finding = finding
             .fact(format!("ip -d link of {pod}: {name} macvlan mode {mode}"))
-            .fix(in_netns(case, *at, &set));
+            .fix(Remedy::link(&name, Link::MacvlanBridge).at(*at));
     }
     Some(finding)
 }
@@ -267,10 +269,10 @@ pub(super) fn down(case: &Case<'_>, met: &Met<'_>, (netns, dev): (Inum, u32)) ->
     let mut finding = met
         .finding(case, id, format!("{name} of {node} is down"))
         .fact(format!("ip link of {node}: {name} is not UP"))
-        .fix(in_netns(case, netns, &format!("ip link set {name} up")));
+        .fix(Remedy::up(&name).at(netns));
     // What the agent of an overlay had written went away with the link.
     if let Some(netns) = case.netns(netns).filter(|_| device.is_some_and(|d| d.vxlan.is_some())) {
-        finding = case.overlay_repair(netns).into_iter().fold(finding, Finding::fix);
+        finding = finding.fixes(case.overlay_repair(netns));
     }
     finding.place = crate::diagnose::Where::netns(case.state, netns).dev(&name);
     // A device that goes down takes its routes along, and they do not come back.
@@ -279,11 +281,7 @@ pub(super) fn down(case: &Case<'_>, met: &Met<'_>, (netns, dev): (Inum, u32)) ->
             .detail(netns)
             .is_some_and(|d| !d.routes.iter().any(|r| r.dst.1 == 0 && r.table == 254));
     if lost_default && let Some(gateway) = gateway(case, netns) {
-        finding = finding.fix(in_netns(
-            case,
-            netns,
-            &format!("ip route replace default via {gateway} dev {name}"),
-        ));
+        finding = finding.fix(Remedy::Route(Path::default(gateway, Some(&name))).at(netns));
     }
     finding
 }

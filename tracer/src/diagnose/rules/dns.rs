@@ -2,13 +2,14 @@
 
 use std::net::IpAddr;
 
-use super::met::in_netns;
 use super::{Case, Finding, Rule};
 use crate::diagnose::case::Purpose;
+use crate::diagnose::remedy::{Remedy, Resolv, Step};
 use crate::diagnose::walk::{End, Nat, ObstacleKind as Kind, Walk};
-use crate::diagnose::{Confidence, Direction, Method, Outcome, Scenario, Where, fix, place};
+use crate::diagnose::{Confidence, Direction, Method, Outcome, Scenario, Where, place};
 use crate::journey::Fate;
 use crate::net::detail::Resolver;
+use crate::net::discover::HOST;
 use crate::net::{Inum, Netns};
 
 pub(super) const RULE: Rule = Rule {
@@ -53,7 +54,6 @@ fn no_server(case: &Case<'_>) -> Option<Finding> {
     }
     let node = place::node_of(case.state, netns.inum).unwrap_or(netns.inum);
     let right = service(case, node, asked.to).or_else(|| elsewhere(case, netns, asked.to));
-    let path = fix::quote(&resolver.path);
     let finding = Finding::error(
         "dns-resolvconf-empty",
         Scenario::Dns,
@@ -66,7 +66,7 @@ fn no_server(case: &Case<'_>) -> Option<Finding> {
     .facts(right.map(|(addr, what)| format!("{what} is at {addr}")))
     .fix("# in a cluster: set clusterDNS of the kubelet, or dnsPolicy of the pod, and start the pod anew");
     Some(match right {
-        Some((right, _)) => finding.fix(format!("echo 'nameserver {right}' >> {path}")),
+        Some((right, _)) => finding.fix(written(netns, resolver, Resolv::AddServer(right))),
         None => finding,
     })
 }
@@ -96,13 +96,13 @@ fn unknown(case: &Case<'_>) -> Option<Finding> {
         }));
     let beside = resolver.filter(|r| r.search.is_empty()).and_then(|own| {
         let other = others(case, netns)?.find(|r| !r.search.is_empty())?;
-        Some((own, other.search.join(" ")))
+        Some((own, other.search.clone()))
     });
     Some(match beside {
         Some((own, search)) => finding
-            .fact(format!("other pods of this node search {search}"))
+            .fact(format!("other pods of this node search {}", search.join(" ")))
             .fix("# the names of the cluster are found by its search list: dnsPolicy ClusterFirst")
-            .fix(format!("echo 'search {search}' >> {}", fix::quote(&own.path))),
+            .fix(written(netns, own, Resolv::Search(search))),
         None => finding.fix(
             "# ask for a name that exists: look at its spelling, its namespace (kubectl get \
              services -A), and the zone on the DNS server",
@@ -265,7 +265,10 @@ fn wrong_server(case: &Case<'_>) -> Option<Finding> {
         finding.fix("# in a cluster: set clusterDNS of the kubelet, and start the pod anew")
     };
     Some(match right {
-        Some((right, _)) => finding.fix(set(resolver, server, right)),
+        Some((right, _)) => {
+            let edit = Resolv::ReplaceServer { from: server, to: right };
+            finding.fix(written(netns, resolver, edit))
+        }
         None => finding,
     })
 }
@@ -314,13 +317,23 @@ fn others<'a>(
     Some(beside.filter_map(|n| n.detail.as_ref()?.resolver.as_ref()))
 }
 
-/// Writes the file in place: a container's is a mount of its own that cannot be replaced.
-fn set(resolver: &Resolver, from: IpAddr, to: IpAddr) -> String {
-    let path = fix::quote(&resolver.path);
-    let from = from.to_string().replace('.', r"\.");
-    format!(
-        r#"text=$(sed 's/^nameserver[[:space:]]\{{1,\}}{from}[[:space:]]*$/nameserver {to}/' {path}) && printf '%s\n' "$text" > {path}"#
-    )
+/// What writes the file, where it is known to be this namespace's own and no link that a container
+/// has made leads elsewhere: the one that `ip netns exec` shows, or the node's.
+fn written(netns: &Netns, resolver: &Resolver, edit: Resolv) -> Step {
+    let file = std::path::Path::new(&resolver.path);
+    let name = netns.path.file_name().filter(|_| netns.path.starts_with("/run/netns"));
+    let own = name.map(|name| std::path::Path::new("/etc/netns").join(name).join("resolv.conf"));
+    let is_own = own.is_some_and(|own| own == file);
+    let is_nodes = netns.name == HOST && file.starts_with("/etc");
+    if is_own || is_nodes {
+        return Remedy::Resolver { file: resolver.path.clone(), edit }.at(netns.inum);
+    }
+    let what = match edit {
+        Resolv::AddServer(addr) => format!("add \"nameserver {addr}\""),
+        Resolv::ReplaceServer { from, to } => format!("put \"nameserver {to}\" for {from}"),
+        Resolv::Search(domains) => format!("add \"search {}\"", domains.join(" ")),
+    };
+    format!("# in the resolv.conf of {}: {what}", netns.name).into()
 }
 
 /// The server's own question was not answered, and nothing in particular is known to be in its way.
@@ -340,13 +353,15 @@ fn upstream(case: &Case<'_>) -> Option<Finding> {
     let server = case.state.netns_name(probe.netns);
     let title =
         format!("the DNS server in {server} gets no answer from {}, which it asks", probe.to);
-    let look = in_netns(case, probe.netns, &format!("ping -c 1 {}", probe.to));
     Some(
         Finding::error("dns-upstream-unreachable", Scenario::Dns, title)
             .confidence(Confidence::Likely)
             .at(Where::netns(case.state, probe.netns))
             .fact(probe.sentence())
-            .fix(format!("# {look}; then look at that server, or let DNS ask another one")),
+            .fix(format!(
+                "# ping {} from {server}; then look at that server, or let DNS ask another one",
+                probe.to
+            )),
     )
 }
 
@@ -414,7 +429,7 @@ mod tests {
         assert!(found[0].fix.iter().all(|f| f.starts_with('#')), "{found:#?}");
         let found = told(resolver(&[]), "10.1.2.2", said(3, &[])).findings;
         let fix = found[0].fix.last().unwrap();
-        assert_eq!(fix, "echo 'search svc.test' >> /etc/netns/x1/resolv.conf");
+        assert!(fix.ends_with(" sh /etc/netns/x1/resolv.conf 'search svc.test'"), "{fix}");
         let bare = told(resolver(&["svc.test"]), "10.1.2.2", said(0, &[])).findings;
         assert!(bare[0].title.contains("no IPv4 address"), "{bare:#?}");
         assert!(told(resolver(&[]), "10.1.2.2", said(0, &["10.1.1.3"])).findings.is_empty());
@@ -433,7 +448,7 @@ mod tests {
         let found = told(none, "127.0.0.1", Outcome::Timeout).findings;
         assert_eq!(found[0].id, "dns-resolvconf-empty");
         let fix = found[0].fix.last().unwrap();
-        assert_eq!(fix, "echo 'nameserver 10.1.2.2' >> /etc/netns/x1/resolv.conf");
+        assert!(fix.ends_with(" sh /etc/netns/x1/resolv.conf 'nameserver 10.1.2.2'"), "{fix}");
     }
 
     #[test]
@@ -441,6 +456,6 @@ mod tests {
         let stub = Resolver { nameservers: vec![ip("127.0.0.53")], ..resolver(&[]) };
         let found = told(stub, "127.0.0.53", Outcome::Timeout).findings;
         assert_eq!(found[0].id, "dns-resolvconf-wrong-server");
-        assert!(found[0].fix.iter().any(|f| f.contains("nameserver 10.1.2.2/")), "{found:#?}");
+        assert!(found[0].fix.iter().any(|f| f.ends_with(" 127.0.0.53 10.1.2.2")), "{found:#?}");
     }
 }

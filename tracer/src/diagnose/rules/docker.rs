@@ -3,13 +3,13 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::egress::command;
+use super::egress::nat_chain;
 use super::located::{place_of, replace};
-use super::met::in_netns;
 use super::service::{is_alive, nat_table, orphans};
 use super::{Case, Finding, Rule, kube_nft};
+use crate::diagnose::remedy::{ChainAt, Edit, Foreign, Spec, Step, Word, argv, interface};
 use crate::diagnose::walk::RuleRef;
-use crate::diagnose::{Confidence, Drop, Met, Where, fix, show};
+use crate::diagnose::{Confidence, Drop, Met, Where, show};
 use crate::firewall::{Chain, Match, Table, Target};
 use crate::net::{Device, DeviceKind, Inum, Netns};
 
@@ -52,12 +52,9 @@ pub(super) fn unpublished(case: &Case<'_>, drop: &Drop<'_>, port: u16) -> Option
             "no rule of {} translates port {port}: its filter lets in what is for {addr}:{to}, and nothing leads there",
             netns.name
         );
-        let iptables = command(case, netns.inum, addr);
-        let rule = format!(
-            "{iptables} -t nat -A DOCKER -p {proto} -m {proto} --dport {port} -j DNAT --to-destination {addr}:{to}"
-        );
+        let rule = published(case, netns.inum, (proto, port), SocketAddr::new(addr, to));
         let advice = "# start the container anew, so that Docker writes its rules; until then:";
-        let fixes = vec![advice.to_owned(), fix::in_netns(netns, &rule)];
+        let fixes = vec![advice.into(), rule];
         ("docker-nat-flushed", title, None, fixes)
     } else if NODE_PORTS.contains(&port) && has_services(case, netns.inum) {
         let title = format!("no rule in {} translates NodePort {port}", netns.name);
@@ -90,7 +87,7 @@ pub(super) fn unpublished(case: &Case<'_>, drop: &Drop<'_>, port: u16) -> Option
         .fact(fact)
         .journeys([drop.journey.id])
         .depth(case.depth_of(drop));
-    Some(fixes.into_iter().fold(finding, Finding::fix))
+    Some(finding.fixes(fixes))
 }
 
 fn has_services(case: &Case<'_>, netns: Inum) -> bool {
@@ -144,7 +141,7 @@ pub(super) fn reference(table: &Table, chain: &Chain, rule: &crate::firewall::Ru
 }
 
 /// The same rule for every address of the node.
-fn local(case: &Case<'_>, netns: Inum, rule: &RuleRef, text: &str) -> Vec<String> {
+fn local(case: &Case<'_>, netns: Inum, rule: &RuleRef, text: &str) -> Vec<Step> {
     let advice =
         "# if others may have it: publish the port without an address (docker run -p PORT:PORT)";
     let mut words: Vec<&str> = text.split(' ').collect();
@@ -153,7 +150,7 @@ fn local(case: &Case<'_>, netns: Inum, rule: &RuleRef, text: &str) -> Vec<String
         words.join(" ")
     });
     let command = plain.and_then(|text| replace(case, netns, rule, &text));
-    [advice.to_owned()].into_iter().chain(command).collect()
+    [advice.into()].into_iter().chain(command).collect()
 }
 
 /// Docker is on this node, and none of its rules that translate are.
@@ -209,49 +206,67 @@ pub(super) fn misled(case: &Case<'_>, met: &Met<'_>, netns: Inum) -> Option<Find
         Some(format!("{before}--to-destination {right}{}", behind.unwrap_or_default()))
     };
     let command = led(&rule.text).and_then(|text| replace(case, netns, rule, &text));
-    let advice = "# start the container anew, so that Docker writes its rules".to_owned();
+    let advice = "# start the container anew, so that Docker writes its rules";
     Some(
         met.finding(case, id, title)
             .at(place_of(case, netns, rule))
             .fact(format!("{} {}", rule.chain, rule.text))
             .fact(format!("filter of {node}: accepts {proto} to {right}, where no rule leads"))
-            .fix(command.unwrap_or(advice)),
+            .fix(command.unwrap_or_else(|| advice.into())),
     )
 }
 
+/// The rule that publishes a port of the node.
+fn published(
+    case: &Case<'_>,
+    netns: Inum,
+    (proto, port): (&'static str, u16),
+    to: SocketAddr,
+) -> Step {
+    let spec = argv!["-p", proto, "-m", proto, "--dport", port].and(argv![
+        "-j",
+        "DNAT",
+        "--to-destination",
+        to
+    ]);
+    nat_chain(case, netns, to.ip(), "DOCKER").edit(Edit::Append(Spec(spec))).at(netns)
+}
+
 /// What Docker would write again, as far as its other rules tell.
-pub(super) fn restore(case: &Case<'_>, netns: &Netns, asked: Option<(&str, u16)>) -> Vec<String> {
+pub(super) fn restore(
+    case: &Case<'_>,
+    netns: &Netns,
+    asked: Option<(&'static str, u16)>,
+) -> Vec<Step> {
     let any: IpAddr = [0; 4].into();
-    let iptables = command(case, netns.inum, any);
-    let run = |rule: &str| fix::in_netns(netns, &format!("{iptables} -t nat {rule}"));
-    let mut commands =
-        vec!["# systemctl restart docker: it writes its rules anew; until then:".to_owned()];
+    let chain = |name| nat_chain(case, netns.inum, any, name);
+    let append = |name, spec| chain(name).edit(Edit::Append(Spec(spec))).at(netns.inum);
+    let mut steps: Vec<Step> =
+        vec!["# systemctl restart docker: it writes its rules anew; until then:".into()];
     let has_chain = nat_table(case, netns.inum, any)
         .is_some_and(|t| t.chains.iter().any(|c| c.name == "DOCKER"));
     if !has_chain {
-        commands.push(run("-N DOCKER"));
+        steps.push(chain("DOCKER").edit(Edit::NewChain).at(netns.inum));
     }
-    commands.push(run("-A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER"));
-    commands.push(run("-A OUTPUT ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j DOCKER"));
+    let local = || argv!["-m", "addrtype", "--dst-type", "LOCAL", "-j", "DOCKER"];
+    steps.push(append("PREROUTING", local()));
+    steps.push(append("OUTPUT", argv!["!", "-d", "127.0.0.0/8"].and(local())));
     for bridge in netns.devices.values().filter(|d| is_docker_bridge(case, netns.inum, d)) {
-        let dev = fix::quote(&bridge.name);
         for (addr, len) in bridge.addresses.iter().filter(|(a, _)| a.is_ipv4()) {
-            let net = show::prefix((show::network(*addr, *len), *len));
-            commands.push(run(&format!("-A POSTROUTING -s {net} ! -o {dev} -j MASQUERADE")));
+            let net = Word::prefix((show::network(*addr, *len), *len));
+            let spec = argv!["-s", net, "!", "-o", interface(&bridge.name), "-j", "MASQUERADE"];
+            steps.push(append("POSTROUTING", spec));
         }
     }
-    let Some((proto, port)) = asked else { return commands };
+    let Some((proto, port)) = asked else { return steps };
     let open = containers(case, netns.inum, proto);
-    match open.as_slice() {
-        [(addr, to)] => commands.push(run(&format!(
-            "-A DOCKER -p {proto} -m {proto} --dport {port} -j DNAT --to-destination {addr}:{to}"
-        ))),
-        _ => commands.push(format!(
-            "# and for each published port: {}",
-            run("-A DOCKER -p tcp --dport PORT -j DNAT --to-destination CONTAINER:PORT")
-        )),
-    }
-    commands
+    steps.push(match open.as_slice() {
+        [(addr, to)] => published(case, netns.inum, (proto, port), SocketAddr::new(*addr, *to)),
+        _ => "# and for each published port one rule in DOCKER that translates it (-j DNAT \
+              --to-destination CONTAINER:PORT)"
+            .into(),
+    });
+    steps
 }
 
 /// Its own default one, or one that the rules left over are about.
@@ -304,34 +319,38 @@ fn chain_of<'a>(case: &Case<'a>, netns: Inum) -> Option<&'a Chain> {
 fn node_port(
     case: &Case<'_>,
     netns: Inum,
-    (proto, port): (&str, u16),
+    (proto, port): (&'static str, u16),
     addr: IpAddr,
-) -> Vec<String> {
+) -> Vec<Step> {
     let advice = "# restart kube-proxy on this node: it writes the rules of all Services anew";
-    let mut commands = vec![advice.to_owned()];
-    commands.extend(kube_nft::node_address(case, netns, (addr, port)));
-    let Some(table) = nat_table(case, netns, addr) else { return commands };
+    let mut steps: Vec<Step> = vec![advice.into()];
+    steps.extend(kube_nft::node_address(case, netns, (addr, port)));
+    let Some(table) = nat_table(case, netns, addr) else { return steps };
     let lost: Vec<&str> = orphans(table)
         .map(|c| c.name.as_str())
         .filter(|n| n.starts_with("KUBE-EXT-") || n.starts_with("KUBE-XLB-"))
         .collect();
-    let line = |chain: &str| {
-        let rule = format!("-p {proto} -m {proto} --dport {port} -j {chain}");
-        in_netns(case, netns, &format!("{} -t nat -A KUBE-NODEPORTS {rule}", table.command))
-    };
     match lost.as_slice() {
-        [one] => commands.push(line(one)),
-        many => {
-            commands.extend(many.iter().map(|c| format!("# or, if it is its Service: {}", line(c))))
+        [one] => {
+            let spec = argv!["-p", proto, "-m", proto, "--dport", port, "-j", Foreign(one)];
+            let at = ChainAt::named(table, "KUBE-NODEPORTS");
+            steps.push(at.edit(Edit::Append(Spec(spec))).at(netns));
         }
+        many => steps.extend(many.iter().map(|chain| {
+            format!(
+                "# or, if it is its Service: let KUBE-NODEPORTS lead {proto} port {port} to {chain}"
+            )
+            .into()
+        })),
     }
-    commands
+    steps
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::diagnose::Outcome;
+    use crate::diagnose::remedy::lines;
     use crate::diagnose::rules::cases::concluded;
     use crate::diagnose::walk::tests::{inum, ip, ruled};
     use crate::net::NetworkState;
@@ -369,7 +388,7 @@ mod tests {
         let state = ruled("", "a", &flushed);
         let (case, a) = read(&state);
         assert!(has_lost_nat(&case, a.inum));
-        let commands = restore(&case, a, Some(("tcp", 9443)));
+        let commands = lines(&state, &restore(&case, a, Some(("tcp", 9443))));
         let has = |end: &str| commands.iter().any(|c| c.ends_with(end));
         assert!(has("-A POSTROUTING -s 10.1.1.0/24 ! -o br0 -j MASQUERADE"), "{commands:?}");
         assert!(has("--dport 9443 -j DNAT --to-destination 10.1.1.3:443"), "{commands:?}");
@@ -410,7 +429,7 @@ mod tests {
         let (case, a) = read(&state);
         let (rule, text) = only_local(&case, a, 8443).unwrap();
         assert_eq!((rule.chain.as_str(), rule.number), ("DOCKER", Some(1)));
-        let fix = local(&case, a.inum, &rule, &text);
+        let fix = lines(&state, &local(&case, a.inum, &rule, &text));
         let right =
             "-R DOCKER 1 ! -i br0 -p tcp -m tcp --dport 8443 -j DNAT --to-destination 10.1.1.3:443";
         assert!(fix.last().unwrap().ends_with(right), "{fix:?}");
@@ -433,7 +452,7 @@ mod tests {
         let state = ruled("", "a", rules);
         let (case, a) = read(&state);
         assert!(has_services(&case, a.inum));
-        let fix = node_port(&case, a.inum, ("tcp", 31_000), ip("192.0.2.11"));
+        let fix = lines(&state, &node_port(&case, a.inum, ("tcp", 31_000), ip("192.0.2.11")));
         let right = "-A KUBE-NODEPORTS -p tcp -m tcp --dport 31000 -j KUBE-EXT-A";
         assert!(fix.last().unwrap().ends_with(right), "{fix:?}");
     }

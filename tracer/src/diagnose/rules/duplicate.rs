@@ -4,8 +4,9 @@
 use std::net::IpAddr;
 
 use super::{Case, Finding};
+use crate::diagnose::remedy::{Link, Remedy};
 use crate::diagnose::walk::What;
-use crate::diagnose::{Confidence, Met, Where, fix, show};
+use crate::diagnose::{Confidence, Met, Where, show};
 use crate::event::Proto;
 use crate::net::{Device, Inum, Mac, Netns};
 
@@ -28,10 +29,9 @@ pub(super) fn address(case: &Case<'_>, met: &Met<'_>, addr: IpAddr, holders: &[H
     }
     for (netns, device) in wrong.iter().filter_map(|h| found(case, *h)) {
         let len = device.addresses.iter().find(|(a, _)| *a == addr).map_or(32, |(_, len)| *len);
-        let del = format!("ip addr del {addr}/{len} dev {}", fix::quote(&device.name));
-        finding = finding.fix(fix::in_netns(netns, &del));
+        finding = finding.fix(Remedy::del_addr(&device.name, (addr, len)).at(netns.inum));
     }
-    finding.fix(met.command(case, &format!("ip neigh flush to {addr}")))
+    finding.fix(met.remedy(Remedy::ForgetNeigh { addr }))
 }
 
 /// The holders that were not meant, and the fact that says so.
@@ -98,10 +98,9 @@ pub(super) fn mac(case: &Case<'_>, met: &Met<'_>, mac: Mac, holders: &[Holder]) 
     let other = holders.iter().find(|h| !is_meant(h)).or(holders.first());
     let Some((netns, device)) = other.and_then(|h| found(case, *h)) else { return finding };
     finding.place = Where::netns(case.state, netns.inum).dev(&device.name);
-    let free = show::mac(unused(case, mac));
-    let set = format!("ip link set {} address {free}", fix::quote(&device.name));
-    let flush = format!("ip neigh flush to {}", met.walk.tuple.dst);
-    finding.fix(fix::in_netns(netns, &set)).fix(met.command(case, &flush))
+    let set = Remedy::link(&device.name, Link::Address(unused(case, mac)));
+    let flush = Remedy::ForgetNeigh { addr: met.walk.tuple.dst };
+    finding.fix(set.at(netns.inum)).fix(met.remedy(flush))
 }
 
 /// One like `mac` that nobody has, and that says of itself that it was given by hand.

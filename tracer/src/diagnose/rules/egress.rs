@@ -2,12 +2,12 @@
 
 use std::net::IpAddr;
 
-use super::met::in_netns;
 use super::service::nat_table;
 use super::{Case, Direction, Finding, Rule, docker, in_front, located};
+use crate::diagnose::remedy::{ChainAt, Edit, Remedy, Spec, Step, Word, argv, full, interface};
 use crate::diagnose::walk::{End, ObstacleKind as Kind, RuleRef, Walk};
-use crate::diagnose::{Confidence, Met, Outcome, Scenario, Severity, Way, Where, fix, place, show};
-use crate::firewall::{Match, Target};
+use crate::diagnose::{Confidence, Met, Outcome, Scenario, Severity, Way, Where, place, show};
+use crate::firewall::{Flavour, Match, Target};
 use crate::journey::NatKind;
 use crate::net::{Inum, Netns};
 
@@ -98,8 +98,7 @@ fn untranslated(case: &Case<'_>, way: &Way) -> Option<Finding> {
         .facts(lost.map(|n| format!("{} has no way back to {src}", case.state.netns_name(n))))
         .depth(case.depth(Direction::Request, step));
     if id == "docker-nat-flushed" {
-        let commands = docker::restore(case, netns, None);
-        return Some(commands.into_iter().fold(finding, Finding::fix));
+        return Some(finding.fixes(docker::restore(case, netns, None)));
     }
     let agent =
         "# or let the network plugin's agent (flanneld, ip-masq-agent) write its rules anew";
@@ -204,23 +203,31 @@ fn fits(name: &str, dev: &str) -> bool {
 }
 
 /// The rule that flannel and others write.
-fn masquerade(case: &Case<'_>, netns: &Netns, src: IpAddr, dev: &str) -> String {
-    let command = command(case, netns.inum, src);
+fn masquerade(case: &Case<'_>, netns: &Netns, src: IpAddr, dev: &str) -> Step {
     let devices = netns.devices.values();
     let near = devices.flat_map(|d| &d.addresses).find(|p| p.1 < 32 && show::covers(**p, src));
+    let near = near.map(|(a, len)| (show::network(*a, *len), *len));
     let cluster = case.cluster_networks(netns).find(|n| show::covers(*n, src));
-    let source = cluster.or(near.copied()).map_or_else(|| src.to_string(), show::prefix);
-    let inside = cluster.map(|n| format!(" ! -d {}", show::prefix(n))).unwrap_or_default();
-    let dev = fix::quote(dev);
-    let rule =
-        format!("{command} -t nat -A POSTROUTING -s {source}{inside} -o {dev} -j MASQUERADE");
-    fix::in_netns(netns, &rule)
+    let source = cluster.or(near).unwrap_or((src, full(src)));
+    let spec = argv!["-s", Word::prefix(source)]
+        .and_if(cluster, |net| argv!["!", "-d", Word::prefix(net)])
+        .and(argv!["-o", interface(dev), "-j", "MASQUERADE"]);
+    nat_chain(case, netns.inum, src, "POSTROUTING").edit(Edit::Append(Spec(spec))).at(netns.inum)
 }
 
-/// iptables as this namespace uses it.
-pub(super) fn command(case: &Case<'_>, netns: Inum, addr: IpAddr) -> String {
-    let plain = if addr.is_ipv4() { "iptables" } else { "ip6tables" };
-    nat_table(case, netns, addr).map_or_else(|| plain.to_owned(), |t| t.command.clone())
+/// A chain of iptables' table nat, as this namespace uses it.
+pub(super) fn nat_chain(case: &Case<'_>, netns: Inum, addr: IpAddr, chain: &str) -> ChainAt {
+    if let Some(table) = nat_table(case, netns, addr) {
+        return ChainAt::named(table, chain);
+    }
+    let (family, command) = if addr.is_ipv4() { ("ip", "iptables") } else { ("ip6", "ip6tables") };
+    ChainAt {
+        flavour: Flavour::IptablesNft,
+        family: family.to_owned(),
+        table: "nat".to_owned(),
+        chain: chain.to_owned(),
+        command: command.to_owned(),
+    }
 }
 
 /// The source becomes an address that nobody has, so that the answer ends at nobody.
@@ -248,7 +255,7 @@ fn foreign(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
 }
 
 /// Without the rule, where another one translates; else with the node's own address.
-fn instead(case: &Case<'_>, met: &Met<'_>, rule: &RuleRef, src: IpAddr, wrong: IpAddr) -> String {
+fn instead(case: &Case<'_>, met: &Met<'_>, rule: &RuleRef, src: IpAddr, wrong: IpAddr) -> Step {
     let netns = met.obstacle.place.netns;
     let own = rule.text.replace(&format!("SNAT --to-source {wrong}"), "MASQUERADE");
     let has_other = nat_table(case, netns, src).is_some_and(|table| {
@@ -296,12 +303,12 @@ fn ports(case: &Case<'_>) -> Option<Finding> {
         .at(place)
         .fact(format!("{name} = {} in {}", range.join(" "), netns.name))
         .facts(exhausted.map(crate::diagnose::Probed::sentence));
-    let widen = in_netns(case, netns.inum, &format!("sysctl -w '{name}=32768 60999'"));
+    let widen = |range| Remedy::sysctl("ipv4/ip_local_port_range", range).at(netns.inum);
     Some(match few {
-        Some(_) => finding.fix(widen),
+        Some(_) => finding.fix(widen("32768 60999")),
         None => finding
             .fix("# let the application keep its connections, or give it more source addresses")
-            .fix(in_netns(case, netns.inum, &format!("sysctl -w '{name}=1024 65535'"))),
+            .fix(widen("1024 65535")),
     })
 }
 

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::located::located;
 use super::met::each;
 use super::{Case, Finding, Rule, local_endpoint, service};
+use crate::diagnose::remedy::{ChainAt, Edit, Foreign, Remedy, Spec, argv};
 use crate::diagnose::walk::{ObstacleKind as Kind, RuleRef};
 use crate::diagnose::{Met, Where};
 use crate::event::Proto;
@@ -62,18 +63,16 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
         .fact(format!("{} of {node}: {}", jump.table, jump.text))
         .fact(format!("{} of {node}: chain {chain} has no rule", jump.table));
     let (table, ..) = located(case, netns, jump)?;
-    let add = |rule: String| {
-        met.command(case, &format!("{} -t {} -A {chain} {rule}", jump.command, jump.table))
-    };
     let refilled = refill(case, table, (jump, chain, of), tuple.proto);
     let is_known = !refilled.is_empty();
     let advice = format!(
         "# where {aim} leads is not on this node any more: let whoever wrote {chain} write it again \
-         (restart kube-proxy; for a host port, delete its pod{}), or: {}",
+         (restart kube-proxy; for a host port, delete its pod{})",
         of.map(|c| format!(": {c}")).unwrap_or_default(),
-        add("-p PROTO -j DNAT --to-destination ADDRESS:PORT".to_owned())
     );
-    Some(finding.fixes(refilled.into_iter().map(add)).fixes((!is_known).then_some(advice)))
+    let add = |spec| ChainAt::named(table, chain).edit(Edit::Append(spec));
+    let steps = refilled.into_iter().map(add).map(|step: Remedy| met.remedy(step));
+    Some(finding.fixes(steps).fixes((!is_known).then_some(advice)))
 }
 
 /// The rules that the chain should have, without `-A CHAIN`: where the comment of the jump names the
@@ -83,11 +82,11 @@ fn refill(
     table: &Table,
     (jump, chain, of): (&RuleRef, &str, Option<&str>),
     proto: Proto,
-) -> Vec<String> {
+) -> Vec<Spec> {
     let named = jump.comment.as_deref().and_then(endpoint);
     if let Some(to) = named.filter(|to| service::is_alive(case, to.ip())) {
         let proto = if proto == Proto::Udp { "udp" } else { "tcp" };
-        return vec![format!("-p {proto} -j DNAT --to-destination {to}")];
+        return vec![Spec(argv!["-p", proto, "-j", "DNAT", "--to-destination", to])];
     }
     let Some(name) = of.and_then(|c| c.split_whitespace().next()) else { return Vec::new() };
     let is_its = |comment: &str| comment.split_whitespace().next() == Some(name);
@@ -98,11 +97,15 @@ fn refill(
         leads && comments.any(is_its)
     });
     let names: Vec<&str> = left.map(|c| c.name.as_str()).collect();
-    let share = |at: usize| match names.len() - at {
-        1 => String::new(),
-        left => format!("-m statistic --mode random --probability {:.5} ", 1.0 / left as f64),
+    let led = |(at, name): (usize, &&str)| {
+        let left = names.len() - at;
+        let chance = (left > 1).then(|| format!("{:.5}", 1.0 / left as f64));
+        let share = argv![].and_if(chance, |chance| {
+            argv!["-m", "statistic", "--mode", "random", "--probability", Foreign(&chance)]
+        });
+        Spec(share.and(argv!["-j", Foreign(name)]))
     };
-    names.iter().enumerate().map(|(at, name)| format!("{}-j {name}", share(at))).collect()
+    names.iter().enumerate().map(led).collect()
 }
 
 /// `shop/web:http -> 10.244.1.5:8080`, as kube-proxy says in its rules.

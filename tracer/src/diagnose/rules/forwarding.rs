@@ -2,8 +2,9 @@
 
 use super::met::is_astray;
 use super::{Case, Finding, Rule};
+use crate::diagnose::Drop;
 use crate::diagnose::finding::Where;
-use crate::diagnose::{Drop, fix};
+use crate::diagnose::remedy::{Remedy, sysctl_name};
 use crate::journey::Stage;
 
 pub(super) const RULE: Rule = Rule {
@@ -36,7 +37,7 @@ fn forbidden(case: &Case<'_>, drop: &Drop<'_>) -> Option<Finding> {
     let dev = drop.dev().unwrap_or_default();
     let known = setting(case, drop, dev);
     let path = known.as_deref().unwrap_or("ipv4/ip_forward");
-    let name = fix::sysctl_name(path);
+    let name = sysctl_name(path);
     let id = if case.is_docker_host(netns.inum) { "docker-ip-forward-off" } else { RULE.id };
     let mut finding = Finding::error(
         id,
@@ -48,7 +49,7 @@ fn forbidden(case: &Case<'_>, drop: &Drop<'_>) -> Option<Finding> {
     .journeys([drop.journey.id])
     .depth(case.depth_of(drop))
     .follows(&["routing-loop"])
-    .fix(fix::sysctl(netns, path, "1"));
+    .fix(Remedy::sysctl(path, "1").at(netns.inum));
     if known.is_some() {
         finding = finding.fact(format!("{name} = 0 in {}", netns.name));
     }

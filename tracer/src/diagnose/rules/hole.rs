@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::located::{located, replace};
-use super::met::{each, in_netns};
+use super::met::each;
 use super::{Case, Finding, Rule, service};
+use crate::diagnose::remedy::{ChainAt, Edit, Foreign, Spec, argv};
 use crate::diagnose::walk::{ObstacleKind as Kind, RuleRef};
 use crate::diagnose::{Met, Where};
 use crate::firewall::{self, Flavour, Match, Table, Target};
@@ -42,11 +43,10 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
         .fact(format!("no rule behind them in {} takes the rest", chain.name))
         .fix("# restart kube-proxy on this node: it writes the rules of all Services anew; until then:");
     let command = match lost(case, table, chain) {
-        Some(to) => Some(in_netns(
-            case,
-            netns.inum,
-            &format!("{} -t {} -A {} -j {to}", table.command, table.name, chain.name),
-        )),
+        Some(to) => {
+            let spec = Spec(argv!["-j", Foreign(&to)]);
+            Some(met.remedy(ChainAt::of(table, chain).edit(Edit::Append(spec))))
+        }
         None => whole(own?, rule).and_then(|text| replace(case, netns.inum, rule, &text)),
     };
     Some(finding.fixes(command))

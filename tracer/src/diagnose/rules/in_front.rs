@@ -122,7 +122,7 @@ pub(super) fn by_notrack(
     let hooks = [Hook::Prerouting, Hook::Output].map(Hook::name);
     at.hook = hooks.into_iter().find(|h| rule.chain.eq_ignore_ascii_case(h));
     let node = case.state.netns_name(netns);
-    Finding { place: at, fix: Vec::new(), ..finding }
+    Finding { place: at, steps: Vec::new(), narrower: Vec::new(), ..finding }
         .fact(format!("{} of {node}: {}", rule.table, rule.text))
         .fix(delete(case, netns, rule))
 }
@@ -161,9 +161,8 @@ pub(super) fn kept_private(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
 /// A translation to nobody, in front of one that leads to somebody.
 pub(super) fn shadowed(case: &Case<'_>, met: &Met<'_>, nat: &Nat) -> Option<Finding> {
     let found = behind(case, nat)?;
-    let Finding { id, title, place, evidence, fix, .. } = found;
-    let finding = met.finding(case, id, title).at(place).facts(evidence);
-    Some(fix.into_iter().fold(finding, Finding::fix))
+    let Finding { id, title, place, evidence, steps, .. } = found;
+    Some(met.finding(case, id, title).at(place).facts(evidence).fixes(steps))
 }
 
 /// The same, where what was met is no obstacle of the walk.

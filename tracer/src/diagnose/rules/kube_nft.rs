@@ -3,11 +3,11 @@
 
 use std::net::IpAddr;
 
-use super::met::in_netns;
 use super::service::service_of;
 use super::{Case, Finding};
+use crate::diagnose::remedy::{ChainAt, Edit, Spec, Step, argv, identifier};
 use crate::diagnose::walk::RuleRef;
-use crate::diagnose::{Confidence, Met, Where, fix};
+use crate::diagnose::{Confidence, Met, Where};
 use crate::firewall::{Flavour, Table, Target};
 use crate::journey::Hook;
 use crate::net::Inum;
@@ -70,7 +70,7 @@ pub(super) fn untranslated(
     let node = case.state.netns_name(netns);
     let mut place = Where::netns(case.state, netns);
     place.table = Some(table.name.clone());
-    let (lost, commands) = (unhooked(table, hook), reconnect(case, netns, dst));
+    let (lost, steps) = (unhooked(table, hook), reconnect(case, netns, dst));
     let (id, title) = if let Some(chain) = &lost {
         place.chain = Some(chain.clone());
         let title = format!("chain {chain} of {node} does not lead to the rules of the Services");
@@ -84,43 +84,47 @@ pub(super) fn untranslated(
         Some(chain) => format!("{TABLE} of {node}: no jump to services in {chain}"),
         None => format!("{TABLE} of {node}: {} port {} is not in {SERVICES}", dst.0, dst.1),
     };
-    let is_known = lost.is_some() || !commands.is_empty();
+    let is_known = lost.is_some() || !steps.is_empty();
     let finding = met
         .finding(case, id, title)
         .confidence(if is_known { Confidence::Certain } else { Confidence::Likely })
         .at(place)
         .fact(fact)
-        .fix("# restart kube-proxy on this node: it writes the rules of all Services anew");
-    Some(commands.into_iter().fold(finding, Finding::fix))
+        .fix("# restart kube-proxy on this node: it writes the rules of all Services anew")
+        .fixes(steps);
+    Some(finding)
 }
 
-/// Commands that lead to the chain of a Service again, where that is still there.
-pub(super) fn reconnect(case: &Case<'_>, netns: Inum, (addr, port): (IpAddr, u16)) -> Vec<String> {
+/// What leads to the chain of a Service again, where that is still there.
+pub(super) fn reconnect(case: &Case<'_>, netns: Inum, (addr, port): (IpAddr, u16)) -> Vec<Step> {
     let Some(table) = table(case, netns, addr) else { return Vec::new() };
-    let mut commands = Vec::new();
+    let mut steps = Vec::new();
     for hook in [Hook::Prerouting, Hook::Output] {
-        let lost = unhooked(table, hook);
-        commands
-            .extend(lost.map(|c| format!("add rule {} {TABLE} {c} jump services", table.family)));
+        let jump = Spec(argv!["jump", "services"]);
+        let lead = |c: String| ChainAt::named(table, &c).edit(Edit::Append(jump));
+        steps.extend(unhooked(table, hook).map(lead));
     }
+    let sets = ChainAt::named(table, "services");
     let chains = table.chains.iter().filter(|c| c.name.starts_with("service-"));
     let own = chains.filter_map(|c| Some((c, service_of(c)?)));
     for (chain, (_, proto, _)) in own.filter(|(_, s)| (s.0, s.2) == (addr, port)) {
-        let key = format!("{addr} . {proto} . {port}");
-        let family = &table.family;
-        if has_element(table, EMPTY, &key) {
-            commands.push(format!("delete element {family} {TABLE} {EMPTY} {{ {key} }}"));
+        let key = argv![addr, ".", proto, ".", port];
+        let has = |set| has_element(table, set, &key.joined());
+        if has(EMPTY) {
+            let (set, element) = (EMPTY.to_owned(), Spec(key.clone()));
+            steps.push(sets.clone().edit(Edit::DeleteElement { set, element }));
         }
-        if !has_element(table, SERVICES, &key) {
-            let to = format!("{key} : goto {}", chain.name);
-            commands.push(format!("add element {family} {TABLE} {SERVICES} {{ {to} }}"));
+        if !has(SERVICES) {
+            let (set, to) = (SERVICES.to_owned(), argv![":", "goto", identifier(&chain.name)]);
+            let element = Spec(key.clone().and(to));
+            steps.push(sets.clone().edit(Edit::AddElement { set, element }));
         }
     }
-    commands.iter().map(|c| in_netns(case, netns, &format!("nft {}", fix::quote(c)))).collect()
+    steps.into_iter().map(|step| step.at(netns)).collect()
 }
 
-/// The command that makes an address of the node one for its Services' ports, where it is none.
-pub(super) fn node_address(case: &Case<'_>, netns: Inum, dst: (IpAddr, u16)) -> Option<String> {
+/// What makes an address of the node one for its Services' ports, where it is none.
+pub(super) fn node_address(case: &Case<'_>, netns: Inum, dst: (IpAddr, u16)) -> Option<Step> {
     let table = table(case, netns, dst.0)?;
     let has_port = table.sets.iter().filter(|s| s.0 == "service-nodeports").any(|(_, elements)| {
         elements
@@ -130,8 +134,9 @@ pub(super) fn node_address(case: &Case<'_>, netns: Inum, dst: (IpAddr, u16)) -> 
     if !has_port || has_element(table, NODE_ADDRESSES, &dst.0.to_string()) {
         return None;
     }
-    let element = format!("add element {} {TABLE} {NODE_ADDRESSES} {{ {} }}", table.family, dst.0);
-    Some(in_netns(case, netns, &format!("nft {}", fix::quote(&element))))
+    let (set, element) = (NODE_ADDRESSES.to_owned(), Spec(argv![dst.0]));
+    let at = ChainAt::named(table, "services");
+    Some(at.edit(Edit::AddElement { set, element }).at(netns))
 }
 
 /// The endpoint that the name of its chain tells: `endpoint-HASH-ns/name/tcp/port__10.0.0.1/8080`.
@@ -163,6 +168,7 @@ fn first(words: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::diagnose::remedy::lines;
     use crate::diagnose::walk::tests::{cluster, inum, ip};
     use crate::net::NetworkState;
 
@@ -212,6 +218,7 @@ mod tests {
         let case = Case::new(None, Vec::new(), &[], &state);
         let a = inum(&state, "a");
         let commands = reconnect(&case, a, (ip("10.99.0.1"), 80));
+        let commands = lines(&state, &commands);
         let has = |text: &str| commands.iter().any(|c| c.contains(text));
         assert!(has("add rule ip kube-proxy nat-prerouting jump services"), "{commands:?}");
         assert!(has("delete element ip kube-proxy no-endpoint-services { 10.99.0.1 . tcp . 80 }"));
@@ -227,6 +234,7 @@ mod tests {
         let case = Case::new(None, Vec::new(), &[], &state);
         let a = inum(&state, "a");
         let fix = node_address(&case, a, (ip("192.0.2.11"), 31_000)).unwrap();
+        let fix = lines(&state, &[fix]).remove(0);
         assert!(fix.contains("add element ip kube-proxy nodeport-ips { 192.0.2.11 }"), "{fix}");
         assert_eq!(node_address(&case, a, (ip("192.0.2.11"), 31_001)), None);
         assert_eq!(node_address(&case, a, (ip("192.0.2.99"), 31_000)), None);

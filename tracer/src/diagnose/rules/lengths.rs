@@ -1,11 +1,12 @@
 //! Packets too long for the way: small ones get through, and large ones vanish.
 
 use super::located::delete;
-use super::met::{each, in_netns};
+use super::met::each;
 use super::{Case, Finding, Rule};
+use crate::diagnose::remedy::{Link, Remedy, Step};
 use crate::diagnose::walk::{Leg, Obstacle, ObstacleKind as Kind, RuleRef, What};
 use crate::diagnose::{
-    Confidence, Direction, Drop, Met, Probed, Purpose, Severity, Where, fix, overlay,
+    Confidence, Direction, Drop, Met, Probed, Purpose, Severity, Where, overlay,
 };
 use crate::journey::Journey;
 use crate::net::{DeviceKind, Netns};
@@ -96,11 +97,11 @@ fn dropped(case: &Case<'_>, drop: &Drop<'_>) -> Option<Finding> {
         "{name} of {} has MTU {mtu}, too small for packets of {len} bytes, and the sender is not told",
         at.name
     );
-    let set = format!("ip link set {} mtu {len}", fix::quote(name));
+    let set = Remedy::link(name, Link::Mtu(len));
     let finding = Finding::error(id, case.scenario(), title)
         .at(place(at, name))
         .fact(format!("ip link of {}: {name} mtu {mtu}", at.name));
-    Some(fill(finding).fix(fix::in_netns(at, &set)))
+    Some(fill(finding).fix(set.at(at.inum)))
 }
 
 fn too_long(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
@@ -130,8 +131,8 @@ fn too_long(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
     let title = format!(
         "{dev} of {node} has MTU {mtu}, too small for packets of {len} bytes, and the sender is not told"
     );
-    let set = format!("ip link set {} mtu {len}", fix::quote(&dev));
-    Some(met.finding(case, id, title).fact(has).fix(met.command(case, &set)))
+    let set = Remedy::link(&dev, Link::Mtu(len));
+    Some(met.finding(case, id, title).fact(has).fix(met.remedy(set)))
 }
 
 /// The rule that keeps the ICMP error from being sent, at the same step.
@@ -193,9 +194,10 @@ fn fragments(case: &Case<'_>) -> Option<Finding> {
             format!("ip link of {}: {} mtu {mtu}", netns.name, case.dev_name(netns.inum, dev));
         finding = finding.fact(text);
         let inner = met.walk.ask.len;
-        let command =
-            shrink(netns, mtu, len.saturating_sub(inner)).filter(|c| !finding.fix.contains(c));
-        finding = finding.fixes(command);
+        let step = shrink(netns, mtu, len.saturating_sub(inner));
+        let is_new = |step: &Step| !finding.steps.contains(step);
+        let step = step.filter(is_new);
+        finding = finding.fixes(step);
     }
     Some(finding.fix(
         "# and give the pods' devices the tunnel's MTU (restart the overlay's agent and the pods), or \
@@ -204,11 +206,10 @@ fn fragments(case: &Case<'_>) -> Option<Finding> {
 }
 
 /// Makes the tunnel fit into the device below it: what is too long then is told to its sender.
-fn shrink(netns: &Netns, mtu: u32, overhead: u32) -> Option<String> {
+fn shrink(netns: &Netns, mtu: u32, overhead: u32) -> Option<Step> {
     let tunnel = overlay::tunnel(netns)?;
     let fits = mtu.checked_sub(overhead)?;
-    let set = format!("ip link set {} mtu {fits}", fix::quote(&tunnel.name));
-    Some(fix::in_netns(netns, &set))
+    Some(Remedy::link(&tunnel.name, Link::Mtu(fits)).at(netns.inum))
 }
 
 /// Nothing that is known is too small: the network between is.
@@ -235,8 +236,9 @@ fn lost(case: &Case<'_>) -> Option<Finding> {
     place.dev = tunnel.map(|d| d.name.clone());
     let advice = match tunnel {
         Some(d) => format!(
-            "# find the longest that passes (ping -M do -s BYTES), then on every node: {}",
-            in_netns(case, here, &format!("ip link set {} mtu BYTES+28", d.name))
+            "# find the longest that passes (ping -M do -s BYTES), then on every node give {} the MTU \
+             BYTES + 28",
+            d.name
         ),
         None => {
             "# find the longest that passes (ping -M do -s BYTES), and where the way gets narrow"

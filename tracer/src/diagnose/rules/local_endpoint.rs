@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::located::{delete, located};
-use super::met::in_netns;
 use super::{Case, Finding, kube_nft, service};
+use crate::diagnose::remedy::{ChainAt, Edit, Foreign, Spec, Step, argv};
 use crate::diagnose::walk::{RuleRef, Walk, What};
 use crate::diagnose::{place, show};
 use crate::firewall::{Chain, Rule, Table, Target};
@@ -218,25 +218,29 @@ fn destinations(table: &Table, hash: &str) -> Vec<(IpAddr, Option<u16>)> {
     found
 }
 
-/// Commands that lead to an endpoint on this node, in place of the rule that drops.
+/// What leads to an endpoint on this node, in place of the rule that drops.
 fn lead_to(
     case: &Case<'_>,
     (netns, rule): (Inum, &RuleRef),
     hashes: &BTreeSet<String>,
     to: &Endpoint,
-) -> Option<Vec<String>> {
+) -> Option<Vec<Step>> {
     let table = service::nat_table(case, netns, to.addr)?;
     let of = |kind: &str| hashes.iter().map(|h| format!("{kind}{h}")).collect::<Vec<_>>();
     let outer = [of("KUBE-EXT-"), of("KUBE-XLB-")].concat();
     let outer = table.chains.iter().find(|c| outer.contains(&c.name))?;
     let is_it = |r: &Rule| translation(r) == Some((to.addr, to.port));
     let own = table.chains.iter().find(|c| c.hook.is_none() && c.rules.iter().any(is_it));
-    let does = match own {
-        Some(chain) => format!("-j {}", chain.name),
-        None => format!("-p tcp -j DNAT --to-destination {}", shown(to)),
+    let spec = match (own, to.port) {
+        (Some(chain), _) => argv!["-j", Foreign(&chain.name)],
+        (None, Some(port)) => {
+            let to = std::net::SocketAddr::new(to.addr, port);
+            argv!["-p", "tcp", "-j", "DNAT", "--to-destination", to]
+        }
+        (None, None) => argv!["-p", "tcp", "-j", "DNAT", "--to-destination", to.addr],
     };
-    let add = format!("{} -t nat -A {} {does}", table.command, outer.name);
-    Some(vec![delete(case, netns, rule), in_netns(case, netns, &add)])
+    let add = ChainAt::of(table, outer).edit(Edit::Append(Spec(spec)));
+    Some(vec![delete(case, netns, rule), add.at(netns)])
 }
 
 #[cfg(test)]

@@ -1,28 +1,32 @@
-//! A rule where it was read, and the commands that take it away or put another in its place.
+//! A rule where it was read, and what takes it away or puts another in its place.
 
-use super::met::in_netns;
+use crate::diagnose::remedy::{ChainAt, Edit, Spec, Spot, Step};
 use crate::diagnose::walk::RuleRef;
 use crate::diagnose::{Case, Where};
 use crate::firewall::{self, Policy, Table};
 use crate::net::Inum;
 
-/// The command that removes a rule, or lets a chain's policy accept.
-pub(super) fn delete(case: &Case<'_>, netns: Inum, rule: &RuleRef) -> String {
-    let found = located(case, netns, rule).map(|(table, chain, own)| match own {
-        None => firewall::policy_command(table, chain, Policy::Accept),
-        Some(own) => firewall::delete_command(table, chain, own),
+/// What removes a rule, or lets a chain's policy accept.
+pub(super) fn delete(case: &Case<'_>, netns: Inum, rule: &RuleRef) -> Step {
+    let found = located(case, netns, rule).map(|(table, chain, own)| {
+        let edit = match own {
+            None => Edit::Policy(Policy::Accept),
+            Some(own) => Edit::Delete(Spot::of(own)),
+        };
+        ChainAt::of(table, chain).edit(edit)
     });
     match found {
-        Some(command) => in_netns(case, netns, &command),
-        None => format!("# remove from {}/{}: {}", rule.table, rule.chain, rule.text),
+        Some(remedy) => remedy.at(netns),
+        None => format!("# remove from {}/{}: {}", rule.table, rule.chain, rule.text).into(),
     }
 }
 
-/// The command that puts `text` in the place of a rule.
-pub(super) fn replace(case: &Case<'_>, netns: Inum, rule: &RuleRef, text: &str) -> Option<String> {
+/// What puts `text` in the place of a rule.
+pub(super) fn replace(case: &Case<'_>, netns: Inum, rule: &RuleRef, text: &str) -> Option<Step> {
     let (table, chain, own) = located(case, netns, rule)?;
-    let command = firewall::replace_command(table, chain, own?, text)?;
-    Some(in_netns(case, netns, &command))
+    let at = ChainAt::of(table, chain);
+    let spec = Spec::of_text(&at, text);
+    Some(at.edit(Edit::Replace(Spot::of(own?), spec)).at(netns))
 }
 
 /// Where a rule is.

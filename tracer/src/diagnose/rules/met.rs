@@ -3,11 +3,11 @@
 use super::emptied;
 use crate::diagnose::case::{Case, Direction, Drop, Met};
 use crate::diagnose::finding::{Confidence, Finding, Severity, Where};
-use crate::diagnose::fix;
+use crate::diagnose::remedy::{Remedy, Step};
 use crate::diagnose::walk::{Effect, End, Leg, Obstacle, ObstacleKind};
 
 use crate::journey::Fate;
-use crate::net::{Inum, Netns};
+use crate::net::Netns;
 
 /// Asks `rule` about every obstacle that may have to do with a failure.
 pub(super) fn each<'a>(
@@ -112,16 +112,8 @@ impl Met<'_> {
         case.netns(self.obstacle.place.netns)
     }
 
-    /// A command there.
-    pub(super) fn command(&self, case: &Case<'_>, command: &str) -> String {
-        in_netns(case, self.obstacle.place.netns, command)
-    }
-}
-
-/// A command in a namespace, by its number.
-pub(super) fn in_netns(case: &Case<'_>, netns: Inum, command: &str) -> String {
-    match case.netns(netns) {
-        Some(netns) => fix::in_netns(netns, command),
-        None => format!("# in namespace {netns}: {command}"),
+    /// A change there.
+    pub(super) fn remedy(&self, remedy: Remedy) -> Step {
+        remedy.at(self.obstacle.place.netns)
     }
 }

@@ -4,8 +4,9 @@ use std::net::IpAddr;
 
 use super::met::each;
 use super::{Case, Finding, Rule, devices, plug};
+use crate::diagnose::remedy::{Link, Path, Remedy, Step, full, sysctl_name};
 use crate::diagnose::walk::{ObstacleKind as Kind, What};
-use crate::diagnose::{Confidence, Met, Where, fix, place, routing, show};
+use crate::diagnose::{Confidence, Met, Where, place, show};
 use crate::net::detail::Route;
 use crate::net::{DeviceKind, Inum, Mac, Netns};
 
@@ -53,7 +54,7 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
                     "ip neigh of {node}: {addr} dev {dev} lladdr {}{real}",
                     show::mac(*has)
                 ))
-                .fix(met.command(case, &format!("ip neigh del {addr} dev {dev}")))
+                .fix(met.remedy(Remedy::DelNeigh { dev, addr: *addr }))
         }
         Kind::NoNeighbour { addr } => {
             let id = if is_tunnel(case, met) { "vxlan-neigh-missing" } else { RULE.id };
@@ -66,21 +67,18 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
                 .follows(&["vxlan-mac-changed"]);
             let mac = mac_of(case, *addr);
             match mac {
-                Some(mac) => finding.fix(met.command(
-                    case,
-                    &format!("ip neigh replace {addr} lladdr {mac} dev {dev} nud permanent"),
-                )),
+                Some(mac) => finding.fix(met.remedy(Remedy::Neigh { dev, addr: *addr, mac })),
                 None => finding.fix("# restart the overlay's agent (flanneld) on this node: it writes these entries"),
             }
         }
         Kind::ArpIgnore { sysctl, value } => {
-            let name = fix::sysctl_name(sysctl);
+            let name = sysctl_name(sysctl);
             let title = format!("{node} does not answer ARP: {name} is {value}");
             let finding = met.finding(case, "pod-arp-ignore", title);
             finding.wrong_sysctl(netns, sysctl, &value.to_string(), "0")
         }
         Kind::ProxyArpOff { sysctl, addr } => {
-            let name = fix::sysctl_name(sysctl);
+            let name = sysctl_name(sysctl);
             let title = format!(
                 "{node} does not answer ARP for {addr} on behalf of what lies behind it: {name} is 0"
             );
@@ -125,22 +123,22 @@ fn other_mac(
     let end = ends.find(|(_, d)| d.mac == Some(actual));
     let (node, dev) =
         end.map_or(("the other end", "the tunnel"), |(n, d)| (n.name.as_str(), d.name.as_str()));
-    let (has, actual) = (show::mac(has), show::mac(actual));
+    let (has_text, actual) = (show::mac(has), show::mac(actual));
     let title = format!(
-        "{dev} of {node} has the MAC {actual}, but {} sends to {has} and {node} drops that",
+        "{dev} of {node} has the MAC {actual}, but {} sends to {has_text} and {node} drops that",
         netns.name
     );
     let mut finding = met
         .finding(case, "vxlan-mac-changed", title)
-        .fact(format!("ip neigh of {}: {addr} lladdr {has}", netns.name))
+        .fact(format!("ip neigh of {}: {addr} lladdr {has_text}", netns.name))
         .fact(format!("ip link of {node}: {dev} link/ether {actual}"));
     let Some((node, device)) = end else {
         return finding.fix("# restart the overlay's agent on both nodes: it writes these entries");
     };
     finding.place = Where::netns(case.state, node.inum).dev(&device.name);
     // What every other node has written down is quicker put back than changed everywhere.
-    let set = format!("ip link set {} address {has}", fix::quote(dev));
-    finding.fix(fix::in_netns(node, &set)).fixes(case.overlay_entries(node))
+    let set = Remedy::link(&device.name, Link::Address(has)).at(node.inum);
+    finding.fix(set).fixes(case.overlay_entries(node))
 }
 
 /// The bridge that a pod hangs on does not have the address of the pod's gateway.
@@ -156,7 +154,6 @@ fn gateway_gone(case: &Case<'_>, met: &Met<'_>, pod: &Netns, addr: IpAddr) -> Op
     }
     let wrong: Vec<_> =
         bridge.addresses.iter().filter(|(a, _)| a.is_ipv4() == addr.is_ipv4()).collect();
-    let name = fix::quote(&bridge.name);
     let (id, has) = match wrong.first() {
         Some((a, len)) => ("cni0-wrong-ip", format!("has {a}/{len}")),
         None => ("cni0-no-ip", "has no address".to_owned()),
@@ -186,11 +183,10 @@ fn gateway_gone(case: &Case<'_>, met: &Met<'_>, pod: &Netns, addr: IpAddr) -> Op
         .flat_map(|d| &d.addresses)
         .map(|(a, _)| *a)
         .collect();
-    for (a, len) in wrong.into_iter().filter(|net| !used.iter().any(|u| show::covers(**net, *u))) {
-        finding = finding.fix(fix::in_netns(node, &format!("ip addr del {a}/{len} dev {name}")));
-    }
-    let add = format!("ip addr add {addr}/{} dev {name}", own.1);
-    Some(finding.fix(fix::in_netns(node, &add)))
+    let unused = wrong.into_iter().filter(|net| !used.iter().any(|u| show::covers(**net, *u)));
+    let steps = unused.map(|net| Remedy::del_addr(&bridge.name, *net));
+    let add = Remedy::add_addr(&bridge.name, (addr, own.1));
+    Some(finding.fixes(steps.chain([add]).map(|step| step.at(node.inum))))
 }
 
 /// Of all on the link only one has no address: the one that is asked for is its own.
@@ -206,22 +202,17 @@ fn address_gone(
     let title = format!("{name} of {} has no address: nobody on the link has {addr}", pod.name);
     let own = met.obstacle.place.dev.and_then(|d| asker.devices.get(&d));
     let near = own.iter().flat_map(|d| &d.addresses).find(|net| show::covers(**net, addr));
-    let full = if addr.is_ipv4() { 32 } else { 128 };
-    let len = near.map_or(full, |net| net.1);
-    let dev = fix::quote(&name);
+    let len = near.map_or(full(addr), |net| net.1);
     let mut finding = met
         .finding(case, "pod-ip-missing", title)
         .confidence(Confidence::Likely)
         .fact(format!("ip addr of {}: {name} has no address", pod.name))
-        .fix(fix::in_netns(pod, &format!("ip addr add {addr}/{len} dev {dev}")));
+        .fix(Remedy::add_addr(&name, (addr, len)).at(at));
     finding.place = Where::netns(case.state, at).dev(&name);
     let routes = if addr.is_ipv4() { asker.forwards_v4 } else { asker.forwards_v6 };
     let gateway = near.filter(|_| routes).map(|net| net.0).or_else(|| devices::gateway(case, at));
-    let ip = routing::ip(addr);
     finding =
-        finding.fixes(gateway.map(|via| {
-            fix::in_netns(pod, &format!("{ip} route replace default via {via} dev {dev}"))
-        }));
+        finding.fixes(gateway.map(|via| Remedy::Route(Path::default(via, Some(&name))).at(at)));
     Some(finding.fix(format!(
         "# if {addr} is not the address of {}, whoever leads there is wrong: kubectl get pod -o wide",
         pod.name
@@ -311,21 +302,21 @@ pub(super) fn wrong_hop(
     met: &Met<'_>,
     netns: &Netns,
     (route, dead): (&Route, IpAddr),
-) -> Vec<String> {
+) -> Vec<Step> {
     let dst = met.walk.steps[met.step].tuple.dst;
     let is_multipath = route.hops.len() > 1;
     let overlay = || case.overlay_route(netns, dst).filter(|_| case.is_pod_address(dst));
     if (is_multipath || overlay().is_none())
-        && let Some(command) = case.route_by_others(netns, dst, Some((route, dead)))
+        && let Some(remedy) = case.route_by_others(netns, dst, Some((route, dead)))
     {
-        return vec![command];
+        return vec![remedy.at(netns.inum)];
     }
     case.missing_route_fix(netns, Some(dst))
 }
 
-/// Commands that give a device the prefix length that others on its link have, where its own takes
+/// What gives a device the prefix length that others on its link have, where its own takes
 /// in addresses that are elsewhere.
-fn narrower(case: &Case<'_>, netns: &Netns, route: &Route) -> Vec<String> {
+fn narrower(case: &Case<'_>, netns: &Netns, route: &Route) -> Vec<Step> {
     let hop = route.hops.first().and_then(|h| netns.devices.get(&h.dev?));
     let own = |(a, len): &&(IpAddr, u8)| (show::network(*a, *len), *len) == route.dst;
     let Some((device, (addr, len))) = hop.and_then(|d| Some((d, d.addresses.iter().find(own)?)))
@@ -335,14 +326,12 @@ fn narrower(case: &Case<'_>, netns: &Netns, route: &Route) -> Vec<String> {
     let others = case.state.netns.values().filter(|n| n.inum != netns.inum);
     let others = others.flat_map(|n| n.devices.values()).flat_map(|d| &d.addresses);
     let beside = others.filter(|net| net.1 > *len && show::covers(**net, *addr) && net.0 != *addr);
-    let full = if addr.is_ipv4() { 32 } else { 128 };
-    let Some(right) = beside.map(|net| net.1).filter(|l| *l < full).min() else {
+    let Some(right) = beside.map(|net| net.1).filter(|l| *l < full(*addr)).min() else {
         return Vec::new();
     };
-    let dev = fix::quote(&device.name);
-    let mut commands = vec![
-        format!("ip addr add {addr}/{right} dev {dev}"),
-        format!("ip addr del {addr}/{len} dev {dev}"),
+    let mut steps = vec![
+        Remedy::add_addr(&device.name, (*addr, right)),
+        Remedy::del_addr(&device.name, (*addr, *len)),
     ];
     // What leads by a gateway is gone with the address.
     let routes = netns.detail.iter().flat_map(|d| &d.routes);
@@ -350,8 +339,8 @@ fn narrower(case: &Case<'_>, netns: &Netns, route: &Route) -> Vec<String> {
         let via = r.hops.first().and_then(|h| h.via.filter(|_| h.dev == Some(device.ifindex)));
         via.is_some_and(|via| show::covers((*addr, right), via))
     });
-    commands.extend(kept.map(|r| format!("ip route replace {}", show::route(netns, r))));
-    commands.iter().map(|c| fix::in_netns(netns, c)).collect()
+    steps.extend(kept.map(|r| Remedy::Route(Path::of(netns, r))));
+    steps.into_iter().map(|step| step.at(netns.inum)).collect()
 }
 
 /// The route that led to the neighbour, and whether it names a gateway.
@@ -365,8 +354,8 @@ pub(super) fn route_before<'a>(met: &Met<'a>) -> Option<(&'a Route, bool)> {
 }
 
 /// The link-layer address of the device that holds an address.
-fn mac_of(case: &Case<'_>, addr: IpAddr) -> Option<String> {
+fn mac_of(case: &Case<'_>, addr: IpAddr) -> Option<Mac> {
     let devices = case.state.holders(addr).flat_map(|n| n.devices.values());
     let mut holding = devices.filter(|d| d.addresses.iter().any(|(a, _)| *a == addr));
-    holding.find_map(|d| d.mac).map(show::mac)
+    holding.find_map(|d| d.mac)
 }

@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 
 use super::{Case, Finding, Rule};
+use crate::diagnose::remedy::{Path, Remedy};
 use crate::diagnose::walk::{Ask, End, Scope, What, walk};
-use crate::diagnose::{Confidence, Direction, Method, Outcome, Way, Where, fix, routing};
+use crate::diagnose::{Confidence, Direction, Method, Outcome, Way, Where};
 use crate::net::Inum;
 
 pub(super) const RULE: Rule = Rule {
@@ -56,11 +57,9 @@ fn answered_from(case: &Case<'_>, way: &Way) -> Option<Finding> {
         What::Route { route: Some(route), .. } => route.hops.first(),
         _ => None,
     });
-    let command = route.and_then(|hop| {
-        let via = hop.via.map(|via| format!(" via {via}")).unwrap_or_default();
-        let dev = fix::quote(&case.dev_name(*server, hop.dev?));
-        let ip = routing::ip(dst);
-        Some(format!("{ip} route replace {}{via} dev {dev} src {dst}", asked.src))
+    let path = route.and_then(|hop| {
+        let dev = case.dev_name(*server, hop.dev?);
+        Some(Path { src: Some(dst), ..Path::host(asked.src, hop.via, Some(&dev)) })
     });
     Some(
         Finding::error(RULE.id, case.scenario(), title)
@@ -73,7 +72,7 @@ fn answered_from(case: &Case<'_>, way: &Way) -> Option<Finding> {
                 "# bind the server in {node} to {dst} (or to each of its addresses), or ask {from}; until \
                  then, for this client:"
             ))
-            .fixes(command.map(|c| fix::in_netns(netns, &c)))
+            .fixes(path.map(|path| Remedy::Route(path).at(*server)))
             .depth(case.depth(Direction::Request, request.steps.len())),
     )
 }

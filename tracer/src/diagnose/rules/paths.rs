@@ -6,9 +6,10 @@ use std::net::IpAddr;
 use super::met::each;
 use super::{Case, Finding, Rule, devices, plug, service};
 use crate::diagnose::finding::Where;
+use crate::diagnose::remedy::{Path, Remedy, Step, full, main_first, sysctl_name};
 use crate::diagnose::walk::{ObstacleKind as Kind, What};
-use crate::diagnose::{Confidence, Direction, Met, fix, overlay, place, routing, show};
-use crate::net::detail::{Route, RouteType, RoutingRule};
+use crate::diagnose::{Confidence, Direction, Met, overlay, place, show};
+use crate::net::detail::{Route, RouteType, RoutingRule, RuleAction};
 use crate::net::fib::{self, FibQuery, TABLE_MAIN};
 use crate::net::{Device, Netns};
 
@@ -39,6 +40,7 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
     let node = &netns.name;
     let is_pod = place::node_of(case.state, netns.inum).is_some() || met.step < 2;
     let route = |r: &Route| show::route(netns, r);
+    let dst = met.walk.steps.get(met.step)?.tuple.dst;
     Some(match &met.obstacle.kind {
         Kind::NoSource { devices } if devices.is_empty() => met
             .finding(case, "veth-missing", format!("{node} has no device but lo"))
@@ -60,9 +62,7 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
             let mut finding = met
                 .finding(case, id, format!("{node} refuses packets by its route {text}"))
                 .fact(format!("ip route of {node}: {text}"))
-                .fix(
-                    met.command(case, &format!("{} route del {text}", routing::ip(refusing.dst.0))),
-                )
+                .fix(met.remedy(Remedy::DelRoute(Path::of(netns, refusing))))
                 .fixes(case.route_behind(
                     netns,
                     met.walk.steps[met.step].tuple.dst,
@@ -80,7 +80,8 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
             );
             met.finding(case, "policy-rule-hijack", title)
                 .fact(format!("ip rule of {node}: {}", show::rule(rule)))
-                .fix(met.command(case, &rule_del(rule)))
+                .rather(main_first(netns.inum, rule, dst))
+                .fix(met.remedy(Remedy::DelRule((**rule).clone())))
         }
         // The rule may be meant so: it is its table's gateway that is gone.
         Kind::Diverted { taken, main, .. }
@@ -99,7 +100,8 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
                 .finding(case, "policy-rule-hijack", title)
                 .fact(format!("ip rule of {node}: {}", show::rule(rule)))
                 .fact(format!("ip route of {node}: {}", route(taken)))
-                .fix(met.command(case, &rule_del(rule)));
+                .rather(main_first(netns.inum, rule, dst))
+                .fix(met.remedy(Remedy::DelRule((**rule).clone())));
             // The way that the rule takes is one that ends.
             if met.walk.obstacles().any(|(at, o)| at > met.step && o.stops()) {
                 finding.confidence = Confidence::Certain;
@@ -143,7 +145,7 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
                     .confidence(Confidence::Certain)
                     .fact(format!("by its default route the packet ends in {where_to}"));
             }
-            case.missing_route_fix(netns, Some(*dst)).into_iter().fold(finding, Finding::fix)
+            finding.fixes(case.missing_route_fix(netns, Some(*dst)))
         }
         Kind::ForwardingOff { .. } if is_senders(met, met.walk.tuple.src) || is_astray(met) => {
             return None;
@@ -154,13 +156,13 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
             } else {
                 "ip-forward-disabled"
             };
-            let name = fix::sysctl_name(sysctl);
+            let name = sysctl_name(sysctl);
             met.finding(case, id, format!("{node} does not forward packets: {name} is 0"))
                 .wrong_sysctl(netns, sysctl, "0", "1")
         }
         // Without any way back, no setting of the filter lets an answer through.
         Kind::ReversePath { src, back: None, sysctl, .. } => {
-            let name = fix::sysctl_name(sysctl);
+            let name = sysctl_name(sysctl);
             let title = format!("{node} has no route back to {src}");
             met.finding(case, "route-return-missing", title)
                 .fact(format!("{name} is set in {node}: what could not be answered is dropped"))
@@ -168,7 +170,7 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
         }
         Kind::ReversePath { sysctl, src, back, strict } => {
             let is = if *strict { "1" } else { "2" };
-            let name = fix::sysctl_name(sysctl);
+            let name = sysctl_name(sysctl);
             let dev =
                 met.obstacle.place.dev.map(|d| case.dev_name(netns.inum, d)).unwrap_or_default();
             let back = back.map_or_else(|| "nowhere".to_owned(), |d| case.dev_name(netns.inum, d));
@@ -178,7 +180,7 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
             met.finding(case, "rp-filter-strict-asymmetric", title)
                 .sysctl(netns, sysctl, is)
                 .fact(format!("the route of {node} to {src} leads to {back}"))
-                .fix(fix::sysctl(netns, &format!("ipv4/conf/{dev}/rp_filter"), "2"))
+                .fix(met.remedy(Remedy::sysctl(&format!("ipv4/conf/{dev}/rp_filter"), "2")))
         }
         // Its own packet has come home to it: who sent it back is told.
         Kind::OwnSource { src, .. }
@@ -194,11 +196,10 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
             let title = format!(
                 "{node} has {src} as an address of its own on {dev}, and drops packets that come from it"
             );
-            let len = if src.is_ipv4() { 32 } else { 128 };
             let mut finding = met
                 .finding(case, "pod-ip-on-host-lo", title)
                 .fact(format!("ip addr of {node}: {src} on {dev}"))
-                .fix(met.command(case, &format!("ip addr del {src}/{len} dev {dev}")));
+                .fix(met.remedy(Remedy::del_addr(&dev, (*src, full(*src)))));
             // Where the address is, not where the packet came in.
             finding.place.dev = Some(dev.to_string());
             finding
@@ -245,9 +246,8 @@ fn no_address(case: &Case<'_>, met: &Met<'_>, netns: &Netns, dev: &str) -> Findi
     if let Some(((addr, len), told)) = plug::lost_address(case, netns) {
         finding = finding
             .fact(told)
-            .fix(met.command(case, &format!("ip addr add {addr}/{len} dev {}", fix::quote(dev))));
-        let route = plug::default_route(case, netns.inum, dev);
-        finding = finding.fixes(route.map(|r| met.command(case, &r)));
+            .fix(met.remedy(Remedy::add_addr(dev, (addr, len))))
+            .fixes(plug::default_route(case, netns.inum, dev));
     }
     finding.fix(format!(
         "# give {dev} of {node} the address that the cluster knows it by (kubectl get pod -o wide) \
@@ -277,11 +277,6 @@ fn input_dev(case: &Case<'_>, met: &Met<'_>) -> Option<String> {
     Some(case.dev_name(met.obstacle.place.netns, dev))
 }
 
-fn rule_del(rule: &RoutingRule) -> String {
-    let family = if rule.is_v6 { " -6" } else { "" };
-    format!("ip{family} rule del {}", show::rule(rule))
-}
-
 fn no_route(case: &Case<'_>, met: &Met<'_>, netns: &Netns, dst: IpAddr, is_pod: bool) -> Finding {
     let node = &netns.name;
     if let Some(finding) = unruled(case, met, netns, dst).or_else(|| unknown_source(case, met, dst))
@@ -304,8 +299,8 @@ fn no_route(case: &Case<'_>, met: &Met<'_>, netns: &Netns, dst: IpAddr, is_pod: 
         }
         return match devices::gateway(case, netns.inum).filter(|_| dst.is_ipv4()) {
             Some(gateway) => finding
-                .fixes(reaching(case, netns, gateway).map(|c| met.command(case, &c)))
-                .fix(met.command(case, &format!("ip route replace default via {gateway}"))),
+                .fixes(reaching(case, netns, gateway))
+                .fix(met.remedy(Remedy::Route(Path::default(gateway, None)))),
             None => finding.fixes(case.missing_route_fix(netns, Some(dst))),
         };
     }
@@ -316,7 +311,7 @@ fn no_route(case: &Case<'_>, met: &Met<'_>, netns: &Netns, dst: IpAddr, is_pod: 
     };
     let finding =
         met.finding(case, id, format!("{node} has no route to {dst}")).follows(UNTRANSLATED);
-    case.missing_route_fix(netns, Some(dst)).into_iter().fold(finding, Finding::fix)
+    finding.fixes(case.missing_route_fix(netns, Some(dst)))
 }
 
 /// Table main has the route, and no policy rule leads there.
@@ -330,9 +325,7 @@ fn unruled(case: &Case<'_>, met: &Met<'_>, netns: &Netns, dst: IpAddr) -> Option
         .finding(case, "policy-rule-hijack", title)
         .fact(format!("ip route of {node}: {text}"))
         .fact(format!("ip rule of {node} has no rule for it that looks up table main"))
-        .fix(
-            met.command(case, &format!("{} rule add priority 32766 table main", routing::ip(dst))),
-        );
+        .fix(met.remedy(Remedy::AddRule(main_rule(dst.is_ipv6()))));
     finding.place.route = Some(text);
     Some(finding)
 }
@@ -361,19 +354,19 @@ fn unknown_source(case: &Case<'_>, met: &Met<'_>, dst: IpAddr) -> Option<Finding
     let title = format!(
         "{node} sends from {dst}, which its route {text} names as source and nobody has a way back to"
     );
-    let command = format!("{} route replace {text} src {better}", routing::ip(dst));
+    let path = Path { src: Some(better), ..Path::of(sender, route) };
     let mut finding = met
         .finding(case, "route-wrong-source", title)
         .fact(format!("ip route of {node}: {text} src {dst}"))
         .fact(format!("{} has no route to {dst}", case.state.netns_name(met.obstacle.place.netns)))
-        .fix(fix::in_netns(sender, &command))
+        .fix(Remedy::Route(path).at(sender.inum))
         .depth(case.depth(Direction::Request, 1));
     finding.place = Where::netns(case.state, sender.inum).dev(&dev.name).route(&text);
     Some(finding)
 }
 
 /// What gives a pod an address on the network of its gateway, where its own has too long a prefix.
-fn reaching(case: &Case<'_>, netns: &Netns, gateway: IpAddr) -> Option<String> {
+fn reaching(case: &Case<'_>, netns: &Netns, gateway: IpAddr) -> Option<Step> {
     let mut own = netns.devices.values().flat_map(|d| d.addresses.iter().map(move |net| (d, *net)));
     if own.clone().any(|(_, net)| show::covers(net, gateway)) {
         return None;
@@ -382,7 +375,23 @@ fn reaching(case: &Case<'_>, netns: &Netns, gateway: IpAddr) -> Option<String> {
     let mut theirs = holder.flat_map(|d| &d.addresses).filter(|(a, _)| *a == gateway);
     let len = theirs.next()?.1;
     let (device, (addr, _)) = own.find(|(_, (a, _))| show::covers((gateway, len), *a))?;
-    Some(format!("ip addr add {addr}/{len} dev {}", fix::quote(&device.name)))
+    Some(Remedy::add_addr(&device.name, (addr, len)).at(netns.inum))
+}
+
+/// The rule that the kernel itself has for table main.
+fn main_rule(is_v6: bool) -> RoutingRule {
+    RoutingRule {
+        priority: 32_766,
+        is_v6,
+        src: None,
+        dst: None,
+        iif: None,
+        oif: None,
+        mark: None,
+        invert: false,
+        other: None,
+        action: RuleAction::Lookup(TABLE_MAIN, None),
+    }
 }
 
 /// Where the source was not translated, the outside has no route back: that is as it should be.

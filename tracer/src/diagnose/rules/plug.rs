@@ -4,15 +4,16 @@
 use std::net::IpAddr;
 
 use super::{Case, devices};
+use crate::diagnose::remedy::{Link, NewLink, Path, Port, Remedy, Step};
 use crate::diagnose::walk::Place;
-use crate::diagnose::{fix, place, show};
+use crate::diagnose::{place, show};
 use crate::firewall::Target;
 use crate::net::detail::RouteType;
 use crate::net::{Device, Inum, Netns, NetworkState};
 
-/// Commands that connect `pod`, which has lost its veth, with the bridge that `asker` is on (or
+/// What connects `pod`, which has lost its veth, with the bridge that `asker` is on (or
 /// is), under its address. Empty where no other pod on that bridge shows how.
-pub(super) fn veth(case: &Case<'_>, asker: Place, pod: &Netns, addr: IpAddr) -> Vec<String> {
+pub(super) fn veth(case: &Case<'_>, asker: Place, pod: &Netns, addr: IpAddr) -> Vec<Step> {
     let Some((node, bridge)) = bridge_of(case.state, asker) else { return Vec::new() };
     let ports = node.devices.values().filter(|d| d.master == Some(bridge.ifindex));
     let siblings = ports.filter_map(|port| {
@@ -21,25 +22,22 @@ pub(super) fn veth(case: &Case<'_>, asker: Place, pod: &Netns, addr: IpAddr) -> 
     });
     let like = |(_, d): &(&Device, &Device)| d.addresses.iter().any(|net| show::covers(*net, addr));
     let Some((port, sibling)) = siblings.into_iter().find(like) else { return Vec::new() };
-    let Some(there) = fix::netns_arg(pod) else { return Vec::new() };
     let len = sibling.addresses.iter().find(|net| show::covers(**net, addr)).map_or(24, |n| n.1);
-    let (name, eth) = (free_name(node, pod), fix::quote(&sibling.name));
-    let (mtu, master) = (port.mtu, fix::quote(&bridge.name));
+    let (name, eth) = (free_name(node, pod), sibling.name.as_str());
+    let pair = NewLink::Veth { peer: eth.to_owned(), there: Some(pod.inum), mtu: Some(port.mtu) };
     let mut outside = vec![
-        format!("ip link add {name} mtu {mtu} type veth peer name {eth} mtu {mtu} netns {there}"),
-        format!("ip link set {name} master {master} up"),
+        Remedy::AddLink { dev: name.clone(), link: pair },
+        Remedy::link(&name, Link::Master(bridge.name.clone())),
+        Remedy::up(&name),
     ];
     if port.port.is_some_and(|p| p.hairpin) {
-        outside.push(format!("bridge link set dev {name} hairpin on"));
+        outside.push(Remedy::port(&name, Port::Hairpin));
     }
-    let mut inside =
-        vec![format!("ip addr add {addr}/{len} dev {eth}"), format!("ip link set {eth} up")];
+    let mut inside = vec![Remedy::add_addr(eth, (addr, len)), Remedy::up(eth)];
     let gateway = bridge.addresses.iter().map(|(a, _)| *a).find(|a| show::covers((addr, len), *a));
-    if let Some(gateway) = gateway {
-        inside.push(format!("ip route replace default via {gateway} dev {eth}"));
-    }
-    let outside = outside.iter().map(|c| fix::in_netns(node, c));
-    outside.chain(inside.iter().map(|c| fix::in_netns(pod, c))).collect()
+    inside.extend(gateway.map(|via| Remedy::Route(Path::default(via, Some(eth)))));
+    let outside = outside.into_iter().map(|step| step.at(node.inum));
+    outside.chain(inside.into_iter().map(|step| step.at(pod.inum))).collect()
 }
 
 /// Of several namespaces without a device, the one that is named most like the pods on the bridge
@@ -152,7 +150,7 @@ pub(super) fn lost_address(case: &Case<'_>, pod: &Netns) -> Option<((IpAddr, u8)
 }
 
 /// The default route of a pod, by the example of others.
-pub(super) fn default_route(case: &Case<'_>, pod: Inum, dev: &str) -> Option<String> {
+pub(super) fn default_route(case: &Case<'_>, pod: Inum, dev: &str) -> Option<Step> {
     let gateway = devices::gateway(case, pod)?;
-    Some(format!("ip route replace default via {gateway} dev {}", fix::quote(dev)))
+    Some(Remedy::Route(Path::default(gateway, Some(dev))).at(pod))
 }

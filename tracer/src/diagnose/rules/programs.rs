@@ -2,8 +2,9 @@
 
 use super::met::each;
 use super::{Case, Finding, Rule};
+use crate::diagnose::remedy::{FilterKind, Link, Remedy, Step};
 use crate::diagnose::walk::{Effect, ObstacleKind as Kind};
-use crate::diagnose::{Confidence, Drop, Met, Where, fix};
+use crate::diagnose::{Confidence, Drop, Met, Where};
 use crate::net::Netns;
 use crate::net::detail::TcFilter;
 
@@ -39,7 +40,7 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
             let title = format!("an XDP program at {dev} in {node} drops what it receives");
             suspect(case, met, met.finding(case, id, title))
                 .fact(format!("ip link of {node}: {dev} runs XDP program {}", xdp.prog))
-                .fix(met.command(case, &format!("ip link set {} {word} off", fix::quote(&dev))))
+                .fix(met.remedy(Remedy::link(&dev, Link::NoXdp(word))))
         }
         Kind::TcProgram { filter } if filter.is_queue() => queue(case, met, netns, filter)?,
         Kind::TcProgram { filter } => {
@@ -48,7 +49,7 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
             let title = format!("a tc filter at the {side} of {dev} in {node} drops the packet");
             suspect(case, met, met.finding(case, id, title))
                 .fact(filter_fact(node, &dev, filter))
-                .fix(met.command(case, &filter_del(&dev, filter)))
+                .fix(filter_del(netns, &dev, filter))
         }
         Kind::IpsecPolicy { policy } => {
             let (src, dst) = (
@@ -64,7 +65,7 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
             );
             met.finding(case, "xfrm-policy-block", title)
                 .fact(format!("ip xfrm policy of {node}: {selector}"))
-                .fix(met.command(case, &format!("ip xfrm policy delete {selector}")))
+                .fix(met.remedy(Remedy::DelXfrm(policy.clone())))
         }
         _ => return None,
     })
@@ -98,8 +99,7 @@ fn queue(case: &Case<'_>, met: &Met<'_>, netns: &Netns, qdisc: &TcFilter) -> Opt
     if dropped + waiting > 0 && !met.obstacle.stops() {
         finding.confidence = Confidence::Likely;
     }
-    let command = format!("tc qdisc del dev {} root", fix::quote(&dev));
-    Some(finding.fix(met.command(case, &command)).explain(
+    Some(finding.fix(met.remedy(Remedy::DelQueue { dev })).explain(
         "A queueing discipline like netem, tbf or htb limits, delays or loses by design what a \
          device sends: packets are dropped or wait there, and neither firewall nor routing shows it.",
     ))
@@ -132,14 +132,21 @@ fn filter_fact(node: &str, dev: &str, filter: &TcFilter) -> String {
     format!("tc filter show dev {dev} {side} in {node}: {} {}", filter.kind, filter.text)
 }
 
-fn filter_del(dev: &str, filter: &TcFilter) -> String {
-    let (_, side) = tc_side(filter.is_ingress);
-    let dev = fix::quote(dev);
-    if filter.kind == "tcx" {
-        return format!("bpftool net detach tcx_{side} dev {dev}");
-    }
-    let pref = filter.place.map(|(pref, _)| format!(" pref {pref}")).unwrap_or_default();
-    format!("tc filter del dev {dev} {side}{pref}")
+fn filter_del(netns: &Netns, dev: &str, filter: &TcFilter) -> Step {
+    let kind = match (filter.kind.as_str(), filter.place) {
+        ("tcx", _) => FilterKind::Tcx,
+        (_, Some((pref, _))) => FilterKind::Filter(pref),
+        (_, None) => return look(netns, dev, filter.is_ingress),
+    };
+    let is_ingress = filter.is_ingress;
+    Remedy::DelFilter { dev: dev.to_owned(), is_ingress, kind }.at(netns.inum)
+}
+
+/// Which filter it is cannot be said: all of them are more than is meant.
+fn look(netns: &Netns, dev: &str, is_ingress: bool) -> Step {
+    let (_, side) = tc_side(is_ingress);
+    let node = &netns.name;
+    format!("# delete the filter that drops; in {node}: tc filter show dev {dev} {side}").into()
 }
 
 fn full((addr, len): (std::net::IpAddr, u8)) -> String {
@@ -159,7 +166,6 @@ fn dropped(case: &Case<'_>, drop: &Drop<'_>) -> Option<Finding> {
             .journeys([drop.journey.id])
             .depth(case.depth_of(drop))
     };
-    let quoted = fix::quote(dev);
     match (drop.reason, drop.function) {
         ("TC_INGRESS" | "TC_EGRESS", _) => {
             let is_ingress = drop.reason == "TC_INGRESS";
@@ -176,11 +182,9 @@ fn dropped(case: &Case<'_>, drop: &Drop<'_>) -> Option<Finding> {
                 .unwrap_or_default();
             let finding = finding.facts(filters.iter().map(|f| filter_fact(node, dev, f)));
             let filter = filters.iter().find(|f| f.drops).or(filters.first());
-            let del = filter.map_or_else(
-                || format!("tc filter del dev {quoted} {side}"),
-                |f| filter_del(dev, f),
-            );
-            Some(finding.fix(fix::in_netns(netns, &del)))
+            let del =
+                filter.map_or_else(|| look(netns, dev, is_ingress), |f| filter_del(netns, dev, f));
+            Some(finding.fix(del))
         }
         ("NOT_SPECIFIED" | "XDP", "do_xdp_generic" | "veth_xdp_rcv_skb") | ("XDP", _) => {
             let (id, word) = xdp_mode(device.xdp.map_or(2, |x| x.mode));
@@ -193,7 +197,7 @@ fn dropped(case: &Case<'_>, drop: &Drop<'_>) -> Option<Finding> {
                             format!("ip link of {node}: {dev} runs XDP program {}", x.prog)
                         }),
                     )
-                    .fix(fix::in_netns(netns, &format!("ip link set {quoted} {word} off"))),
+                    .fix(Remedy::link(dev, Link::NoXdp(word)).at(netns.inum)),
             )
         }
         ("XFRM_POLICY", _) => Some(
@@ -201,7 +205,7 @@ fn dropped(case: &Case<'_>, drop: &Drop<'_>) -> Option<Finding> {
                 "xfrm-policy-block",
                 format!("an IPsec policy of {node} does not let the packet through"),
             )
-            .fix(format!("# {}", fix::in_netns(netns, "ip xfrm policy"))),
+            .fix(format!("# look at the policies of {node}: ip xfrm policy")),
         ),
         _ => None,
     }

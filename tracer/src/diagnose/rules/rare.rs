@@ -5,8 +5,9 @@ use std::net::IpAddr;
 
 use super::met::each;
 use super::{Case, Finding, Rule, duplicate};
+use crate::diagnose::remedy::{ChainAt, Edit, Link, Path, Remedy, Spot, Step, sysctl_name};
 use crate::diagnose::walk::{End, ObstacleKind as Kind, What};
-use crate::diagnose::{Confidence, Direction, Drop, Met, Where, fix, routing, show};
+use crate::diagnose::{Confidence, Direction, Drop, Met, Where, show};
 use crate::net::detail::{Route, RouteType};
 use crate::net::fib::{self, FibQuery};
 use crate::net::{DeviceKind, Netns};
@@ -51,12 +52,11 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
     let netns = met.netns(case)?;
     let node = &netns.name;
     let dev = met.obstacle.place.dev.map(|d| case.dev_name(netns.inum, d)).unwrap_or_default();
-    let quoted = fix::quote(&dev);
     Some(match &met.obstacle.kind {
         Kind::DuplicateAddress { addr, holders } => duplicate::address(case, met, *addr, holders),
         Kind::DuplicateMac { mac, holders } => duplicate::mac(case, met, *mac, holders),
         Kind::ArpFilter { sysctl } => {
-            let name = fix::sysctl_name(sysctl);
+            let name = sysctl_name(sysctl);
             let title = format!(
                 "{node} does not answer ARP on {dev}: {name} is set, and its way back is another"
             );
@@ -66,7 +66,7 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
         Kind::NoArp { .. } => met
             .finding(case, "arp-off", format!("{dev} of {node} answers no ARP: it has NOARP set"))
             .fact(format!("ip link of {node}: {dev} NOARP"))
-            .fix(met.command(case, &format!("ip link set {quoted} arp on"))),
+            .fix(met.remedy(Remedy::link(&dev, Link::Arp))),
         Kind::ProxyArpNoRoute { addr } => {
             if let Some(finding) = no_way_to_asker(case, met, netns) {
                 return Some(finding);
@@ -131,7 +131,7 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
             let right = mtu_beside(case, netns, met.obstacle.place.dev).max(1280);
             met.finding(case, "ipv6-mtu-too-small", title)
                 .fact(format!("ip link of {node}: {dev} mtu {mtu}"))
-                .fix(met.command(case, &format!("ip link set {quoted} mtu {right}")))
+                .fix(met.remedy(Remedy::link(&dev, Link::Mtu(right))))
                 .fixes(readdressed(case, met, netns, &dev))
                 .fix("# and give it the other IPv6 addresses and routes that it had")
         }
@@ -151,10 +151,14 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
                 .fact(format!(
                     "nf_conntrack_count of {node} is {entries}, nf_conntrack_max {limit}"
                 ))
-                .fix(format!(
-                    "sysctl -w net.netfilter.nf_conntrack_max={}",
-                    limit.saturating_mul(2)
-                ))
+                // One for the whole machine.
+                .fix(
+                    Remedy::sysctl(
+                        "netfilter/nf_conntrack_max",
+                        &limit.saturating_mul(2).to_string(),
+                    )
+                    .at(case.state.own),
+                )
         }
         _ => return None,
     })
@@ -170,7 +174,7 @@ fn no_way_to_asker(case: &Case<'_>, met: &Met<'_>, netns: &Netns) -> Option<Find
     if fib::lookup(netns, &FibQuery::to(asker)).dev == Some(dev) {
         return None;
     }
-    let command = case.link_route(netns, asker)?;
+    let path = case.link_route(netns, asker)?;
     let title = format!(
         "{} has no route to {asker}, which asks it by {}: it answers only whom it can answer there",
         netns.name,
@@ -183,7 +187,7 @@ fn no_way_to_asker(case: &Case<'_>, met: &Met<'_>, netns: &Netns) -> Option<Find
                 netns.name,
                 case.dev_name(netns.inum, dev)
             ))
-            .fix(fix::in_netns(netns, &command)),
+            .fix(Remedy::Route(path).at(netns.inum)),
     )
 }
 
@@ -196,7 +200,7 @@ fn mtu_beside(case: &Case<'_>, netns: &Netns, dev: Option<u32>) -> u32 {
 
 /// A device that has lost its IPv6 addresses gets the one back that was asked for, and the way back
 /// by whoever asked.
-fn readdressed(case: &Case<'_>, met: &Met<'_>, netns: &Netns, dev: &str) -> Vec<String> {
+fn readdressed(case: &Case<'_>, met: &Met<'_>, netns: &Netns, dev: &str) -> Vec<Step> {
     let What::Neigh { addr: addr @ IpAddr::V6(_), .. } = met.walk.steps[met.step].what else {
         return remembered(case, netns, dev);
     };
@@ -209,25 +213,28 @@ fn readdressed(case: &Case<'_>, met: &Met<'_>, netns: &Netns, dev: &str) -> Vec<
     let Some((gateway, len)) = own.and_then(|d| d.addresses.iter().find(near)) else {
         return Vec::new();
     };
-    let dev = fix::quote(dev);
-    let mut commands = vec![format!("ip addr add {addr}/{len} dev {dev} nodad")];
+    let mut steps = vec![readd(dev, (addr, *len))];
     let outward = netns.devices.values().filter(|d| d.kind != DeviceKind::Loopback).count();
     if asker.forwards_v6 && outward == 1 {
-        commands.push(format!("ip -6 route replace default via {gateway} dev {dev}"));
+        steps.push(Remedy::Route(Path::default(*gateway, Some(dev))));
     }
-    commands.iter().map(|c| fix::in_netns(netns, c)).collect()
+    steps.into_iter().map(|step| step.at(netns.inum)).collect()
+}
+
+/// An address that was there before, so that nobody has to be asked for it.
+fn readd(dev: &str, net: (IpAddr, u8)) -> Remedy {
+    Remedy::AddAddr { dev: dev.to_owned(), net, no_dad: true }
 }
 
 /// A device that has lost its IPv6 addresses gets those back that the others on its link remember:
 /// as their gateway, or as the neighbour with its MAC. A pod gets its default route back, too.
-fn remembered(case: &Case<'_>, netns: &Netns, dev: &str) -> Vec<String> {
+fn remembered(case: &Case<'_>, netns: &Netns, dev: &str) -> Vec<Step> {
     let Some(device) = netns.devices.values().find(|d| d.name == dev) else { return Vec::new() };
     let is_lost = |a: IpAddr| {
         matches!(a, IpAddr::V6(a) if !a.is_unicast_link_local() && !a.is_multicast())
             && case.state.holders(a).next().is_none()
     };
-    let mut commands: Vec<String> = Vec::new();
-    let quoted = fix::quote(dev);
+    let mut steps: Vec<Remedy> = Vec::new();
     for (beside, own) in case.beside(netns, device) {
         let Some(detail) = beside.detail.as_deref() else { continue };
         let hops = detail.routes.iter().flat_map(|r| &r.hops);
@@ -238,16 +245,20 @@ fn remembered(case: &Case<'_>, netns: &Netns, dev: &str) -> Vec<String> {
         for addr in gateways.chain(known.map(|e| e.addr)).filter(|a| is_lost(*a)) {
             let net = own.addresses.iter().find(|net| show::covers(**net, addr));
             let Some((there, len)) = net else { continue };
-            commands.push(format!("ip addr replace {addr}/{len} dev {quoted} nodad"));
+            steps.push(readd(dev, (addr, *len)));
             let outward = netns.devices.values().filter(|d| d.kind != DeviceKind::Loopback).count();
             if outward == 1 && beside.forwards_v6 {
-                commands.push(format!("ip -6 route replace default via {there} dev {quoted}"));
+                steps.push(Remedy::Route(Path::default(*there, Some(dev))));
             }
         }
     }
-    let mut seen = std::collections::BTreeSet::new();
-    commands.retain(|c| seen.insert(c.clone()));
-    commands.iter().map(|c| fix::in_netns(netns, c)).collect()
+    let mut once: Vec<Remedy> = Vec::new();
+    for step in steps {
+        if !once.contains(&step) {
+            once.push(step);
+        }
+    }
+    once.into_iter().map(|step| step.at(netns.inum)).collect()
 }
 
 /// Why a frame goes to nobody is told already.
@@ -282,14 +293,14 @@ fn routing_loop(case: &Case<'_>, met: &Met<'_>, node: &str) -> Option<Finding> {
         .facts(routes.take(6).collect::<Vec<_>>())
         // Where the default route leads back what should never have come to it.
         .follows(&["route-pod-cidr-missing", "route-return-missing"]);
-    let Some((at, route, command)) = turned_back(case, met) else {
+    let Some((at, route, remedy)) = turned_back(case, met) else {
         return Some(finding.fix(format!(
             "# one of these routes to {dst} leads back: correct it on the node that has none of its own"
         )));
     };
     let text = show::route(at, route);
     let dev = finding.place.dev.clone().filter(|_| at.inum == met.obstacle.place.netns);
-    let mut finding = finding.fix(command);
+    let mut finding = finding.fix(remedy.at(at.inum));
     finding.title =
         format!("packets to {dst} go round in circles: {}'s route {text} sends them back", at.name);
     finding.place = Where::netns(case.state, at.inum).route(&text);
@@ -297,9 +308,8 @@ fn routing_loop(case: &Case<'_>, met: &Met<'_>, node: &str) -> Option<Finding> {
     Some(finding)
 }
 
-/// Of the routes of a circle, the one on whose node there is a better way, and the command that
-/// takes it: the destination is on a link of that node, or a gateway there leads out of the circle.
-fn turned_back<'a>(case: &Case<'a>, met: &'a Met<'_>) -> Option<(&'a Netns, &'a Route, String)> {
+/// Of the routes of a circle, the one on whose node there is a better way, and what takes it: the destination is on a link of that node, or a gateway there leads out of the circle.
+fn turned_back<'a>(case: &Case<'a>, met: &'a Met<'_>) -> Option<(&'a Netns, &'a Route, Remedy)> {
     let dst = met.walk.tuple.dst;
     let routed = met.walk.steps.iter().filter_map(|step| match &step.what {
         What::Route { route: Some(route), is_input: true, .. } => {
@@ -309,7 +319,6 @@ fn turned_back<'a>(case: &Case<'a>, met: &'a Met<'_>) -> Option<(&'a Netns, &'a 
     });
     let mut tried: Vec<(&Netns, &Route)> = routed.collect();
     tried.reverse();
-    let ip = routing::ip(dst);
     let on_link = tried.iter().find(|(at, route)| {
         let all = at.detail.iter().flat_map(|d| &d.routes);
         let mut direct = all.filter(|r| *r != *route && r.dst.1 > 0 && show::covers(r.dst, dst));
@@ -318,14 +327,16 @@ fn turned_back<'a>(case: &Case<'a>, met: &'a Met<'_>) -> Option<(&'a Netns, &'a 
         })
     });
     if let Some((at, route)) = on_link {
-        let command = format!("{ip} route del {}", show::route(at, route));
-        return Some((at, route, fix::in_netns(at, &command)));
+        return Some((at, route, Remedy::DelRoute(Path::of(at, route))));
     }
     tried.into_iter().find_map(|(at, route)| {
         let via = route.hops.first()?.via?;
-        let command = case.route_by_others(at, dst, Some((route, via)))?;
+        let remedy = case.route_by_others(at, dst, Some((route, via)))?;
         // The gateway that leads into the circle is no way out of it.
-        (!command.contains(&format!(" via {via} "))).then_some((at, route, command))
+        let is_by = |path: &Path| path.hops.iter().any(|h| h.via == Some(via));
+        let is_same =
+            matches!(&remedy, Remedy::Route(path) | Remedy::DelRoute(path) if is_by(path));
+        (!is_same).then_some((at, route, remedy))
     })
 }
 
@@ -360,7 +371,7 @@ fn short_lived(case: &Case<'_>, drop: &Drop<'_>) -> Option<Finding> {
             "packets of {} run out of hops in {}: {} is {ttl}",
             sender.name,
             netns.name,
-            fix::sysctl_name(path)
+            sysctl_name(path)
         );
         let mut finding = finding(title).wrong_sysctl(sender, path, ttl, "64");
         let sysctl = finding.place.sysctl.take();
@@ -385,10 +396,10 @@ fn short_lived(case: &Case<'_>, drop: &Drop<'_>) -> Option<Finding> {
         )));
     };
     let title = format!("a rule of {} leaves packets too few hops: {}", at.name, rule.text);
-    let command = crate::firewall::delete_command(table, chain, rule);
+    let delete = ChainAt::of(table, chain).edit(Edit::Delete(Spot::of(rule)));
     let mut finding = finding(title)
         .fact(format!("{} {} of {}: {}", table.name, chain.name, at.name, rule.text))
-        .fix(fix::in_netns(at, &command));
+        .fix(delete.at(at.inum));
     finding.place = Where::netns(case.state, at.inum).rule(&table.name, &chain.name, Some(rule));
     Some(finding)
 }

@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 
 use super::{Case, Finding, Rule};
+use crate::diagnose::Drop;
 use crate::diagnose::finding::Where;
-use crate::diagnose::{Drop, fix};
+use crate::diagnose::remedy::{Remedy, sysctl_name};
 use crate::net::Netns;
 use crate::net::fib::{self, FibQuery};
 
@@ -49,7 +50,7 @@ fn filtered(case: &Case<'_>, drop: &Drop<'_>) -> Option<Finding> {
         .filter(|path| case.sysctl(netns.inum, path) == Some("1"))
         .collect();
     let named = strict.first().map_or_else(|| format!("ipv4/conf/{dev}/rp_filter"), Clone::clone);
-    let name = fix::sysctl_name(&named);
+    let name = sysctl_name(&named);
     let title = format!(
         "{} drops packets from {src} that come in by {dev}: {name}=1, and the way back is not {dev}",
         netns.name
@@ -59,10 +60,11 @@ fn filtered(case: &Case<'_>, drop: &Drop<'_>) -> Option<Finding> {
     let finding = Finding::error(RULE.id, case.scenario(), title)
         .at(Where::netns(case.state, netns.inum).dev(dev).sysctl(&name))
         .fact(drop.fact())
-        .facts(strict.iter().map(|p| format!("{} = 1 in {}", fix::sysctl_name(p), netns.name)))
+        .facts(strict.iter().map(|p| format!("{} = 1 in {}", sysctl_name(p), netns.name)))
         .facts((counted > 0).then_some(counter))
         .journeys([drop.journey.id])
         .depth(case.depth_of(drop));
     // Loose. The kernel takes the greater of `all` and the device's own setting.
-    Some(finding.fix(fix::sysctl(netns, &format!("ipv4/conf/{dev}/rp_filter"), "2")))
+    let loose = Remedy::sysctl(&format!("ipv4/conf/{dev}/rp_filter"), "2");
+    Some(finding.fix(loose.at(netns.inum)))
 }

@@ -3,7 +3,8 @@
 use super::met::is_astray;
 use super::{Case, Finding, Rule};
 use crate::diagnose::finding::Where;
-use crate::diagnose::{Direction, Drop, fix, routing, show};
+use crate::diagnose::remedy::{Path, Remedy};
+use crate::diagnose::{Direction, Drop, show};
 use crate::journey::RouteKind;
 use crate::net::Netns;
 use crate::net::detail::{Route, RouteType};
@@ -61,10 +62,10 @@ fn refused(case: &Case<'_>, drop: &Drop<'_>) -> Option<Finding> {
                 .facts(text.iter().map(|t| format!("ip route of {}: {t}", netns.name)))
                 .journeys([drop.journey.id])
                 .depth(case.depth_of(drop));
-            Some(match &text {
-                Some(t) => finding
-                    .fix(fix::in_netns(netns, &format!("{} route del {t}", routing::ip(dst))))
-                    .fixes(case.route_behind(netns, dst, route)),
+            Some(match route {
+                Some(route) => finding
+                    .fix(Remedy::DelRoute(Path::of(netns, route)).at(netns.inum))
+                    .fixes(case.route_behind(netns, dst, Some(route))),
                 None => finding.fix(format!("# remove the {} route to {dst}", kind.name())),
             })
         }
@@ -129,5 +130,5 @@ fn missing(case: &Case<'_>, drop: &Drop<'_>, netns: &Netns) -> Finding {
         .facts((counted > 0).then_some(counter))
         .journeys([drop.journey.id])
         .depth(case.depth_of(drop));
-    fixes.into_iter().fold(finding, Finding::fix)
+    finding.fixes(fixes)
 }

@@ -130,7 +130,7 @@ fn a_fault_of_routing_is_mended_by_the_example_of_others() {
             "s: set eth0 noaddr mtu 1000",
             "fd72::2",
             "ipv6-mtu-too-small",
-            "ip netns exec s ip link set eth0 mtu 1500",
+            "ip netns exec s ip link set dev eth0 mtu 1500",
         ),
     ];
     for (more, to, id, fix) in cases {
@@ -160,7 +160,7 @@ fn rules_that_refuse_or_are_missing() {
     let diagnosis = echo(&chain("r1: rule 77 from 10.71.0.0/24"), "c", "10.72.0.2");
     assert_eq!(errors(&diagnosis), ["policy-rule-hijack"], "{diagnosis:#?}");
     let fix = &diagnosis.findings[0].fix[0];
-    assert_eq!(fix, "ip netns exec r1 ip rule del priority 77 from 10.71.0.0/24 prohibit");
+    assert_eq!(fix, "ip netns exec r1 ip rule add priority 76 to 10.72.0.2 table main");
     let mut state = chain("");
     let r1 = state.netns.values_mut().find(|n| n.name == "r1").unwrap();
     r1.detail.as_mut().unwrap().rules.retain(|r| r.priority != 32_766 || r.is_v6);
@@ -371,7 +371,7 @@ fn a_neighbour_without_a_way_back_is_what_masquerading_is_for() {
     let diagnosis = echo(&host("", docker), "k", "10.96.0.9");
     assert_eq!(errors(&diagnosis), ["masquerade-missing"], "{diagnosis:#?}");
     let fix = &diagnosis.findings[0].fix[0];
-    assert!(fix.contains("-A POSTROUTING -s 10.95.0.1/24 -o out -j MASQUERADE"), "{fix}");
+    assert!(fix.contains("-A POSTROUTING -s 10.95.0.0/24 -o out -j MASQUERADE"), "{fix}");
     // A host that hides nobody, and the other direction.
     let diagnosis = echo(&host("", ""), "k", "10.96.0.9");
     assert!(!errors(&diagnosis).contains(&"masquerade-missing"), "{diagnosis:#?}");

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::located::{located, place_of, replace};
-use super::met::in_netns;
 use super::{Case, Finding, Rule, in_front, kube_nft, local_endpoint};
+use crate::diagnose::remedy::{ChainAt, Edit, Foreign, Spec, Step, Word, argv, full};
 use crate::diagnose::walk::{Nat, RuleRef};
 use crate::diagnose::{Met, Method, Scenario, Severity, Where, place};
 use crate::firewall::{Chain, Flavour, Match, Table, Target};
@@ -74,18 +74,17 @@ pub(super) fn hairpin(case: &Case<'_>, met: &Met<'_>, src: IpAddr) -> Option<Fin
     let mut place = Where::netns(case.state, nat.netns);
     place.table = Some(rule.table.clone());
     place.chain = Some(rule.chain.clone());
-    let len = if src.is_ipv4() { 32 } else { 128 };
-    let masquerade = format!(
-        "{} -t nat -I POSTROUTING -s {src}/{len} -d {src}/{len} -j MASQUERADE",
-        super::egress::command(case, nat.netns, src)
-    );
+    let own = Word::net((src, full(src)));
+    let spec = Spec(argv!["-s", own.clone(), "-d", own, "-j", "MASQUERADE"]);
+    let masquerade = super::egress::nat_chain(case, nat.netns, src, "POSTROUTING")
+        .edit(Edit::Insert(None, spec));
     Some(
         met.finding(case, "svc-hairpin-unmasqueraded", title)
             .at(place)
             .fact(format!("{} {}", rule.chain, rule.text))
             .fact(format!("no rule of {} masquerades {src} on its way to {src}", case.state.netns_name(nat.netns)))
             .fix("# restart kube-proxy: its rules for each endpoint mark what comes from it; until then:")
-            .fix(in_netns(case, nat.netns, &masquerade)),
+            .fix(masquerade.at(nat.netns)),
     )
 }
 
@@ -118,22 +117,22 @@ pub(super) fn stale(case: &Case<'_>, met: &Met<'_>, nat: &Nat, silent_at: &str) 
 pub(super) fn outdated(case: &Case<'_>, finding: Finding, nat: &Nat, addr: IpAddr) -> Finding {
     let rule = nat.rule.as_ref();
     let mut finding = finding.facts(rule.map(|r| format!("{} {}", r.chain, r.text)));
-    let commands = rule.map(|rule| at_rule(case, &mut finding, nat.netns, rule, addr));
+    let step = rule.map(|rule| at_rule(case, &mut finding, nat.netns, rule, addr));
     let advice = "# the rules are outdated: restart kube-proxy (or the CNI plugin's portmap) on \
                   this node, or bring the pod back";
-    commands.unwrap_or_default().into_iter().fold(finding.fix(advice), Finding::fix)
+    finding.fix(advice).fixes(step.flatten())
 }
 
-/// Puts the finding where the rule is; the commands that heal it.
+/// Puts the finding where the rule is; what heals it.
 fn at_rule(
     case: &Case<'_>,
     finding: &mut Finding,
     netns: Inum,
     rule: &RuleRef,
     gone: IpAddr,
-) -> Vec<String> {
+) -> Option<Step> {
     finding.place = place_of(case, netns, rule);
-    heal(case, netns, rule, gone).into_iter().collect()
+    heal(case, netns, rule, gone)
 }
 
 /// Chains of the portmap plugin, of Docker, and of kubenet's host ports.
@@ -142,7 +141,7 @@ fn is_port_mapping(chain: &str) -> bool {
 }
 
 /// What makes a rule lead to somebody alive, as far as the other rules tell who that is.
-fn heal(case: &Case<'_>, netns: Inum, rule: &RuleRef, gone: IpAddr) -> Option<String> {
+fn heal(case: &Case<'_>, netns: Inum, rule: &RuleRef, gone: IpAddr) -> Option<Step> {
     let (table, chain, own) = located(case, netns, rule)?;
     let own = own?;
     if is_followed(case, netns, rule) {
@@ -250,12 +249,12 @@ pub(super) fn wrong_port(
         list.join(", ")
     );
     let place = place_of(case, nat.netns, rule);
-    let mut wrong = Finding { id, title, place, fix: Vec::new(), ..finding.clone() }
+    let mut wrong = Finding { id, title, place, steps: Vec::new(), ..finding.clone() }
         .fact(format!("{} {}", rule.chain, rule.text))
         .fix("# set the Service's targetPort (or the published container port) to the port that the application listens at");
     if let (1, Some(right)) = (ports.len(), ports.first()) {
         let text = rule.text.replace(&format!("{addr}:{port}"), &format!("{addr}:{right}"));
-        wrong.fix.extend(replace(case, nat.netns, rule, &text));
+        wrong.steps.extend(replace(case, nat.netns, rule, &text));
     }
     Some(wrong)
 }
@@ -343,8 +342,8 @@ const PORTAL: &str = "KUBE-SERVICES";
 /// And those of the node's own ports.
 const NODE_PORTS: &str = "KUBE-NODEPORTS";
 
-/// Commands that lead to a Service's chain again, where that is still there.
-pub(super) fn reconnect(case: &Case<'_>, netns: Inum, dst: (IpAddr, u16)) -> Vec<String> {
+/// What leads to a Service's chain again, where that is still there.
+pub(super) fn reconnect(case: &Case<'_>, netns: Inum, dst: (IpAddr, u16)) -> Vec<Step> {
     if kube_nft::table(case, netns, dst.0).is_some() {
         return kube_nft::reconnect(case, netns, dst);
     }
@@ -352,18 +351,17 @@ pub(super) fn reconnect(case: &Case<'_>, netns: Inum, dst: (IpAddr, u16)) -> Vec
 }
 
 /// The same, for every Service that nothing leads to.
-pub(super) fn reconnect_all(case: &Case<'_>, netns: Inum, dst: IpAddr) -> Vec<String> {
-    let mut commands = reconnected(case, netns, dst, &|_| true);
-    let Some(table) = nat_table(case, netns, dst).filter(|_| !commands.is_empty()) else {
-        return commands;
+pub(super) fn reconnect_all(case: &Case<'_>, netns: Inum, dst: IpAddr) -> Vec<Step> {
+    let mut steps = reconnected(case, netns, dst, &|_| true);
+    let Some(table) = nat_table(case, netns, dst).filter(|_| !steps.is_empty()) else {
+        return steps;
     };
     if orphans(table).any(|c| c.name == NODE_PORTS) {
-        let command = &table.command;
-        let line =
-            format!("{command} -t nat -A {PORTAL} -m addrtype --dst-type LOCAL -j {NODE_PORTS}");
-        commands.push(in_netns(case, netns, &line));
+        let spec = argv!["-m", "addrtype", "--dst-type", "LOCAL", "-j", NODE_PORTS];
+        let at = ChainAt::named(table, PORTAL);
+        steps.push(at.edit(Edit::Append(Spec(spec))).at(netns));
     }
-    commands
+    steps
 }
 
 fn reconnected(
@@ -371,19 +369,20 @@ fn reconnected(
     netns: Inum,
     dst: IpAddr,
     is_wanted: &dyn Fn((IpAddr, u16)) -> bool,
-) -> Vec<String> {
+) -> Vec<Step> {
     let Some(table) = nat_table(case, netns, dst) else { return Vec::new() };
     if !table.chains.iter().any(|c| c.name == PORTAL) {
         return Vec::new();
     }
     let lost = unreached(table).filter(|(_, (addr, _, port))| is_wanted((*addr, *port)));
     lost.map(|(chain, (addr, proto, port))| {
-        let len = if addr.is_ipv4() { 32 } else { 128 };
-        let command = format!(
-            "{} -t nat -I {PORTAL} -d {addr}/{len} -p {proto} -m {proto} --dport {port} -j {}",
-            table.command, chain.name
-        );
-        in_netns(case, netns, &command)
+        let spec = argv!["-d", Word::net((addr, full(addr))), "-p", proto, "-m", proto].and(argv![
+            "--dport",
+            port,
+            "-j",
+            Foreign(&chain.name)
+        ]);
+        ChainAt::named(table, PORTAL).edit(Edit::Insert(None, Spec(spec))).at(netns)
     })
     .collect()
 }

@@ -64,16 +64,16 @@ pub(super) fn errors(diagnosis: &Diagnosis) -> Vec<&'static str> {
 #[test]
 fn one_cause_is_one_error_with_its_fix() {
     let cases = [
-        ("x2: set eth0 down", "10.1.1.3", "veth-pod-down", "x2/ns ip link set eth0 up"),
-        ("a: set va2 nomaster", "10.1.1.3", "veth-detached-from-bridge", "set va2 master br0"),
+        ("x2: set eth0 down", "10.1.1.3", "veth-pod-down", "x2/ns ip link set dev eth0 up"),
+        ("a: set va2 nomaster", "10.1.1.3", "veth-detached-from-bridge", "set dev va2 master br0"),
         (
             "a: set va1 isolated\na: set va2 isolated",
             "10.1.1.3",
             "bridge-port-isolated",
             "va2 isolated off",
         ),
-        ("x2: set eth0 xdp", "10.1.1.3", "xdp-drop-on-veth", "ip link set eth0 xdpgeneric off"),
-        ("a: tc va2 egress bpf", "10.1.1.3", "tc-egress-drop", "tc filter del dev va2 egress"),
+        ("x2: set eth0 xdp", "10.1.1.3", "xdp-drop-on-veth", "ip link set dev eth0 xdpgeneric off"),
+        ("a: tc va2 egress bpf", "10.1.1.3", "tc-egress-drop", "tc filter show dev va2 egress"),
         (
             "a: tc va2 ingress matchall",
             "10.1.1.3",
@@ -109,7 +109,7 @@ fn one_cause_is_one_error_with_its_fix() {
             "b: set vx0 mac 02:aa:00:00:00:07",
             "10.1.2.2",
             "vxlan-mac-changed",
-            "ip link set vx0 address 02:aa:00:00:00:02",
+            "ip link set dev vx0 address 02:aa:00:00:00:02",
         ),
         (
             "b: set vx0 id 2",
@@ -151,7 +151,7 @@ fn a_pod_without_link_is_plugged_in_like_its_neighbours() {
     let fixes = diagnosis.findings[0].fix.join("\n");
     for part in [
         "mtu 1450 type veth peer name eth0 mtu 1450 netns x3",
-        "master br0 up",
+        "master br0\n",
         "ip addr add 10.1.1.4/24 dev eth0",
         "ip route replace default via 10.1.1.1 dev eth0",
     ] {
@@ -178,10 +178,10 @@ const JOINED: &str = "
 #[test]
 fn two_bridges_are_joined_again_where_they_came_apart() {
     let cases = [
-        ("h: set j1 nomaster", "veth-detached-from-bridge", "ip link set j1 master right"),
-        ("h: set j0 nomaster", "veth-detached-from-bridge", "ip link set j0 master left"),
-        ("h: del j0", "veth-missing", "ip link add j0 type veth peer name j1"),
-        ("h: set v2 nomaster", "veth-detached-from-bridge", "ip link set v2 master "),
+        ("h: set j1 nomaster", "veth-detached-from-bridge", "ip link set dev j1 master right"),
+        ("h: set j0 nomaster", "veth-detached-from-bridge", "ip link set dev j0 master left"),
+        ("h: del j0", "veth-missing", "ip link add name j0 type veth peer name j1"),
+        ("h: set v2 nomaster", "veth-detached-from-bridge", "ip link set dev v2 master "),
     ];
     for (more, id, fix) in cases {
         let state = node(&format!("{JOINED}\n{more}"));
@@ -205,8 +205,8 @@ fn a_known_neighbour_does_not_hide_a_port_that_is_gone() {
     let mac = crate::diagnose::show::mac(mac(&cluster("")));
     let known = known.replace("02:00:00:00:69:02", &mac);
     for (gone, fix) in [
-        ("a: set va2 nomaster", "ip link set va2 master br0"),
-        ("a: set va1 nomaster", "ip link set va1 master br0"),
+        ("a: set va2 nomaster", "ip link set dev va2 master br0"),
+        ("a: set va1 nomaster", "ip link set dev va1 master br0"),
     ] {
         let diagnosis = echo(&cluster(&format!("{known}\n{gone}")), "x1", "10.1.1.3");
         assert_eq!(errors(&diagnosis), ["veth-detached-from-bridge"], "{gone}: {diagnosis:#?}");
@@ -294,7 +294,7 @@ fn what_is_seldom_met_is_told_too() {
             "x1: set eth0 mac 02:00:00:00:00:77\nx2: set eth0 mac 02:00:00:00:00:77",
             "10.1.1.3",
             "duplicate-mac",
-            "ip link set eth0 address 02:00:00:00:00:78",
+            "ip link set dev eth0 address 02:00:00:00:00:78",
         ),
         (
             "a: link va3 veth x3/eth0 master br0\nx3: addr 10.1.1.3/24 dev eth0",

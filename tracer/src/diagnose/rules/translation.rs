@@ -4,8 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::met::each;
 use super::{Case, Finding, Rule, dns, in_front, kube_nft, located, service};
+use crate::diagnose::remedy::{ChainAt, Edit, Foreign, Spec, argv, sysctl_name};
 use crate::diagnose::walk::{ObstacleKind as Kind, RuleRef};
-use crate::diagnose::{Confidence, Met, Method, Scenario, Where, fix, place};
+use crate::diagnose::{Confidence, Met, Method, Scenario, Where, place};
 use crate::firewall::Target;
 use crate::journey::Hook;
 use crate::net::Netns;
@@ -43,7 +44,7 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
             return untranslated(case, met, netns, (*dst, *dport), unreached);
         }
         Kind::BypassesNat { sysctl, bridge } => {
-            let name = fix::sysctl_name(sysctl);
+            let name = sysctl_name(sysctl);
             let bridge = case.dev_name(netns.inum, *bridge);
             let is_dns = case.scenario() == Scenario::Dns;
             let id =
@@ -54,7 +55,7 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
             met.finding(case, id, title).wrong_sysctl(netns, sysctl, "0", "1")
         }
         Kind::RouteLocalnetOff { sysctl } => {
-            let name = fix::sysctl_name(sysctl);
+            let name = sysctl_name(sysctl);
             let title = format!("{node} does not route 127.0.0.0/8: {name} is 0");
             met.finding(case, "nodeport-route-localnet-off", title)
                 .wrong_sysctl(netns, sysctl, "0", "1")
@@ -138,7 +139,7 @@ fn untranslated(
             .fact(format!("nat of {node}: no rule for {dst} port {dport} in KUBE-SERVICES"))
             .facts(unreached.iter().map(|r| format!("left over: {} {}", r.chain, r.text)))
             .fix("# restart kube-proxy on this node: it writes the rules of all Services anew");
-        return Some(again.into_iter().fold(finding, Finding::fix));
+        return Some(finding.fixes(again));
     };
     let id = if is_from_node { "svc-host-output-jump-missing" } else { "kube-proxy-jump-missing" };
     let title =
@@ -150,18 +151,21 @@ fn untranslated(
         .finding(case, id, title)
         .at(place)
         .facts(reaching.iter().map(|r| format!("not reached from {hook}: {} {}", r.chain, r.text)));
-    let portal = format!("nat -I {hook} -m comment --comment 'kubernetes service portals'");
+    let (family, table) = (first.family.clone(), first.table.clone());
+    let (flavour, command) = (first.flavour, first.command.clone());
+    let at = ChainAt { flavour, family, table, chain: hook.to_owned(), command };
     let jump = match top.as_str() {
-        "KUBE-SERVICES" => format!("{} -t {portal} -j KUBE-SERVICES", first.command),
+        "KUBE-SERVICES" => argv!["-m", "comment", "--comment", "kubernetes service portals"],
         // What is hooked in itself is reached already, and does not hold.
         "PREROUTING" | "OUTPUT" => {
             return Some(finding.fix(format!(
                 "# {has_other} translates it and {hook} does not: add the rule there too"
             )));
         }
-        other => format!("{} -t nat -I {hook} -j {other}", first.command),
+        _ => argv![],
     };
-    Some(finding.fix(met.command(case, &jump)))
+    let spec = Spec(jump.and(argv!["-j", Foreign(&top)]));
+    Some(finding.fix(met.remedy(at.edit(Edit::Insert(None, spec)))))
 }
 
 /// Whether a rule for the address translates it, there or in the chain that it leads to: others

@@ -5,10 +5,11 @@ use std::net::IpAddr;
 
 use super::met::each;
 use super::{Case, Finding, Rule, unheard};
+use crate::diagnose::remedy::{Fdb, Link, Remedy, Step};
 use crate::diagnose::walk::{ObstacleKind as Kind, What};
-use crate::diagnose::{Direction, Drop, Met, Where, fix, show};
+use crate::diagnose::{Direction, Drop, Met, Where, show};
 use crate::net::detail::FdbEntry;
-use crate::net::{Device, Netns, Vxlan};
+use crate::net::{Device, Mac, Netns, Vxlan};
 
 pub(super) const RULE: Rule = Rule {
     id: "vxlan-broken",
@@ -47,19 +48,18 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
     let dev = met.obstacle.place.dev.map(|d| case.dev_name(netns.inum, d)).unwrap_or_default();
     let agent = "# restart the overlay's agent (flanneld): it writes these entries";
     Some(match &met.obstacle.kind {
-        Kind::NoTunnelEntry { mac } => {
-            let mac = show::mac(*mac);
+        Kind::NoTunnelEntry { mac: addr } => {
+            let mac = show::mac(*addr);
             let title = format!(
                 "{dev} of {node} has no forwarding entry for {mac}: it does not know behind which node that is"
             );
             let finding = met
                 .finding(case, "vxlan-fdb-missing", title)
                 .fact(format!("bridge fdb show dev {dev} of {node} lacks {mac}"));
-            match remote_of(case, netns.inum, &mac) {
-                Some(remote) => finding.fix(met.command(
-                    case,
-                    &format!("bridge fdb replace {mac} dev {dev} dst {remote} self permanent"),
-                )),
+            match remote_of(case, netns.inum, *addr) {
+                Some(remote) => {
+                    finding.fix(met.remedy(Remedy::fdb(&dev, *addr, Fdb::Behind(remote))))
+                }
                 None => finding.fix(agent),
             }
         }
@@ -93,23 +93,23 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
     })
 }
 
-/// Commands that send what a forwarding entry is about to `actual`. The entry for everything unknown
-/// cannot be replaced (`vxlan_fdb_update_existing`); that of the device's own remote end is set
-/// with the device.
-fn redirect(netns: &Netns, dev: Option<u32>, entry: &FdbEntry, actual: IpAddr) -> Vec<String> {
+/// What sends to `actual` what a forwarding entry is about. The entry for everything unknown cannot
+/// be replaced (`vxlan_fdb_update_existing`); that of the device's own remote end is set with the
+/// device.
+fn redirect(netns: &Netns, dev: Option<u32>, entry: &FdbEntry, actual: IpAddr) -> Vec<Step> {
     let Some(device) = dev.and_then(|dev| netns.devices.get(&dev)) else { return Vec::new() };
-    let (dev, mac) = (fix::quote(&device.name), show::mac(entry.mac));
-    let commands = match (entry.mac, device.vxlan, entry.remote) {
+    let (dev, mac) = (device.name.as_str(), entry.mac);
+    let steps = match (mac, device.vxlan, entry.remote) {
         ([0, 0, 0, 0, 0, 0], Some(vxlan), _) if vxlan.remote == entry.remote => {
-            vec![format!("ip link set {dev} type vxlan id {} remote {actual}", vxlan.vni)]
+            vec![Remedy::link(dev, Link::VxlanRemote { vni: vxlan.vni, remote: actual })]
         }
         ([0, 0, 0, 0, 0, 0], _, Some(wrong)) => vec![
-            format!("bridge fdb append {mac} dev {dev} dst {actual} self permanent"),
-            format!("bridge fdb del {mac} dev {dev} dst {wrong} self"),
+            Remedy::fdb(dev, mac, Fdb::AlsoBehind(actual)),
+            Remedy::fdb(dev, mac, Fdb::NotBehind(wrong)),
         ],
-        _ => vec![format!("bridge fdb replace {mac} dev {dev} dst {actual} self permanent")],
+        _ => vec![Remedy::fdb(dev, mac, Fdb::Behind(actual))],
     };
-    commands.iter().map(|c| fix::in_netns(netns, c)).collect()
+    steps.into_iter().map(|step| step.at(netns.inum)).collect()
 }
 
 /// Two ends with different parameters: which of them is wrong, and how to make it like the others.
@@ -167,18 +167,18 @@ pub(super) fn anew(
     netns: &Netns,
     dev: &str,
     set: impl Fn(Vxlan) -> Vxlan,
-) -> Vec<String> {
+) -> Vec<Step> {
     let device = netns.devices.values().find(|d| d.name == dev);
     let Some((device, vxlan)) = device.and_then(|d| Some((d, d.vxlan?))) else {
         return Vec::new();
     };
     let local = case.outer_address(netns, device).or(vxlan.local);
-    let mut commands = case.remake_tunnel(netns, device, set(Vxlan { local, ..vxlan }));
-    commands.push(
+    let mut steps = case.remake_tunnel(netns, device, set(Vxlan { local, ..vxlan }));
+    steps.push(
         "# restarting the overlay's agent on this node does the same, once its setting is right"
-            .to_owned(),
+            .into(),
     );
-    commands
+    steps
 }
 
 /// Proved by a drop, where the configuration does not say it better.
@@ -226,8 +226,8 @@ fn is_tunnel(case: &Case<'_>, drop: &Drop<'_>) -> bool {
 }
 
 /// The outer address of the namespace whose tunnel has this MAC.
-fn remote_of(case: &Case<'_>, here: crate::net::Inum, mac: &str) -> Option<IpAddr> {
+fn remote_of(case: &Case<'_>, here: crate::net::Inum, mac: Mac) -> Option<IpAddr> {
     let others = case.state.netns.values().filter(|n| n.inum != here);
     let mut tunnels = others.flat_map(|n| n.devices.values()).filter(|d| d.vxlan.is_some());
-    tunnels.find(|d| d.mac.is_some_and(|m| show::mac(m) == mac))?.vxlan?.local
+    tunnels.find(|d| d.mac == Some(mac))?.vxlan?.local
 }

@@ -3,7 +3,8 @@
 
 use super::tunnel::anew;
 use super::{Case, Finding};
-use crate::diagnose::{Drop, Where, fix};
+use crate::diagnose::remedy::Remedy;
+use crate::diagnose::{Drop, Where};
 use crate::event::Tuple;
 use crate::net::{Device, Netns, Vxlan};
 
@@ -40,7 +41,6 @@ fn nobody(case: &Case<'_>, netns: &Netns, outer: &Tuple) -> Option<Finding> {
     if let Some((device, _)) = tunnels(netns).find(|(d, v)| v.port == sent && !d.up) {
         let dev = &device.name;
         let title = format!("{dev} of {node} is down");
-        let up = fix::in_netns(netns, &format!("ip link set {} up", fix::quote(dev)));
         let repair = case.overlay_repair(netns);
         // What led through it went with it, and who is at the other ends is not seen from here.
         let agent = "# restart the overlay's agent on this node: it writes what went with the link";
@@ -49,7 +49,7 @@ fn nobody(case: &Case<'_>, netns: &Netns, outer: &Tuple) -> Option<Finding> {
             finding(case, "vxlan-link-down-remote", title, (netns, device))
                 .fact(format!("ip link of {node}: {dev} is not UP"))
                 .fact("a tunnel that is down does not listen at its UDP port")
-                .fix(up)
+                .fix(Remedy::up(dev).at(netns.inum))
                 .fixes(repair)
                 .fixes(advice),
         );
@@ -89,7 +89,7 @@ fn other_vni(
         .fact(format!("ip -d link of {node}: {dev} id {has}"));
     let Some(sent) = sent else {
         let by = drop.dev().unwrap_or(dev);
-        let look = format!("tcpdump -c1 -vni {} udp port {}", fix::quote(by), vxlan.port);
+        let look = format!("tcpdump -c1 -vni {by} udp port {}", vxlan.port);
         return Some(finding.fix(format!(
             "# make {dev} anew with the VNI that comes in ({look}), or that of {} with {has}: restart \
              the overlay's agent there, whose setting is wrong",

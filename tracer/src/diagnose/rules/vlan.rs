@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use super::met::each;
 use super::{Case, Finding, Rule};
+use crate::diagnose::remedy::{Link, NewLink, Path, Remedy, Step};
 use crate::diagnose::walk::ObstacleKind as Kind;
-use crate::diagnose::{Confidence, Met, Severity, Where, fix};
+use crate::diagnose::{Confidence, Met, Severity, Where};
 use crate::net::detail::PortVlan;
 use crate::net::{Device, DeviceKind, Inum, Netns};
 
@@ -114,21 +115,17 @@ impl Ports<'_> {
         finding.place = Where::netns(case.state, netns.inum).dev(&name(place));
         let Some(right) = right else {
             // No port is in any VLAN: nobody meant to tell them apart.
-            let off = format!("ip link set {} type bridge vlan_filtering 0", fix::quote(&bridge));
-            return finding.fix(fix::in_netns(netns, &off));
+            return finding.fix(Remedy::link(&bridge, Link::NoVlanFiltering).at(netns.inum));
         };
         finding.fixes(odd.into_iter().map(|dev| self.join(dev, right, is_tagged)))
     }
 
-    /// The command that takes a port into a VLAN: tagged where what is behind it wants that.
-    fn join(&self, dev: u32, vid: u16, is_tagged: bool) -> String {
+    /// What takes a port into a VLAN: tagged where what is behind it wants that.
+    fn join(&self, dev: u32, vid: u16, is_tagged: bool) -> Step {
+        let is_tagged = is_tagged && self.wants_tag(dev, vid);
+        let name = self.case.dev_name(self.netns.inum, dev);
         let is_self = dev == self.bridge;
-        let wants_tag = is_tagged && self.wants_tag(dev, vid);
-        let how = if wants_tag { "" } else { " pvid untagged" };
-        let whose = if is_self { " self" } else { "" };
-        let name = fix::quote(&self.case.dev_name(self.netns.inum, dev));
-        let command = format!("bridge vlan add dev {name} vid {vid}{how}{whose}");
-        fix::in_netns(self.netns, &command)
+        Remedy::JoinVlan { dev: name, vid, is_tagged, is_self }.at(self.netns.inum)
     }
 
     /// A subinterface for this VLAN is on the port's other end, or on the bridge.
@@ -198,14 +195,11 @@ fn unknown_tag(
             }));
     if let Some((at, port)) = tagger.filter(|(_, by)| by.vlan.is_none() && others.is_empty()) {
         // A port that should have taken the tag off.
-        let whose = if port.kind == DeviceKind::Bridge { " self" } else { "" };
-        let command = format!(
-            "bridge vlan add dev {} vid {vid} pvid untagged{whose}",
-            fix::quote(&port.name)
-        );
+        let (dev, is_self) = (port.name.clone(), port.kind == DeviceKind::Bridge);
+        let join = Remedy::JoinVlan { dev, vid, is_tagged: false, is_self };
         finding.id = "vlan-filtering-mismatch";
         finding.place = Where::netns(case.state, at.inum).dev(&port.name);
-        return finding.fix(fix::in_netns(at, &command));
+        return finding.fix(join.at(at.inum));
     }
     let [own] = others.as_slice() else {
         return finding.fix(format!(
@@ -216,10 +210,10 @@ fn unknown_tag(
     finding.fixes(renumbered(netns, own, &name, vid))
 }
 
-/// Commands that put a subinterface of another VLAN in the place of `own`, with its addresses and
+/// What puts a subinterface of another VLAN in the place of `own`, with its addresses and
 /// the routes by it: the id of a VLAN device cannot be changed.
-fn renumbered(netns: &Netns, own: &Device, lower: &str, vid: u16) -> Vec<String> {
-    let (lower, name) = (fix::quote(lower), fix::quote(&own.name));
+fn renumbered(netns: &Netns, own: &Device, lower: &str, vid: u16) -> Vec<Step> {
+    let dev = own.name.as_str();
     let routes = netns.detail.iter().flat_map(|d| &d.routes);
     let kept = routes.filter(|r| {
         r.table == 254
@@ -227,21 +221,20 @@ fn renumbered(netns: &Netns, own: &Device, lower: &str, vid: u16) -> Vec<String>
             && r.hops.len() == 1
             && r.hops.iter().all(|h| h.dev == Some(own.ifindex))
     });
-    let kept = kept.map(|r| crate::diagnose::show::route(netns, r));
-    let kept: Vec<String> = kept.map(|r| format!("ip route replace {r}")).collect();
-    let mut commands = vec![
-        format!("ip link del {name}"),
-        format!("ip link add link {lower} name {name} type vlan id {vid}"),
-        format!("ip link set {name} up"),
+    let link = NewLink::Vlan { lower: lower.to_owned(), vid };
+    let mut steps = vec![
+        Remedy::DelLink { dev: dev.to_owned() },
+        Remedy::AddLink { dev: dev.to_owned(), link },
+        Remedy::up(dev),
     ];
     let is_own = |a: &std::net::IpAddr| match a {
         std::net::IpAddr::V4(_) => true,
         std::net::IpAddr::V6(a) => !a.is_unicast_link_local(),
     };
     let addresses = own.addresses.iter().filter(|(a, _)| is_own(a));
-    commands.extend(addresses.map(|(a, len)| format!("ip addr add {a}/{len} dev {name}")));
-    commands.extend(kept);
-    commands.iter().map(|c| fix::in_netns(netns, c)).collect()
+    steps.extend(addresses.map(|net| Remedy::add_addr(dev, *net)));
+    steps.extend(kept.map(|r| Remedy::Route(Path::of(netns, r))));
+    steps.into_iter().map(|step| step.at(netns.inum)).collect()
 }
 
 /// Which ports are in which VLAN could not be read; said only where the packet was lost.
@@ -257,9 +250,6 @@ fn unread(case: &Case<'_>, met: &Met<'_>, netns: &Netns, bridge: u32) -> Option<
             .severity(Severity::Error)
             .confidence(Confidence::Possible)
             .fact(format!("ip -d link of {node}: {dev} vlan_filtering 1"))
-            .fix(format!(
-                "# compare the PVIDs of both ports: {}",
-                met.command(case, "bridge vlan show")
-            )),
+            .fix(format!("# compare the PVIDs of both ports: bridge vlan show, in {node}")),
     )
 }

@@ -4,7 +4,7 @@ use crate::firewall::words::{endpoint, nets, number, port_range, protocol};
 use crate::firewall::{Match, Rule, Stateful, Target};
 
 /// Parses `-A CHAIN … -j TARGET …`; `is_chain` knows the table's own chains.
-pub(super) fn parse(spec: &str, is_chain: &dyn Fn(&str) -> bool) -> Rule {
+pub(in crate::firewall) fn parse(spec: &str, is_chain: &dyn Fn(&str) -> bool) -> Rule {
     let words = split(spec);
     let mut reader = Reader {
         words: &words,
@@ -28,7 +28,7 @@ pub(super) fn parse(spec: &str, is_chain: &dyn Fn(&str) -> bool) -> Rule {
 
 /// Words of a line: iptables-save puts those with blanks in double quotes and escapes `"`, `'`,
 /// `\` and `$` there (`xtables_save_string`).
-pub(in crate::firewall) fn split(line: &str) -> Vec<String> {
+pub(crate) fn split(line: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut word = String::new();
     let (mut is_open, mut is_quoted) = (false, false);
@@ -52,6 +52,21 @@ pub(in crate::firewall) fn split(line: &str) -> Vec<String> {
         words.push(word);
     }
     words
+}
+
+/// A word as `iptables-save` writes it.
+pub(in crate::firewall) fn quoted(word: &str) -> String {
+    if !word.is_empty() && !word.contains([' ', '\t', '"', '\'', '\\', '$']) {
+        return word.to_owned();
+    }
+    let escaped: String = word
+        .chars()
+        .flat_map(|c| {
+            let escape = matches!(c, '"' | '\'' | '\\' | '$').then_some('\\');
+            escape.into_iter().chain([c])
+        })
+        .collect();
+    format!("\"{escaped}\"")
 }
 
 struct Reader<'a> {

@@ -1,7 +1,7 @@
 //! What `nft -a -y list ruleset` prints: tables, chains, rules, elements of named sets and maps.
 
 pub(super) mod field;
-mod rule;
+pub(super) mod rule;
 pub(super) mod token;
 mod values;
 

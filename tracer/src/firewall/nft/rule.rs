@@ -7,7 +7,7 @@ use crate::firewall::words::{endpoint, number, protocol};
 use crate::firewall::{Counter, Match, Rule, Target};
 
 /// Parses a rule without its handle.
-pub(super) fn parse(text: &str) -> Rule {
+pub(in crate::firewall) fn parse(text: &str) -> Rule {
     let words = split(text);
     let mut reader = Reader {
         words: &words,

@@ -74,7 +74,7 @@ fn node() -> Netns {
             device(3, "cni0", "10.244.1.1/24"),
         ]
         .into(),
-        detail: Some(Box::new(detail)),
+        detail: Some(crate::net::Shared::new(detail)),
         ..Netns::default()
     }
 }

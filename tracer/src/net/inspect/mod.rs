@@ -130,7 +130,7 @@ fn enter(state: &mut NetworkState, outcomes: Vec<Outcome>) -> Vec<Skipped> {
         match outcome {
             Ok(detail) => {
                 if let Some(netns) = state.netns.get_mut(&job.inum) {
-                    netns.detail = Some(Box::new(detail));
+                    netns.detail = Some(crate::net::Shared::new(detail));
                 }
             }
             Err(error) if vanished(&error) => {}

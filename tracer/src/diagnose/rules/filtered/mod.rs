@@ -11,6 +11,7 @@ use super::{Case, Finding, Rule, docker, in_front, kube_nft, local_endpoint, ser
 use crate::diagnose::case::{Purpose, REPLY_DEPTH};
 use crate::diagnose::walk::{Leg, ObstacleKind as Kind, RuleRef};
 use crate::diagnose::{Confidence, Direction, Drop, Met};
+use crate::event::Tuple;
 use crate::firewall::Firewall;
 use crate::journey::Hook;
 use crate::net::Inum;
@@ -61,6 +62,8 @@ struct Blocked<'a> {
     direction: Direction,
     firewall: Option<&'a Firewall>,
     dst: Option<(IpAddr, u16)>,
+    /// The packet as the rule has it.
+    tuple: Option<Tuple>,
 }
 
 fn check(case: &Case<'_>) -> Vec<Finding> {
@@ -110,6 +113,7 @@ fn walked(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
         direction: met.direction,
         firewall: case.detail(netns).map(|d| &d.firewall),
         dst: Some((met.walk.ask.dst, met.walk.ask.dport)),
+        tuple: met.walk.steps.get(met.step).map(|s| s.tuple),
     };
     let misled = blocked.is_policy().then(|| docker::misled(case, met, netns)).flatten();
     let mut finding = misled.unwrap_or_else(|| {

@@ -2,6 +2,7 @@
 //! and what heals it.
 
 use super::{Blocked, RULE};
+use crate::diagnose::remedy::{Step, allow};
 use crate::diagnose::rules::located::{delete, located};
 use crate::diagnose::rules::{in_front, local_endpoint, service};
 use crate::diagnose::walk::RuleRef;
@@ -206,12 +207,24 @@ impl Blocked<'_> {
             // Rejecting is right as long as no endpoint is known.
             let again = self.dst.map(|dst| service::reconnect(case, self.netns, dst));
             let Some(again) = again.filter(|a| !a.is_empty()) else { return finding };
-            finding = again.into_iter().fold(finding, Finding::fix);
+            finding = finding.fixes(again);
         }
         if finding.id == "queue-unserved" {
             finding = finding.fix(in_front::QUEUE_ADVICE);
         }
+        finding = self.allowing(case).into_iter().fold(finding, Finding::rather);
         finding.fix(delete(case, self.netns, rule))
+    }
+
+    /// Ways to let through what was asked and nothing else: this direction, or both.
+    fn allowing(&self, case: &Case<'_>) -> Vec<Vec<Step>> {
+        let (Some(at), Some(tuple)) = (located(case, self.netns, &self.rule), self.tuple) else {
+            return Vec::new();
+        };
+        let is_answer = self.direction == Direction::Reply;
+        let one = allow(self.netns, at, &[(tuple, is_answer)]);
+        let both = allow(self.netns, at, &[(tuple, is_answer), (tuple.reversed(), !is_answer)]);
+        one.into_iter().chain(both).collect()
     }
 }
 

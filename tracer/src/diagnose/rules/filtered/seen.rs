@@ -5,7 +5,6 @@ use std::net::IpAddr;
 
 use super::{Blocked, RULE, is_untranslated};
 use crate::diagnose::rules::lengths;
-use crate::diagnose::rules::met::in_netns;
 use crate::diagnose::walk::{RuleRef, reference};
 use crate::diagnose::{Case, Confidence, Direction, Drop, Finding, Where};
 use crate::event::Tcp;
@@ -31,6 +30,7 @@ pub(super) fn unforeseen(case: &Case<'_>, drop: &Drop<'_>, known: &[Finding]) ->
         direction: drop.direction,
         firewall: case.detail(drop.hop.netns).map(|d| &d.firewall),
         dst: drop.tuple().map(|t| (t.dst, t.dport)),
+        tuple: drop.tuple(),
     };
     let (id, title) = match lengths::is_about_length(drop.journey) {
         true => (lengths::SILENCED, blocked.silences(case)),
@@ -74,7 +74,7 @@ fn anonymous(case: &Case<'_>, drop: &Drop<'_>, hook: Option<Hook>) -> Finding {
         .confidence(Confidence::Likely)
         .at(place)
         .fact(drop.fact())
-        .fix(format!("# {}", in_netns(case, drop.hop.netns, "nft list ruleset")))
+        .fix(format!("# look at the rules of {node}: nft list ruleset"))
         .journeys([drop.journey.id])
         .depth(case.depth_of(drop))
         .follows(CAUSES)

@@ -72,8 +72,9 @@ impl Build {
             let netns = Netns {
                 inum,
                 name: name.into(),
+                path: std::path::Path::new("/run/netns").join(name),
                 devices: [(1, lo)].into(),
-                detail: Some(Box::default()),
+                detail: Some(crate::net::Shared::default()),
                 ..Netns::default()
             };
             self.state.netns.insert(inum, netns);

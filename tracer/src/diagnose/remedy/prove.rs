@@ -1,0 +1,92 @@
+//! Whether a remedy heals, and whether it harms: the asked flow and those beside it are walked on
+//! the changed configuration, both ways.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::Step;
+use super::beside::beside;
+use super::world::World;
+use crate::diagnose::case::{Case, Purpose, Way};
+use crate::diagnose::walk::{Ask, Scope};
+use crate::net::NetworkState;
+
+/// What is walked again for each remedy.
+pub(super) struct Proof<'a> {
+    case: &'a Case<'a>,
+    scope: Scope,
+    /// What was asked, or fails.
+    asked: Vec<(Ask, Purpose)>,
+    /// What works now.
+    working: Vec<Ask>,
+    /// How many ways of what was asked lead nowhere now.
+    stopped: usize,
+}
+
+impl<'a> Proof<'a> {
+    pub(super) fn of(case: &'a Case<'a>) -> Self {
+        let scope = match case.view.is_empty() {
+            true => Scope::everything(),
+            false => Scope::only(case.view.iter().copied()),
+        };
+        let mut asked: Vec<(Ask, Purpose)> = Vec::new();
+        for way in &case.ways {
+            let ask = (way.request.ask.clone(), way.purpose);
+            let is_it = case.target.is_some() || !way.is_clear();
+            if is_it && !asked.contains(&ask) {
+                asked.push(ask);
+            }
+        }
+        let mut proof = Self { case, scope, asked, working: Vec::new(), stopped: 0 };
+        proof.stopped = proof.stopped_in(case.state);
+        let all = beside(case, &proof.asked);
+        proof.working = all.into_iter().filter(|ask| proof.is_clear(case.state, ask)).collect();
+        proof
+    }
+
+    fn ways(&self, state: &NetworkState, ask: &Ask, purpose: Purpose) -> Vec<Way> {
+        Way::all(state, &self.scope, ask, purpose)
+    }
+
+    fn is_clear(&self, state: &NetworkState, ask: &Ask) -> bool {
+        self.ways(state, ask, Purpose::Check).iter().all(Way::is_clear)
+    }
+
+    fn stopped_in(&self, state: &NetworkState) -> usize {
+        let ways = self.asked.iter().flat_map(|(ask, purpose)| self.ways(state, ask, *purpose));
+        ways.filter(|way| !way.is_clear()).count()
+    }
+
+    /// All that was asked is clear with these steps done; where nobody asked, more of it than now.
+    pub(super) fn heals<'s>(&self, steps: impl IntoIterator<Item = &'s Step>) -> bool {
+        let steps: Vec<&Step> = steps.into_iter().collect();
+        if steps.iter().any(|s| matches!(s.remedy(), Some(super::Remedy::Resolver { .. }))) {
+            return self.resolves(&steps);
+        }
+        let world = World::of(self.case.state).with(steps);
+        let stopped = self.stopped_in(&world.state);
+        stopped == 0 || self.case.target.is_none() && stopped < self.stopped
+    }
+
+    /// Whoever is asked for names then can be asked.
+    fn resolves(&self, steps: &[&Step]) -> bool {
+        use super::{Remedy, Resolv};
+        let to = |step: &&Step| match step.remedy() {
+            Some(Remedy::Resolver { edit, .. }) => match edit {
+                Resolv::AddServer(to) | Resolv::ReplaceServer { to, .. } => Some(*to),
+                Resolv::Search(_) => None,
+            },
+            _ => None,
+        };
+        let Some(from) = self.case.target.as_ref().map(|t| t.netns) else { return true };
+        let servers: BTreeSet<IpAddr> = steps.iter().filter_map(to).collect();
+        let world = World::of(self.case.state).with(steps.iter().copied());
+        servers.iter().all(|to| self.is_clear(&world.state, &Ask::udp(from, *to, 53)))
+    }
+
+    /// Something that works now stops working with these steps done.
+    pub(super) fn harms<'s>(&self, steps: impl IntoIterator<Item = &'s Step>) -> bool {
+        let world = World::of(self.case.state).with(steps);
+        !self.working.iter().all(|ask| self.is_clear(&world.state, ask))
+    }
+}

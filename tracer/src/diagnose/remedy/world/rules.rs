@@ -1,0 +1,83 @@
+//! Firewalls that change.
+
+use super::super::rules::{Edit, Rules, Spec, Spot};
+use crate::firewall::{self, Chain, Firewall, Rule, Table};
+
+pub(super) fn edit(firewall: &mut Firewall, change: &Rules) -> Option<()> {
+    let at = &change.at;
+    let table = firewall
+        .tables
+        .iter_mut()
+        .find(|t| t.flavour == at.flavour && t.family == at.family && t.name == at.table)?;
+    match &change.edit {
+        Edit::NewChain => {
+            let name = at.chain.clone();
+            table.chains.push(Chain {
+                name,
+                hook: None,
+                devices: None,
+                priority: 0,
+                kind: String::new(),
+                policy: None,
+                counter: None,
+                rules: Vec::new(),
+            });
+            return Some(());
+        }
+        Edit::AddElement { set, element } => {
+            elements(table, set)?.push(element.0.joined());
+            return Some(());
+        }
+        Edit::DeleteElement { set, element } => {
+            let key = element.0.joined();
+            let is_its = |e: &String| {
+                e.strip_prefix(&key).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+            };
+            elements(table, set)?.retain(|e| !is_its(e));
+            return Some(());
+        }
+        _ => {}
+    }
+    let new = match &change.edit {
+        Edit::Replace(_, spec) | Edit::Insert(_, spec) | Edit::Append(spec) => {
+            Some(rule(table, &at.chain, spec))
+        }
+        _ => None,
+    };
+    let chain = table.chains.iter_mut().find(|c| c.name == at.chain)?;
+    match (&change.edit, new) {
+        (Edit::Delete(spot), _) => drop(chain.rules.remove(position(chain, spot)?)),
+        (Edit::Replace(spot, _), Some(rule)) => {
+            let at = position(chain, spot)?;
+            chain.rules[at] = rule;
+        }
+        (Edit::Insert(spot, _), Some(rule)) => {
+            let at = spot.as_ref().map_or(Some(0), |spot| position(chain, spot))?;
+            chain.rules.insert(at, rule);
+        }
+        (Edit::Append(_), Some(rule)) => chain.rules.push(rule),
+        (Edit::Policy(policy), _) => chain.policy = Some(*policy),
+        _ => return None,
+    }
+    for (at, rule) in chain.rules.iter_mut().enumerate() {
+        rule.number = at + 1;
+    }
+    Some(())
+}
+
+fn elements<'a>(table: &'a mut Table, set: &str) -> Option<&'a mut Vec<String>> {
+    table.sets.iter_mut().find(|(name, _)| name == set).map(|(_, elements)| elements)
+}
+
+/// Where the rule is now: others before it may be gone, or new.
+fn position(chain: &Chain, spot: &Spot) -> Option<usize> {
+    let is_it = |r: &Rule| r.text == spot.text && (r.handle == spot.handle);
+    let exact = |r: &Rule| is_it(r) && r.number == spot.number;
+    let rules = &chain.rules;
+    rules.iter().position(exact).or_else(|| rules.iter().position(is_it))
+}
+
+fn rule(table: &Table, chain: &str, spec: &Spec) -> Rule {
+    let words: Vec<&str> = spec.0.raw().collect();
+    firewall::rule_of(table, chain, &words)
+}
