@@ -12,7 +12,7 @@ use crate::net::detail::{RoutingRule, RuleAction};
 const TABLE_MAIN: u32 = 254;
 
 /// Accepts these packets before the rule; before the policy of the chain, where there is none.
-/// `None` where the protocol has no name in rules.
+/// `None` where rules cannot name them.
 pub(crate) fn allow(
     netns: Inum,
     (table, chain, rule): (&Table, &Chain, Option<&Rule>),
@@ -37,38 +37,46 @@ pub(crate) fn allow(
     packets.iter().map(step).collect()
 }
 
-/// The name of a protocol in rules, and whether they can name its ports.
-fn protocol(proto: Proto, is_nft: bool) -> Option<(&'static str, bool)> {
-    Some(match proto {
-        Proto::Tcp => ("tcp", true),
-        Proto::Udp => ("udp", true),
-        Proto::Icmp => ("icmp", false),
-        Proto::Icmp6 if is_nft => ("icmpv6", false),
-        Proto::Icmp6 => ("ipv6-icmp", false),
+/// What a rule can name of a packet: its protocol, and with it the server's port. A ping asks whether
+/// two hosts reach each other at all, and so stands for all that they say to each other.
+enum What {
+    Everything,
+    Port(&'static str, &'static str, u16),
+}
+
+fn what(tuple: &Tuple, is_answer: bool) -> Option<What> {
+    let proto = match tuple.proto {
+        Proto::Tcp => "tcp",
+        Proto::Udp => "udp",
+        Proto::Icmp | Proto::Icmp6 => return Some(What::Everything),
         _ => return None,
+    };
+    Some(match is_answer {
+        true => What::Port(proto, "sport", tuple.sport),
+        false => What::Port(proto, "dport", tuple.dport),
     })
 }
 
 fn iptables(tuple: &Tuple, is_answer: bool) -> Option<Argv> {
-    let (proto, has_ports) = protocol(tuple.proto, false)?;
     let net = |addr| Word::net((addr, full(addr)));
-    let argv = argv!["-s", net(tuple.src), "-d", net(tuple.dst), "-p", proto];
-    let (option, port) =
-        if is_answer { ("--sport", tuple.sport) } else { ("--dport", tuple.dport) };
-    let ports = has_ports.then(|| argv!["-m", proto, option, port]).unwrap_or_default();
+    let argv = argv!["-s", net(tuple.src), "-d", net(tuple.dst)];
+    let ports = match what(tuple, is_answer)? {
+        What::Everything => argv![],
+        What::Port(proto, side, port) => {
+            argv!["-p", proto, "-m", proto, Word::from("--").then(side), port]
+        }
+    };
     Some(argv.and(ports).and(argv!["-j", "ACCEPT"]))
 }
 
 fn nft(tuple: &Tuple, is_answer: bool) -> Option<Argv> {
-    let (proto, has_ports) = protocol(tuple.proto, true)?;
     let ip = if tuple.src.is_ipv4() { "ip" } else { "ip6" };
     let argv = argv![ip, "saddr", tuple.src, ip, "daddr", tuple.dst];
-    let (option, port) = if is_answer { ("sport", tuple.sport) } else { ("dport", tuple.dport) };
-    let what = match has_ports {
-        true => argv![proto, option, port],
-        false => argv!["meta", "l4proto", proto],
+    let ports = match what(tuple, is_answer)? {
+        What::Everything => argv![],
+        What::Port(proto, side, port) => argv![proto, side, port],
     };
-    Some(argv.and(what).and(argv!["accept"]))
+    Some(argv.and(ports).and(argv!["accept"]))
 }
 
 /// A policy rule in front of one: packets to this address by table main.
