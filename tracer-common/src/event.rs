@@ -175,8 +175,8 @@ pub struct EventHeader {
     pub cpu: u16,
     /// How many events of this journey the ring refused so far.
     pub lost: u16,
-    /// Zero.
-    pub reserved: u16,
+    /// How many tunnels the followed packet is in: not 0 exactly with [`flags::ENCAP`].
+    pub tunnels: u16,
 }
 
 /// What follows the header; read through [`Detail`]'s constructors on the user side.
@@ -217,6 +217,18 @@ pub struct FreeDetail {
     pub reason: u32,
     /// Zero.
     pub reserved: [u32; 5],
+}
+
+/// Detail of `CopyToUser`.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct ReaderDetail {
+    /// Process (thread group) that reads.
+    pub pid: u32,
+    /// Name of its thread, NUL-padded.
+    pub comm: [u8; 16],
+    /// Zero.
+    pub reserved: [u32; 3],
 }
 
 /// Detail of `Fib` and `Fib6`.
@@ -334,6 +346,12 @@ pub mod origin {
     pub const CLONE: u8 = 1;
     /// `skb_copy`, `__pskb_copy_fclone`: has its own.
     pub const COPY: u8 = 2;
+    /// At the address of the parent's skb, which was not seen to end: its fragments put together,
+    /// its segments merged, what was decrypted or unpacked from it, or only the next packet there.
+    pub const SAME: u8 = 3;
+    /// The skb of the parent, handed out again by the device (or the transformation) that the
+    /// parent was sent into: it is in there and cannot be read, for it is encrypted.
+    pub const ENCAP: u8 = 4;
 }
 
 /// The typed view of [`DetailBytes`].
@@ -355,6 +373,8 @@ pub enum Detail {
     Step(StepDetail),
     /// See [`OriginDetail`].
     Origin(OriginDetail),
+    /// See [`ReaderDetail`].
+    Reader(ReaderDetail),
     /// The probe has no detail.
     None,
 }
@@ -386,11 +406,8 @@ impl Detail {
             }
             Probe::HookStep => Self::Step(copy(bytes)),
             Probe::Origin => Self::Origin(copy(bytes)),
-            Probe::TcpSocket
-            | Probe::CopyToUser
-            | Probe::CgSocket
-            | Probe::Reused
-            | Probe::Flood => Self::None,
+            Probe::CopyToUser => Self::Reader(copy(bytes)),
+            Probe::TcpSocket | Probe::CgSocket | Probe::Reused | Probe::Flood => Self::None,
         }
     }
 }
@@ -421,8 +438,10 @@ pub struct Tracked {
     pub lost: u16,
     /// See [`state`].
     pub state: u16,
-    /// [`flags::ENCAP`] while the packet is inside a tunnel.
-    pub encap: u16,
+    /// How many tunnels the packet was in when last seen.
+    pub tunnels: u8,
+    /// It is a fragment.
+    pub is_fragment: u8,
 }
 
 /// Values of [`Tracked::state`].
@@ -431,8 +450,10 @@ pub mod state {
     pub const MOVING: u16 = 0;
     /// Handed to a local protocol handler (the last INPUT function accepted it).
     pub const LOCAL: u16 = 1;
-    /// Taken by a TCP socket: its end is not visible, it no longer counts as under way.
+    /// Taken by a TCP or UDP socket: its end may not be visible, it no longer counts as under way.
     pub const SETTLED: u16 = 2;
+    /// Handed to a driver, which may merge it into another packet or make a new one of it unseen.
+    pub const SENT: u16 = 3;
 }
 
 const _: () = assert!(size_of::<EventHeader>() == 64);
@@ -446,3 +467,4 @@ const _: () = assert!(size_of::<IcmpDetail>() == DETAIL_LEN);
 const _: () = assert!(size_of::<NfDetail>() == DETAIL_LEN);
 const _: () = assert!(size_of::<StepDetail>() == DETAIL_LEN);
 const _: () = assert!(size_of::<OriginDetail>() == DETAIL_LEN);
+const _: () = assert!(size_of::<ReaderDetail>() == DETAIL_LEN);

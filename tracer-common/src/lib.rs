@@ -16,6 +16,9 @@ pub use flow::FlowKey;
 pub use offsets::KernelOffsets;
 pub use stats::{Control, Stat};
 
+/// How many programs may read packets at once on one CPU.
+pub const SCRATCH_SLOTS: u32 = 8;
+
 /// Marks the types that cross the border so that aya may copy them as bytes.
 #[cfg(feature = "user")]
 macro_rules! pod {

@@ -21,11 +21,13 @@ pub enum Stat {
     FailedReads = 6,
     /// Entries whose skb address was found to hold another packet.
     Reused = 7,
+    /// Packets that were not looked at because too many programs were reading packets on the CPU.
+    NoScratch = 8,
 }
 
 impl Stat {
     /// How many slots there are.
-    pub const COUNT: u32 = 8;
+    pub const COUNT: u32 = 9;
 }
 
 /// Slot of a word that only the user side writes.

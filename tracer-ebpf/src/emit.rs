@@ -27,15 +27,15 @@ pub(crate) struct Site {
     pub(crate) flags: u8,
 }
 
-/// Writes one event of the journey in `entry`; `l3` makes it a long one: the
-/// packet from there on goes straight into the ring.
+/// Writes one event of the journey in `entry`; a network header (with its protocol) makes it a
+/// long one: the packet from there on goes straight into the ring.
 #[inline(always)]
 pub(crate) fn emit<const DIRECT: bool, D: Copy>(
     entry: &mut Tracked,
     skb: Skb<DIRECT>,
     site: Site,
     detail: D,
-    l3: Option<*const u8>,
+    l3: Option<(*const u8, u16)>,
 ) {
     const { assert!(size_of::<D>() == DETAIL_LEN) };
     let seq = entry.seq;
@@ -59,13 +59,15 @@ fn long<const DIRECT: bool, D: Copy>(
     site: Site,
     seq: u16,
     detail: D,
-    l3: *const u8,
+    (l3, protocol): (*const u8, u16),
 ) -> bool {
     let Some(mut slot) = EVENTS.reserve::<RawEvent>(0) else { return false };
     // SAFETY: the record is ours until submitted; every member is written.
     unsafe {
         let event = slot.as_mut_ptr();
         header(&mut (*event).header, entry, skb, site, seq);
+        // That of a frame with its VLAN tag inside is the tag's.
+        (*event).header.protocol_be = protocol.to_ne_bytes();
         (&raw mut (*event).detail).cast::<D>().write(detail);
         let snap = (&raw mut (*event).snap).cast();
         bpf_probe_read_kernel(snap, SNAP_LEN as u32, l3.cast());
@@ -110,10 +112,10 @@ fn header<const DIRECT: bool>(
     header.ifindex = site.ifindex;
     header.seq = seq;
     header.probe = site.probe as u8;
-    header.flags = site.flags | entry.encap as u8 | if skb.is_cloned() { flags::CLONED } else { 0 };
+    header.flags = site.flags | encap(entry) | if skb.is_cloned() { flags::CLONED } else { 0 };
     header.cpu = cpu as u16;
     header.lost = entry.lost;
-    header.reserved = 0;
+    header.tunnels = u16::from(entry.tunnels);
     skb.describe(header);
     // Known when compiled: only the programs at hooks look.
     if matches!(
@@ -124,6 +126,11 @@ fn header<const DIRECT: bool>(
     } else {
         (header.ct_mark, header.ct_status, header.ct_zone) = (0, 0, 0);
     }
+}
+
+#[inline(always)]
+fn encap(entry: &Tracked) -> u8 {
+    if entry.tunnels == 0 { 0 } else { flags::ENCAP }
 }
 
 /// Writes an event of a probe that was not handed the skb, only knows which one it is about.
@@ -153,14 +160,14 @@ pub(crate) fn emit_note<D: Copy>(entry: &mut Tracked, site: Site, detail: D) {
             mark: 0,
             seq,
             probe: site.probe as u8,
-            flags: site.flags | entry.encap as u8,
+            flags: site.flags | encap(entry),
             gso_size: 0,
             protocol_be: [0; 2],
             ct: 0,
             pkt_type: 0,
             cpu: bpf_get_smp_processor_id() as u16,
             lost: entry.lost,
-            reserved: 0,
+            tunnels: u16::from(entry.tunnels),
         });
         (&raw mut (*event).detail).cast::<D>().write(detail);
     }

@@ -6,19 +6,23 @@ use tracer_common::filter::terms;
 use tracer_common::{FlowKey, Portal, Prefix};
 
 use crate::config::{FILTER, filter, prefix_word};
-use crate::maps::{PORTALS, SCOPE_DEV, SCOPE_NETNS, any_learned, has_learned};
+use crate::maps::{PORTALS, SCOPE_DEV, SCOPE_NETNS, Slot, any_learned, has_learned};
 use crate::packet::{self, ICMPV6, Packet};
 use crate::skb::probe_read;
+use crate::tunnel;
 
-/// How a packet came to match.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Match {
+/// How a packet came to match; a number, as it comes from a function that is verified by itself.
+pub(crate) struct Match;
+
+impl Match {
+    /// Not at all.
+    pub(crate) const NONE: u64 = 0;
     /// The filter's own terms.
-    Forward,
+    pub(crate) const FORWARD: u64 = 1;
     /// Its terms with source and destination exchanged.
-    Reverse,
+    pub(crate) const REVERSE: u64 = 2;
     /// A tuple learned from the translation of a followed packet.
-    Learned,
+    pub(crate) const LEARNED: u64 = 3;
 }
 
 #[inline(always)]
@@ -119,8 +123,8 @@ fn is_learned(saddr: u32, daddr: u32, proto: u8, l4: u32, l4_next: u32) -> bool 
 /// Whether the first transport word says that there is another packet inside.
 #[inline(always)]
 fn needs_more(proto: u8, icmp: u8, l4: u32) -> bool {
-    if proto == packet::UDP {
-        return is_vxlan_port((l4 >> 16) as u16);
+    if carries(proto, (l4 >> 16) as u16) {
+        return true;
     }
     // Of ICMP, only echo is about itself alone.
     proto == icmp && !(l4 as u8 == 8 || l4 as u8 == 0)
@@ -185,9 +189,18 @@ fn numbers_match(sport: u16, dport: u16) -> bool {
         && (!wanted(terms::PORT) || sport == filter!(port) || dport == filter!(port))
 }
 
-/// Whether, and how, the packet matches.
+/// Whether, and how, the packet in a slot matches: see [`Match`].
+///
+/// Exported for the reason that [`crate::skb::read_packet`] is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn match_packet(slot: u64, protocol: u64) -> u64 {
+    let Some(slot) = Slot::of(slot) else { return Match::NONE };
+    matches(slot.packet(), protocol as u16)
+}
+
 #[inline(always)]
-pub(crate) fn matches(p: &Packet, protocol: u16) -> Option<Match> {
+fn matches(p: &Packet, protocol: u16) -> u64 {
     let is_v6 = protocol == packet::ETH_P_IPV6;
     let key = &p.key;
     if terms_match(
@@ -195,19 +208,23 @@ pub(crate) fn matches(p: &Packet, protocol: u16) -> Option<Match> {
         Ends { src: &key.saddr, dst: &key.daddr, sport: key.sport, dport: key.dport },
         is_v6,
     ) {
-        return Some(if p.is_error != 0 { Match::Reverse } else { Match::Forward });
+        return if p.is_error != 0 { Match::REVERSE } else { Match::FORWARD };
     }
     if !wanted(terms::REPLIES) {
-        return None;
+        return Match::NONE;
     }
     if terms_match(
         p,
         Ends { src: &key.daddr, dst: &key.saddr, sport: key.dport, dport: key.sport },
         is_v6,
     ) {
-        return Some(Match::Reverse);
+        return Match::REVERSE;
     }
-    (any_learned() && p.is_later_fragment == 0 && has_learned(&p.key)).then_some(Match::Learned)
+    if any_learned() && p.is_later_fragment == 0 && has_learned(&p.key) {
+        Match::LEARNED
+    } else {
+        Match::NONE
+    }
 }
 
 /// Both ends, in the direction that is asked about.
@@ -255,12 +272,21 @@ fn in_prefix<const N: usize>(prefix: *const Prefix, addr: &[u32; N]) -> bool {
     true
 }
 
-/// Whether `port` (as it lies in memory) carries VXLAN on this node.
+/// Whether a packet of this tuple may carry another one that is to be looked for in it: by its
+/// protocol, or by a port that carries VXLAN or Geneve on this node.
 #[inline(always)]
-pub(crate) fn is_vxlan_port(port: u16) -> bool {
-    if !wanted(terms::VXLAN) || port == 0 {
+pub(crate) fn may_carry(key: &FlowKey) -> bool {
+    carries(key.proto, key.dport)
+}
+
+#[inline(always)]
+fn carries(proto: u8, dport: u16) -> bool {
+    if proto != packet::UDP {
+        return matches!(proto, tunnel::IPIP | tunnel::SIT | tunnel::GRE);
+    }
+    if !wanted(terms::VXLAN) || dport == 0 {
         return false;
     }
     let ports = filter!(vxlan_ports);
-    port == ports[0] || port == ports[1] || port == ports[2] || port == ports[3]
+    dport == ports[0] || dport == ports[1] || dport == ports[2] || dport == ports[3]
 }

@@ -4,13 +4,13 @@
 //! freed and taken again never joins two packets. A packet inside a tunnel is found again by the
 //! fingerprint of the inner header.
 
-use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use core::ptr::null_mut;
 
 use aya_ebpf::helpers::generated::bpf_ringbuf_query;
 use aya_log_ebpf::debug;
 use tracer_common::event::{
-    DETAIL_LEN, DetailBytes, JOURNEY_EVENTS, LONG_LEN, OriginDetail, Tracked, flags, state,
+    DETAIL_LEN, DetailBytes, JOURNEY_EVENTS, LONG_LEN, OriginDetail, Tracked, flags, origin, state,
 };
 use tracer_common::filter::terms;
 use tracer_common::{Control, Probe, Stat};
@@ -24,13 +24,14 @@ use crate::maps::{
 };
 use crate::packet::{self, Packet};
 use crate::skb::{Skb, probe_read};
+use crate::tunnel;
 
 /// `BPF_RB_AVAIL_DATA`: bytes written and not yet read.
 const AVAILABLE: u64 = 0;
 const NO_DETAIL: DetailBytes = [0; DETAIL_LEN];
 
 /// What a probe point is, beyond the skb and the place.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Rule {
     /// A packet may be met here first.
     pub(crate) may_begin: bool,
@@ -38,6 +39,19 @@ pub(crate) struct Rule {
     pub(crate) ends: bool,
     /// A route look-up that follows on this CPU is this packet's.
     pub(crate) routes: bool,
+    /// Packets that the node makes come by here, encrypted ones among them.
+    pub(crate) makes: bool,
+    /// The packet's bytes need not be reported: they were, right before.
+    pub(crate) is_brief: bool,
+}
+
+/// The journey that a new one comes from.
+#[derive(Clone, Copy)]
+struct Ancestor {
+    /// Its identity, 0 when there is none.
+    journey: u64,
+    /// See [`origin`].
+    kind: u8,
 }
 
 /// The one path that every probe with packet bytes takes.
@@ -60,55 +74,92 @@ pub(crate) fn observe<const DIRECT: bool, D: Copy>(
     if known.is_none() && !rule.may_begin {
         return null_mut();
     }
-    let protocol = skb.protocol();
+    let (l3, protocol) = skb.behind_tags(l3);
     if known.is_none() && (!filter::wants_protocol(protocol) || filter::rejects(l3, protocol)) {
         return null_mut();
     }
     let (netns, ifindex) = place();
     let detail = detail();
-    let Some(current) = current() else { return null_mut() };
-    let level = current.nesting;
-    let Some(slot) = Slot::of(level) else { return null_mut() };
-    current.nesting = level + 1;
-    slot.room().level = level;
+    let Some(slot) = Slot::claim() else {
+        overlook(address, known, rule);
+        return null_mut();
+    };
     let site = Site { probe, netns, ifindex, flags: 0 };
-    let entry = look(skb, slot, l3, protocol, known, rule, site, detail);
-    current.nesting = level;
+    let entry = look(skb, slot, (l3, protocol), known, rule, site, detail);
+    slot.release();
     entry
+}
+
+/// A packet cannot be looked at: what is followed has lost an event.
+#[inline(always)]
+fn overlook(address: u64, known: Option<*mut Tracked>, rule: Rule) {
+    let Some(entry) = known else {
+        count(Stat::NoScratch);
+        return;
+    };
+    // SAFETY: a map value; this CPU works on the packet.
+    let entry = unsafe { &mut *entry };
+    if entry.journey != 0 {
+        entry.seq = entry.seq.wrapping_add(1);
+        entry.lost = entry.lost.saturating_add(1);
+        count(Stat::LostEvents);
+    }
+    if rule.ends {
+        forget(address, entry);
+    }
 }
 
 /// [`observe`], once there is room to read the packet into.
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "inlined; a struct would cost BPF stack")]
 fn look<const DIRECT: bool, D: Copy>(
     skb: Skb<DIRECT>,
     slot: Slot,
-    l3: *const u8,
-    protocol: u16,
+    network: (*const u8, u16),
     known: Option<*mut Tracked>,
     rule: Rule,
     mut site: Site,
     detail: D,
 ) -> *mut Tracked {
+    let mut ancestor = Ancestor { journey: 0, kind: 0 };
     if let Some(entry) = known {
         // SAFETY: a map value; this CPU works on the packet.
         let entry = unsafe { &mut *entry };
         // What a socket has taken does not set out again: the address holds a packet that only
         // looks the same.
         let is_over = entry.state == state::SETTLED && rule.may_begin && !rule.ends;
-        if !is_over && let Some(encap) = same_packet(skb, slot, l3, protocol, entry) {
-            site.flags = encap;
-            return go_on(skb, slot.packet(), l3, rule, site, entry, detail);
+        if !is_over && same_packet(skb, slot, network, entry) {
+            return go_on(skb, slot.packet(), network, rule, site, entry, detail);
         }
-        // The address holds another packet now; where nothing else may begin, that is a datagram
-        // put together from its fragments.
+        if !is_over {
+            ancestor.journey = entry.journey;
+            ancestor.kind = if rule.makes && is_sealed(skb, entry, site) {
+                origin::ENCAP
+            } else {
+                origin::SAME
+            };
+        }
+        // Where nothing else may begin, this is a datagram put together from its fragments. Its end
+        // may be all that is seen of it.
+        let is_whole = entry.is_fragment != 0 && slot.packet().is_fragment == 0;
+        if site.netns == 0 {
+            (site.netns, site.ifindex) = (entry.netns, entry.ifindex);
+        }
         end_unseen(entry);
         forget(skb.address(), entry);
-        if rule.ends || !filter::wants_protocol(protocol) {
+        if rule.ends && !is_whole || !filter::wants_protocol(network.1) {
             return null_mut();
         }
     }
-    begin(skb, slot, l3, protocol, rule, site, detail)
+    begin(skb, slot, network, rule, site, ancestor, detail)
+}
+
+/// Whether the packet that a namespace sends as its own is the one that was last seen going into
+/// the device that the skb is still on: what is made anew has no device yet.
+#[inline(always)]
+fn is_sealed<const DIRECT: bool>(skb: Skb<DIRECT>, entry: &Tracked, site: Site) -> bool {
+    (entry.state == state::MOVING || entry.state == state::SENT)
+        && !skb.dev().is_null()
+        && (entry.netns, entry.ifindex) == (site.netns, site.ifindex)
 }
 
 /// Reports a followed packet.
@@ -116,16 +167,18 @@ fn look<const DIRECT: bool, D: Copy>(
 fn go_on<const DIRECT: bool, D: Copy>(
     skb: Skb<DIRECT>,
     packet: &Packet,
-    l3: *const u8,
+    network: (*const u8, u16),
     rule: Rule,
     mut site: Site,
     entry: &mut Tracked,
     detail: D,
 ) -> *mut Tracked {
     if entry.journey != 0 {
-        note_translation(entry, packet, site.flags);
+        note_translation(entry, packet);
+        if entry.state == state::SENT {
+            entry.state = state::MOVING;
+        }
         entry.head = skb.head();
-        entry.encap = u16::from(site.flags);
         // A probe without a device of its own happens where the packet was last.
         if site.netns != 0 {
             entry.netns = site.netns;
@@ -134,7 +187,7 @@ fn go_on<const DIRECT: bool, D: Copy>(
         site.netns = entry.netns;
         site.ifindex = entry.ifindex;
         site.flags |= if rule.ends { flags::END } else { 0 };
-        emit(entry, skb, site, detail, Some(l3));
+        emit(entry, skb, site, detail, if rule.is_brief { None } else { Some(network) });
         set_current(skb, packet, rule.routes);
     }
     if rule.ends {
@@ -144,26 +197,39 @@ fn go_on<const DIRECT: bool, D: Copy>(
     if entry.journey != 0 { &raw mut *entry } else { null_mut() }
 }
 
-/// Tells whether the skb still holds the packet of `entry`: as it is (0) or inside a tunnel
-/// ([`flags::ENCAP`]).
+/// Tells whether the skb still holds the packet of `entry`, as it is or inside tunnels, and notes
+/// inside how many.
 #[inline(always)]
 fn same_packet<const DIRECT: bool>(
     skb: Skb<DIRECT>,
     slot: Slot,
-    l3: *const u8,
-    protocol: u16,
-    entry: &Tracked,
-) -> Option<u8> {
+    (l3, mut protocol): (*const u8, u16),
+    entry: &mut Tracked,
+) -> bool {
     if !skb.packet(slot, l3, protocol) {
-        return None;
+        return false;
     }
-    if is_same(slot.packet(), entry) {
-        return Some(0);
+    let mut tunnels = 0;
+    loop {
+        if is_same(slot.packet(), entry) {
+            entry.tunnels = tunnels;
+            return true;
+        }
+        if tunnels == tunnel::MAX_DEPTH || !enter(skb, slot, &mut protocol) {
+            break;
+        }
+        tunnels += 1;
     }
-    if inner_packet(skb, slot, l3, protocol) && is_same(slot.packet(), entry) {
-        return Some(flags::ENCAP);
+    // The stack knows of tunnels that are not read here.
+    let Some(inner) = skb.inner_network() else { return false };
+    // SAFETY: an integer.
+    let version: u8 = unsafe { probe_read(inner) };
+    let protocol = if version >> 4 == 4 { packet::ETH_P_IP } else { packet::ETH_P_IPV6 };
+    if skb.packet(slot, inner, protocol) && is_same(slot.packet(), entry) {
+        entry.tunnels = 1;
+        return true;
     }
-    None
+    false
 }
 
 #[inline(always)]
@@ -172,35 +238,18 @@ fn is_same(packet: &Packet, entry: &Tracked) -> bool {
         && (packet.payload == entry.payload || packet.payload == 0 || entry.payload == 0)
 }
 
-/// Replaces the packet by the one inside a tunnel: where the stack says so, or behind a VXLAN
-/// header. False when there is none.
+/// Replaces the packet in the slot by the one that it carries; false when there is none.
 #[inline(always)]
-fn inner_packet<const DIRECT: bool>(
-    skb: Skb<DIRECT>,
-    slot: Slot,
-    l3: *const u8,
-    protocol: u16,
-) -> bool {
-    let key = &slot.packet().key;
-    let at = if key.proto == packet::UDP && filter::is_vxlan_port(key.dport) {
-        let header = if protocol == packet::ETH_P_IP { 20 } else { 40 };
-        // UDP 8, VXLAN 8, Ethernet 14. Linux puts no options into the outer header.
-        l3.wrapping_add(header + 30)
-    } else if let Some(at) = skb.inner_network() {
-        at
-    } else {
-        return false;
-    };
-    // SAFETY: an integer.
-    let version: u8 = unsafe { probe_read(at) };
-    let protocol = if version >> 4 == 4 { packet::ETH_P_IP } else { packet::ETH_P_IPV6 };
-    skb.packet(slot, at, protocol)
+fn enter<const DIRECT: bool>(skb: Skb<DIRECT>, slot: Slot, protocol: &mut u16) -> bool {
+    let inner = tunnel::find_carried(slot.room().number, u64::from(*protocol));
+    *protocol = inner as u16;
+    inner != 0 && skb.packet(slot, slot.room().l3 as *const u8, inner as u16)
 }
 
 /// Remembers translated tuples, so that replies are recognised where they are born.
 #[inline(always)]
-fn note_translation(entry: &mut Tracked, packet: &Packet, flag: u8) {
-    if filter!(terms) & terms::REPLIES == 0 || flag & flags::ENCAP != 0 || packet.is_error != 0 {
+fn note_translation(entry: &mut Tracked, packet: &Packet) {
+    if filter!(terms) & terms::REPLIES == 0 || entry.tunnels != 0 || packet.is_error != 0 {
         return;
     }
     let tuple = packet.tuple();
@@ -210,41 +259,43 @@ fn note_translation(entry: &mut Tracked, packet: &Packet, flag: u8) {
     }
 }
 
-/// Starts a journey if the packet matches and there is room for it.
+/// Starts a journey if the packet matches and there is room for it. What an already followed
+/// packet was encrypted into goes on with it, whatever it looks like.
 #[inline(always)]
 fn begin<const DIRECT: bool, D: Copy>(
     skb: Skb<DIRECT>,
     slot: Slot,
-    l3: *const u8,
-    protocol: u16,
+    network: (*const u8, u16),
     rule: Rule,
     mut site: Site,
+    ancestor: Ancestor,
     detail: D,
 ) -> *mut Tracked {
+    let (l3, mut protocol) = network;
     if control(Control::Enabled) == 0 || !skb.packet(slot, l3, protocol) {
         return null_mut();
     }
-    let mut how = filter::matches(slot.packet(), protocol);
-    site.flags = flags::BIRTH;
-    if how.is_none() {
-        let key = &slot.packet().key;
-        if key.proto != packet::UDP
-            || !filter::is_vxlan_port(key.dport)
-            || !inner_packet(skb, slot, l3, protocol)
-        {
-            return null_mut();
-        }
-        how = filter::matches(slot.packet(), protocol);
-        site.flags |= flags::ENCAP;
-    }
-    site.flags |= match how {
-        Some(Match::Forward) => 0,
-        Some(Match::Reverse) => flags::REVERSE,
-        Some(Match::Learned) => flags::LEARNED,
-        None => return null_mut(),
-    };
+    let is_sealed = ancestor.kind == origin::ENCAP && ancestor.journey != 0;
+    let mut tunnels = 0;
+    site.flags = flags::BIRTH
+        | loop {
+            match filter::match_packet(slot.room().number, u64::from(protocol)) {
+                Match::FORWARD => break 0,
+                Match::REVERSE => break flags::REVERSE,
+                Match::LEARNED => break flags::LEARNED,
+                _ => {}
+            }
+            if is_sealed {
+                break flags::LEARNED;
+            }
+            let may_carry = filter::may_carry(&slot.packet().key);
+            if tunnels == tunnel::MAX_DEPTH || !may_carry || !enter(skb, slot, &mut protocol) {
+                return null_mut();
+            }
+            tunnels += 1;
+        };
     let packet = slot.packet();
-    if !filter::in_scope(site.netns, site.ifindex) {
+    if !is_sealed && !filter::in_scope(site.netns, site.ifindex) {
         if !filter::is_reply_into_scope(packet) {
             return null_mut();
         }
@@ -254,7 +305,7 @@ fn begin<const DIRECT: bool, D: Copy>(
         learn(&packet.key);
     }
     let entry = Tracked {
-        journey: admit(),
+        journey: admit(slot),
         head: skb.head(),
         fingerprint: packet.fingerprint,
         payload: packet.payload,
@@ -268,7 +319,8 @@ fn begin<const DIRECT: bool, D: Copy>(
         seq: 0,
         lost: 0,
         state: state::MOVING,
-        encap: u16::from(site.flags & flags::ENCAP),
+        tunnels,
+        is_fragment: (packet.is_fragment != 0).into(),
     };
     if TRACKED.insert(skb.address(), entry, 0).is_err() {
         count(Stat::RefusedTable);
@@ -281,14 +333,14 @@ fn begin<const DIRECT: bool, D: Copy>(
     let entry = unsafe { &mut *entry };
     if entry.journey != 0 {
         site.flags |= if rule.ends { flags::END } else { 0 };
-        emit(entry, skb, site, detail, Some(l3));
+        emit(entry, skb, site, detail, Some(network));
         set_current(skb, packet, rule.routes);
         count(Stat::Admitted);
         if option!(debug) != 0 {
             debug!((), "journey {:x} begins at probe {}", entry.journey, site.probe as u8);
         }
     }
-    tell_origin(skb.address(), entry);
+    tell_origin(skb.address(), entry, ancestor);
     if rule.ends {
         forget(skb.address(), entry);
         return null_mut();
@@ -296,16 +348,21 @@ fn begin<const DIRECT: bool, D: Copy>(
     if entry.journey != 0 { &raw mut *entry } else { null_mut() }
 }
 
-/// Tells whose copy a new journey's skb is, when the kernel was seen making it.
+/// Tells where a new journey comes from: the packet that its skb held before, or the one that it
+/// is a copy of, when the kernel was seen making it.
 #[inline(always)]
-fn tell_origin(address: u64, entry: &mut Tracked) {
-    let Some(origin) = take_origin(address) else { return };
-    if entry.journey != 0 && origin.fingerprint == entry.fingerprint {
+fn tell_origin(address: u64, entry: &mut Tracked, mut ancestor: Ancestor) {
+    if let Some(origin) = take_origin(address)
+        && origin.fingerprint == entry.fingerprint
+    {
+        ancestor = Ancestor { journey: origin.parent, kind: origin.kind as u8 };
+    }
+    if entry.journey != 0 && ancestor.journey != 0 {
         let site =
             Site { probe: Probe::Origin, netns: entry.netns, ifindex: entry.ifindex, flags: 0 };
         let detail = OriginDetail {
-            parent: origin.parent,
-            kind: origin.kind as u8,
+            parent: ancestor.journey,
+            kind: ancestor.kind,
             ..OriginDetail::default()
         };
         emit_note(entry, site, detail);
@@ -314,7 +371,7 @@ fn tell_origin(address: u64, entry: &mut Tracked) {
 
 /// The identity of a new journey, or 0 when it is refused.
 #[inline(always)]
-fn admit() -> u64 {
+fn admit(slot: Slot) -> u64 {
     let ring = option!(ring_bytes);
     // SAFETY: the map is a ring buffer.
     let unread = unsafe { bpf_ringbuf_query((&raw const EVENTS).cast_mut().cast(), AVAILABLE) };
@@ -328,11 +385,9 @@ fn admit() -> u64 {
         count(Stat::RefusedRate);
         return 0;
     }
-    let Some(current) = current() else { return 0 };
-    current.next_journey += 1;
-    // SAFETY: a helper without arguments.
-    let cpu = unsafe { bpf_get_smp_processor_id() };
-    u64::from(cpu) << 48 | current.next_journey
+    let room = slot.room();
+    room.journeys += 1;
+    room.number << 48 | room.journeys
 }
 
 /// Counts an admission into the present second and tells whether that is one too many.

@@ -22,6 +22,8 @@ mod packet;
 mod programs;
 #[cfg(target_arch = "bpf")]
 mod skb;
+#[cfg(target_arch = "bpf")]
+mod tunnel;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

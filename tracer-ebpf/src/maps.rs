@@ -2,6 +2,7 @@
 
 use core::cell::UnsafeCell;
 
+use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use tracer_common::event::Tracked;
@@ -57,12 +58,14 @@ pub(crate) static CONTROL: Array<u64> = Array::with_max_entries(Control::COUNT, 
 #[map]
 pub(crate) static CURRENT: PerCpuArray<Current> = PerCpuArray::with_max_entries(1, 0);
 
-/// Room for packets that are being read, one a nesting level (see [`Current::nesting`]).
+/// Room for packets that are being read: [`SLOTS`] places a CPU, each the claimant's alone (see
+/// [`Slot::claim`]); its size is set at load.
 ///
 /// In a map rather than on the stack: it would fill the stack, and the verifier would follow
-/// every value that every path leaves there, which takes it a second a program.
+/// every value that every path leaves there, which takes it a second a program. No per-CPU map:
+/// some kernels let a program change its CPU, and it must find its place again.
 #[map]
-pub(crate) static SCRATCH: PerCpuArray<Room> = PerCpuArray::with_max_entries(NESTING, 0);
+pub(crate) static SCRATCH: Array<Room> = Array::with_max_entries(SLOTS, 0);
 
 /// A slot of [`SCRATCH`].
 #[repr(C)]
@@ -73,7 +76,11 @@ pub(crate) struct Room {
     /// itself takes numbers only, and a number is what comes back from a map.
     pub(crate) l3: u64,
     /// The slot's own number.
-    pub(crate) level: u64,
+    pub(crate) number: u64,
+    /// How many programs hold the slot or are trying to.
+    claims: u64,
+    /// Journeys begun in this slot: with its number, their identity.
+    pub(crate) journeys: u64,
 }
 
 /// A slot as the programs hold it: no reference, since the reading function finds it by itself
@@ -82,17 +89,31 @@ pub(crate) struct Room {
 pub(crate) struct Slot(*mut Room);
 
 impl Slot {
-    /// The slot of a nesting level.
+    /// A slot that nobody else holds, `None` when all of this CPU are in use. To be released.
     #[inline(always)]
-    pub(crate) fn of(level: u64) -> Option<Self> {
-        SCRATCH.get_ptr_mut(level as u32 % NESTING).map(Self)
+    pub(crate) fn claim() -> Option<Self> {
+        let number = claim_slot();
+        let slot = Self::of(number)?;
+        slot.room().number = number;
+        Some(slot)
+    }
+
+    /// Lets others have it.
+    #[inline(always)]
+    pub(crate) fn release(self) {
+        add(&raw mut self.room().claims, NEGATIVE_ONE);
+    }
+
+    /// The slot of this number, which the caller holds.
+    #[inline(always)]
+    pub(crate) fn of(number: u64) -> Option<Self> {
+        SCRATCH.get_ptr_mut(number as u32).map(Self)
     }
 
     /// Its content, for as long as nobody reads a packet.
     #[inline(always)]
     pub(crate) fn room(self) -> &'static mut Room {
-        // SAFETY: a map value: that of this nesting level, so no other program writes to it
-        // meanwhile.
+        // SAFETY: a map value, and the slot is claimed: no other program writes to it meanwhile.
         unsafe { &mut *self.0 }
     }
 
@@ -103,8 +124,37 @@ impl Slot {
     }
 }
 
-/// How deep programs nest on one CPU: task, softirq, hardirq, NMI.
-pub(crate) const NESTING: u32 = 4;
+/// Claims a slot of this CPU; gives its number, or one that no slot has.
+///
+/// Programs nest (task, softirq, hardirq, NMI), and where the kernel is preemptible they also end
+/// in any order. Whoever adds the first claim holds the slot; whoever finds another's takes its own
+/// back and tries the next one. Two that meet may both go on to the next: neither gets it wrongly.
+/// Kernels before 5.12 have no atomic operation that gives the old value, and none is needed.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn claim_slot() -> u64 {
+    // SAFETY: a helper without arguments.
+    let first = unsafe { bpf_get_smp_processor_id() } * SLOTS;
+    let mut n = 0;
+    while n < SLOTS {
+        let Some(room) = SCRATCH.get_ptr_mut(first + n) else { break };
+        // SAFETY: a map value; its counter is only ever added to, and read at once.
+        let claims = unsafe { &raw mut (*room).claims };
+        add(claims, 1);
+        // SAFETY: as above.
+        if unsafe { claims.read_volatile() } == 1 {
+            return u64::from(first + n);
+        }
+        add(claims, NEGATIVE_ONE);
+        n += 1;
+    }
+    u64::from(u32::MAX)
+}
+
+/// Slots of a CPU: more than programs nest, as some may be preempted while they hold one.
+const SLOTS: u32 = tracer_common::SCRATCH_SLOTS;
+/// What takes one away when it is added.
+const NEGATIVE_ONE: u64 = u64::MAX;
 
 /// Admission window: start of the second in the first slot, admissions in it in the second.
 #[map]
@@ -134,10 +184,6 @@ pub(crate) struct Current {
     pub(crate) cloned: u64,
     /// Address of its clone.
     pub(crate) clone: u64,
-    /// How many programs are running on this CPU: an interrupt may start one inside another.
-    pub(crate) nesting: u64,
-    /// Number of the next journey born on this CPU.
-    pub(crate) next_journey: u64,
 }
 
 /// See [`note_copy`].
@@ -195,10 +241,16 @@ impl Shared {
 
     #[inline(always)]
     fn add(&self, n: u64) {
-        // SAFETY: adds to an aligned static.
-        unsafe {
-            core::arch::asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) self.0.get(), in(reg) n);
-        }
+        add(self.0.get(), n);
+    }
+}
+
+/// Adds atomically.
+#[inline(always)]
+fn add(to: *mut u64, n: u64) {
+    // SAFETY: adds to an aligned static or map value.
+    unsafe {
+        core::arch::asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) to, in(reg) n);
     }
 }
 
@@ -305,7 +357,7 @@ pub(crate) fn take_origin(address: u64) -> Option<Origin> {
 #[inline(always)]
 pub(crate) fn count(stat: Stat) {
     if let Some(slot) = STATS.get_ptr_mut(stat as u32) {
-        // SAFETY: a slot of this CPU.
-        unsafe { *slot += 1 };
+        // Atomically: another program may count in the midst of it.
+        add(slot, 1);
     }
 }

@@ -18,6 +18,12 @@ pub(crate) const ETH_P_IPV6: u16 = 0x86dd_u16.to_be();
 /// `ETH_P_ARP`, likewise.
 pub(crate) const ETH_P_ARP: u16 = 0x0806_u16.to_be();
 
+/// Whether an Ethernet type (as it lies in memory) is that of a VLAN tag: 802.1Q or 802.1ad.
+#[inline(always)]
+pub(crate) fn is_tag(protocol: u16) -> bool {
+    protocol == 0x8100_u16.to_be() || protocol == 0x88a8_u16.to_be()
+}
+
 pub(crate) const ICMP: u8 = 1;
 pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
@@ -41,6 +47,8 @@ pub(crate) struct Packet {
     pub(crate) is_error: u32,
     /// Not 0 for a fragment other than the first: it has no ports.
     pub(crate) is_later_fragment: u32,
+    /// Not 0 for every fragment.
+    pub(crate) is_fragment: u32,
 }
 
 impl Packet {
@@ -92,6 +100,7 @@ pub(crate) fn ipv4(p: &mut Packet, w: &[u32; WORDS], l4: &[u32; L4_WORDS]) {
     let offset = frag & 0x1fff_u16.to_be();
     let is_fragment = frag & 0x3fff_u16.to_be() != 0;
     p.is_later_fragment = u32::from(offset != 0);
+    p.is_fragment = u32::from(is_fragment);
     p.key.saddr[0] = w[3];
     p.key.daddr[0] = w[4];
     p.key.proto = proto;
@@ -128,6 +137,7 @@ pub(crate) fn ipv6(p: &mut Packet, w: &[u32; WORDS], l4: &[u32; L4_WORDS]) {
         proto = w[10] as u8;
         fragment = u64::from(w[10] >> 16) << 40 ^ u64::from(w[11]);
         p.is_later_fragment = u32::from((w[10] >> 16) as u16 & 0xfff8_u16.to_be());
+        p.is_fragment = 1;
     }
     p.key.saddr = [w[2], w[3], w[4], w[5]];
     p.key.daddr = [w[6], w[7], w[8], w[9]];

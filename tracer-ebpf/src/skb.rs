@@ -119,6 +119,23 @@ impl<const DIRECT: bool> Skb<DIRECT> {
         (self.head() + u64::from(self.ptr.load::<u16>(offset!(skb_network_header)))) as *const u8
     }
 
+    /// The network header and its protocol, behind the VLAN tags that are in the frame itself (a
+    /// device without offload, the second tag of two). What is a tag's own header to the stack on
+    /// one way is the packet's on another, so the tags are walked from the link-layer header on.
+    #[inline(always)]
+    pub(crate) fn behind_tags(self, l3: *const u8) -> (*const u8, u16) {
+        let protocol = self.protocol();
+        if !packet::is_tag(protocol) {
+            return (l3, protocol);
+        }
+        let at = self.ptr.load::<u16>(offset!(skb_mac_header));
+        if at == u16::MAX {
+            return (l3, protocol);
+        }
+        let (l3, protocol) = behind_ethernet(self.head() + u64::from(at));
+        (l3 as *const u8, protocol)
+    }
+
     /// The first twelve bytes from the link-layer header on; zeroes when there is none.
     #[inline(always)]
     pub(crate) fn macs(self) -> [u32; 3] {
@@ -217,7 +234,7 @@ impl<const DIRECT: bool> Skb<DIRECT> {
     #[inline(always)]
     pub(crate) fn packet(self, slot: Slot, l3: *const u8, protocol: u16) -> bool {
         slot.room().l3 = l3 as u64;
-        if read_packet(slot.room().level, u64::from(protocol)) == 0 {
+        if read_packet(slot.room().number, u64::from(protocol)) == 0 {
             return false;
         }
         if !self.is_linear() {
@@ -234,8 +251,8 @@ impl<const DIRECT: bool> Skb<DIRECT> {
 /// tenths of a program's verification.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn read_packet(level: u64, protocol: u64) -> u64 {
-    let Some(slot) = Slot::of(level) else { return 0 };
+pub extern "C" fn read_packet(slot: u64, protocol: u64) -> u64 {
+    let Some(slot) = Slot::of(slot) else { return 0 };
     let room = slot.room();
     let l3 = room.l3 as *const u8;
     let mut w = Words([0; WORDS]);
@@ -261,6 +278,20 @@ pub extern "C" fn read_packet(level: u64, protocol: u64) -> u64 {
         return 0;
     }
     1
+}
+
+/// The network header behind an Ethernet header and at most two VLAN tags, and its protocol.
+#[inline(always)]
+pub(crate) fn behind_ethernet(mac: u64) -> (u64, u16) {
+    // SAFETY: integers; zeroes, no protocol at all, when they cannot be read.
+    let [first, _, second, _, third]: [u16; 5] = unsafe { probe_read((mac + 12) as *const u8) };
+    if !packet::is_tag(first) {
+        (mac + 14, first)
+    } else if !packet::is_tag(second) {
+        (mac + 18, second)
+    } else {
+        (mac + 22, third)
+    }
 }
 
 /// Packet bytes as words, aligned so that copying them takes eight bytes at a time.

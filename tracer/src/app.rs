@@ -13,7 +13,7 @@ use tokio::time::{Instant, interval, sleep, sleep_until};
 use crate::bpf::{self, Counters};
 use crate::config::Config;
 use crate::explain;
-use crate::journey::{self, Fate, GapCause, Journey, Lineage, Stage};
+use crate::journey::{self, Fate, GapCause, Journey, Stage};
 use crate::kernel::names::KernelNames;
 use crate::net::{self, DeviceKind, Inum};
 use crate::owner::Owners;
@@ -346,11 +346,10 @@ struct Turn {
     is_enough: bool,
 }
 
-/// Whether a journey counts for `-c`: copies and pieces come with the packet they belong to.
+/// Whether a journey counts for `-c`: copies, pieces and what a packet goes on as come with the
+/// packet they belong to.
 fn counts(journey: &Journey) -> bool {
-    !journey.parent.is_some_and(|p| {
-        matches!(p.kind, Lineage::Clone | Lineage::Copy | Lineage::Segment | Lineage::Fragment)
-    })
+    !journey.parent.is_some_and(|p| p.kind.is_part() || p.kind.is_succession())
 }
 
 fn open(path: Option<&Path>) -> Result<Box<dyn Write>> {

@@ -23,7 +23,7 @@ pub fn cg_socket(ctx: SkBuffContext) -> i32 {
         return ALLOW;
     }
     let skb = Skb::<false>::new(ctx.as_ptr().cast::<u8>().cast_const());
-    let rule = Rule { may_begin: false, ends: false, routes: false };
+    let rule = Rule::default();
     let l3 = skb.network();
     let entry = observe(skb, l3, rule, Probe::CgSocket, || (0, 0), || [0u8; DETAIL_LEN]);
     // SAFETY: bytes of the packet; zeroes when they cannot be read.

@@ -110,7 +110,8 @@ fn hook_enter<const DIRECT: bool>(skb: Skb<DIRECT>, state_ptr: Kptr<DIRECT>) {
     if (!may_begin && !any_live()) || !is_ip(state_ptr) {
         return;
     }
-    let rule = Rule { may_begin, ends: false, routes: hook == 0 || hook == LOCAL_OUT };
+    let routes = hook == 0 || hook == LOCAL_OUT;
+    let rule = Rule { may_begin, routes, makes: may_begin, ..Rule::default() };
     let place = || hook_place(skb, state_ptr);
     observe(skb, skb.network(), rule, Probe::HookEnter, place, || detail(state_ptr, skb, hook));
 }
@@ -121,7 +122,7 @@ fn hook_exit<const DIRECT: bool>(skb: Skb<DIRECT>, state_ptr: Kptr<DIRECT>) {
         return;
     }
     let hook: u8 = state_ptr.load(offset!(state_hook));
-    let rule = Rule { may_begin: false, ends: false, routes: hook == 0 };
+    let rule = Rule { routes: hook == 0, ..Rule::default() };
     let place = || hook_place(skb, state_ptr);
     let entry =
         observe(skb, skb.network(), rule, Probe::HookExit, place, || detail(state_ptr, skb, hook));
@@ -168,7 +169,7 @@ pub fn kp_output(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn output<const DIRECT: bool>(skb: Skb<DIRECT>) {
-    let rule = Rule { may_begin: true, ends: false, routes: false };
+    let rule = Rule { may_begin: true, ..Rule::default() };
     let place = || (netns_of(skb.dev()), ifindex(skb.dev()));
     let entry = observe(skb, skb.network(), rule, Probe::Output, place, || {
         let is_v6 = skb.protocol() == crate::packet::ETH_P_IPV6;

@@ -60,7 +60,7 @@ fn hook(ctx: *mut c_void, probe: Probe, may_begin: bool) {
         (inum(state_ptr.follow(offset!(state_net))), ifindex(dev))
     };
     let routes = hook == 0 || (hook == LOCAL_OUT && matches!(probe, Probe::NfFirst));
-    let rule = Rule { may_begin, ends: false, routes };
+    let rule = Rule { may_begin, routes, makes: may_begin, ..Rule::default() };
     let entry = observe(skb, skb.network(), rule, probe, place, || detail(state_ptr, skb, hook));
     if entry.is_null() || !matches!(probe, Probe::NfLast) {
         return;

@@ -47,8 +47,7 @@ fn see(ctx: &TcContext, probe: Probe) -> i32 {
         return NEXT;
     }
     let skb = Skb::<false>::new(ctx.as_ptr().cast::<u8>().cast_const());
-    let rule =
-        Rule { may_begin: false, ends: false, routes: probe as u8 <= Probe::TcIngressLast as u8 };
+    let rule = Rule { routes: probe as u8 <= Probe::TcIngressLast as u8, ..Rule::default() };
     observe(skb, skb.network(), rule, probe, || place(skb.dev()), || name(skb.dev()));
     NEXT
 }

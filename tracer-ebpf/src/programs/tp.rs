@@ -1,17 +1,19 @@
 //! The `tp` backend: tracepoints with BTF types. They see every network namespace.
 
 use aya_ebpf::EbpfContext as _;
+use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid};
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
 use tracer_common::Probe;
 use tracer_common::event::{
-    DETAIL_LEN, DeviceDetail, FibDetail, FreeDetail, IcmpDetail, NeighDetail, Tracked, flags, state,
+    DETAIL_LEN, DeviceDetail, FibDetail, FreeDetail, IcmpDetail, NeighDetail, ReaderDetail,
+    Tracked, state,
 };
 use tracer_common::offsets::ABSENT;
 
 use crate::config::{offset, option};
 use crate::emit::{Site, emit, emit_note};
-use crate::identity::{self, Rule, followed, forget, hand_over, observe, settle};
+use crate::identity::{self, Rule, followed, hand_over, observe, settle};
 use crate::maps::{TRACKED, any_live, take_origin};
 use crate::skb::{Kptr, Skb, ifindex, netns_of};
 
@@ -59,7 +61,7 @@ fn frame_of(skb: Skb<true>) -> DeviceDetail {
 #[btf_tracepoint(function = "netif_receive_skb")]
 pub fn rx(ctx: BtfTracePointContext) -> i32 {
     let skb = Skb::<true>::new(ctx.arg::<Ptr>(0));
-    let rule = Rule { may_begin: true, ends: false, routes: true };
+    let rule = Rule { may_begin: true, routes: true, ..Rule::default() };
     observe(skb, skb.data(), rule, Probe::Rx, || place_of(skb.dev()), || frame_of(skb));
     0
 }
@@ -68,7 +70,7 @@ pub fn rx(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "net_dev_queue")]
 pub fn queue(ctx: BtfTracePointContext) -> i32 {
     let skb = Skb::<true>::new(ctx.arg::<Ptr>(0));
-    let rule = Rule { may_begin: true, ends: false, routes: false };
+    let rule = Rule { may_begin: true, ..Rule::default() };
     observe(skb, skb.network(), rule, Probe::Queue, || place_of(skb.dev()), || frame_of(skb));
     0
 }
@@ -85,17 +87,12 @@ pub fn xmit(ctx: BtfTracePointContext) -> i32 {
     }
     let skb = Skb::<true>::new(ctx.arg::<Ptr>(0));
     let dev = Kptr::<true>::new(ctx.arg::<Ptr>(1));
-    if let Some(entry) = followed(skb)
-        && entry.head == skb.head()
-    {
-        let (netns, ifindex) = place_of(dev);
-        entry.netns = netns;
-        entry.ifindex = ifindex;
-        emit(entry, skb, Site { probe: Probe::Xmit, netns, ifindex, flags: 0 }, name_of(dev), None);
-        return 0;
+    let rule = Rule { may_begin: true, is_brief: true, ..Rule::default() };
+    let entry = observe(skb, skb.network(), rule, Probe::Xmit, || place_of(dev), || name_of(dev));
+    if !entry.is_null() {
+        // SAFETY: a map value; this CPU works on the packet.
+        unsafe { (*entry).state = state::SENT };
     }
-    let rule = Rule { may_begin: true, ends: false, routes: false };
-    observe(skb, skb.network(), rule, Probe::Xmit, || place_of(dev), || name_of(dev));
     0
 }
 
@@ -108,7 +105,7 @@ pub fn kfree(ctx: BtfTracePointContext) -> i32 {
     let detail = FreeDetail { location, reason, reserved: [0; 5] };
     // A packet dropped before any other probe saw it is worth a journey of one hop.
     let may_begin = reason == 0 || reason != option!(queue_purge);
-    let rule = Rule { may_begin, ends: true, routes: false };
+    let rule = Rule { may_begin, ends: true, ..Rule::default() };
     let place = || {
         let dev = skb.dev();
         if (dev.address()) < KERNEL_SPACE { (0, 0) } else { place_of(dev) }
@@ -131,25 +128,11 @@ pub fn consume(ctx: BtfTracePointContext) -> i32 {
     };
     // SAFETY: a map value; the skb has one owner left.
     let entry = unsafe { &mut *entry };
-    // What a socket has taken may end unseen, so their addresses are likely to hold others by now.
-    if entry.head != skb.head() || entry.state == state::SETTLED {
-        let rule = Rule { may_begin: false, ends: true, routes: false };
-        observe(skb, skb.network(), rule, Probe::Consume, || (0, 0), || consumed(&ctx));
+    if entry.state == state::MOVING && hand_over(skb, entry) {
         return 0;
     }
-    if hand_over(skb, entry) {
-        return 0;
-    }
-    if entry.journey != 0 {
-        let site = Site {
-            probe: Probe::Consume,
-            netns: entry.netns,
-            ifindex: entry.ifindex,
-            flags: flags::END,
-        };
-        emit(entry, skb, site, consumed(&ctx), None);
-    }
-    forget(skb.address(), entry);
+    let rule = Rule { ends: true, is_brief: true, ..Rule::default() };
+    observe(skb, skb.network(), rule, Probe::Consume, || (0, 0), || consumed(&ctx));
     0
 }
 
@@ -350,14 +333,22 @@ pub fn tcp_socket(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// `trace_skb_copy_datagram_iovec(const struct sk_buff *skb, int len)`: the application reads.
+/// `trace_skb_copy_datagram_iovec(const struct sk_buff *skb, int len)`: the application reads, or
+/// the process that holds a tun device. Other sockets than those of packets come by here as well.
 #[btf_tracepoint(function = "skb_copy_datagram_iovec")]
 pub fn copy_to_user(ctx: BtfTracePointContext) -> i32 {
     let skb = Skb::<true>::new(ctx.arg::<Ptr>(0));
-    let Some(entry) = followed(skb) else { return 0 };
-    let site = entry_site(entry, Probe::CopyToUser);
-    emit(entry, skb, site, [0u8; DETAIL_LEN], None);
+    let rule = Rule { is_brief: true, ..Rule::default() };
+    observe(skb, skb.network(), rule, Probe::CopyToUser, || (0, 0), reader);
     0
+}
+
+/// The process that runs.
+#[inline(always)]
+fn reader() -> ReaderDetail {
+    let comm = bpf_get_current_comm().unwrap_or_default();
+    let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    ReaderDetail { pid, comm, ..ReaderDetail::default() }
 }
 
 #[inline(always)]

@@ -8,7 +8,8 @@ use tracer_common::event::{Tracked, state};
 use super::Error;
 use super::load::KernelSide;
 
-/// A packet that a TCP socket has taken is freed within moments.
+/// A packet that a TCP socket has taken is freed within moments, and one that was handed to a driver
+/// is received by the other end, or is not itself any more.
 const SETTLED: Duration = Duration::from_secs(2);
 /// A neighbour that does not answer holds its packets for 3.1 s, a socket as long as it likes:
 /// after this the packet is no longer waited for.
@@ -56,7 +57,10 @@ impl KernelSide {
 }
 
 fn is_old(entry: &Tracked, now: u64) -> bool {
-    let limit = if entry.state == state::SETTLED { SETTLED } else { MOVING };
+    let limit = match entry.state {
+        state::SETTLED | state::SENT => SETTLED,
+        _ => MOVING,
+    };
     now.saturating_sub(entry.ktime_ns) > limit.as_nanos() as u64
 }
 

@@ -5,7 +5,7 @@ use std::os::fd::AsFd as _;
 use aya::maps::{Array, HashMap, Map, RingBuf};
 use aya::{Ebpf, EbpfLoader};
 use tracer_common::offsets::{KernelOffsets, Options};
-use tracer_common::{Control, Filter, Portal};
+use tracer_common::{Control, Filter, Portal, SCRATCH_SLOTS};
 
 use super::attach::{Attached, Backends, ProbeStatus};
 use super::clsact::Clsact;
@@ -90,6 +90,7 @@ impl KernelSide {
             .override_global("FILTER", &options.filter, true)
             .override_global("OPTIONS", &constants, true)
             .map_max_entries("EVENTS", options.ring_bytes)
+            .map_max_entries("SCRATCH", scratch_slots())
             .map_max_entries(
                 "PORTALS",
                 u32::try_from(options.portals.len().max(1)).unwrap_or(u32::MAX),
@@ -285,6 +286,13 @@ fn replace<K: aya::Pod + Ord>(
         map.remove(&key).map_err(failed)?;
     }
     Ok(())
+}
+
+/// How many programs may read packets at once on this machine.
+fn scratch_slots() -> u32 {
+    // An estimate that is too low costs nothing but the packets on the CPUs beyond it.
+    let cpus = aya::util::nr_cpus().unwrap_or(1);
+    u32::try_from(cpus).unwrap_or(u32::MAX).saturating_mul(SCRATCH_SLOTS)
 }
 
 fn not_permitted(error: aya::EbpfError) -> Error {

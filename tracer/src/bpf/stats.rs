@@ -26,6 +26,8 @@ pub struct Counters {
     pub failed_reads: u64,
     /// skb addresses met again with another packet.
     pub reused: u64,
+    /// Packets that nothing had room to look at: too many programs were reading packets at once.
+    pub no_scratch: u64,
     /// Runs that the kernel left out because an interrupt came upon the same program on the same
     /// CPU (`recursion_misses`, since 5.12). Only frees and route look-ups can be hit.
     pub missed_runs: u64,
@@ -35,7 +37,7 @@ impl Counters {
     /// Journeys refused, for whatever reason.
     #[must_use]
     pub fn refused(&self) -> u64 {
-        self.refused_ring + self.refused_rate + self.refused_table
+        self.refused_ring + self.refused_rate + self.refused_table + self.no_scratch
     }
 
     pub(super) fn read(map: &Map) -> Result<Self, Error> {
@@ -53,6 +55,7 @@ impl Counters {
             events: sum(Stat::Events)?,
             failed_reads: sum(Stat::FailedReads)?,
             reused: sum(Stat::Reused)?,
+            no_scratch: sum(Stat::NoScratch)?,
             missed_runs: 0,
         })
     }

@@ -43,6 +43,7 @@ impl Event {
             cpu: header.cpu,
             probe,
             flags: header.flags,
+            tunnels: header.tunnels,
             netns: header.netns,
             ifindex: header.ifindex,
             len: header.len,
@@ -53,7 +54,7 @@ impl Event {
             ct: CtInfo::from_wire(header.ct),
             connection: Connection::from_wire(&header),
             detail: Detail::read(probe, &detail),
-            packet: Packet::parse(protocol, &bytes[SHORT_LEN..]),
+            packet: Packet::parse(protocol, &bytes[SHORT_LEN..], header.tunnels),
         })
     }
 }

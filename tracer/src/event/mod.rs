@@ -7,11 +7,12 @@ mod connection;
 mod decode;
 mod packet;
 mod parse;
+mod tunnel;
 mod tuple;
 
 pub use connection::Connection;
 pub use decode::DecodeError;
-pub use packet::{Arp, Fragment, Headers, Icmp, Inner, L4, Packet, PayloadHead, Tcp};
+pub use packet::{Arp, Carrier, Fragment, Headers, Icmp, Inner, L4, Packet, PayloadHead, Tcp};
 pub use tuple::{Proto, Tuple};
 
 use tracer_common::{
@@ -40,6 +41,8 @@ pub struct Event {
     pub probe: Probe,
     /// See [`tracer_common::event::flags`].
     pub flags: u8,
+    /// How many tunnels the followed packet is in.
+    pub tunnels: u16,
     /// Network namespace.
     pub netns: Inum,
     /// `skb->dev`, 0 if there is none.

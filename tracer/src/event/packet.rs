@@ -16,11 +16,11 @@ pub struct Packet {
 /// A packet inside another.
 #[derive(Clone, Copy, Debug)]
 pub enum Inner {
-    /// Carried by VXLAN.
-    Vxlan {
-        /// VXLAN network identifier.
-        vni: u32,
-        /// The carried packet; `None` when the bytes do not reach it or it is not IP or ARP.
+    /// Carried by a tunnel, or by several.
+    Carried {
+        /// The outermost tunnel.
+        by: Carrier,
+        /// The innermost packet; `None` when the bytes do not reach it or it is not IP or ARP.
         headers: Option<Headers>,
     },
     /// Quoted by an ICMP error: the packet that caused it, as it looked where the error was made.
@@ -32,7 +32,7 @@ impl Packet {
     #[must_use]
     pub fn tunnelled(&self) -> Option<&Headers> {
         match &self.inner {
-            Some(Inner::Vxlan { headers, .. }) => headers.as_ref(),
+            Some(Inner::Carried { headers, .. }) => headers.as_ref(),
             Some(Inner::Quoted(_)) | None => None,
         }
     }
@@ -42,18 +42,27 @@ impl Packet {
     pub fn quoted(&self) -> Option<&Headers> {
         match &self.inner {
             Some(Inner::Quoted(headers)) => Some(headers),
-            Some(Inner::Vxlan { .. }) | None => None,
+            Some(Inner::Carried { .. }) | None => None,
         }
     }
 
-    /// VXLAN network identifier.
+    /// The outermost tunnel.
     #[must_use]
-    pub fn vni(&self) -> Option<u32> {
+    pub fn carrier(&self) -> Option<Carrier> {
         match self.inner {
-            Some(Inner::Vxlan { vni, .. }) => Some(vni),
+            Some(Inner::Carried { by, .. }) => Some(by),
             Some(Inner::Quoted(_)) | None => None,
         }
     }
+}
+
+/// A tunnel, as its header tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Carrier {
+    /// As `ip link` calls devices of its kind.
+    pub kind: &'static str,
+    /// Virtual network identifier, or the key of GRE.
+    pub vni: Option<u32>,
 }
 
 /// Network and transport header.

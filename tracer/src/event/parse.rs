@@ -2,7 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{Arp, Fragment, Headers, Icmp, Inner, L4, Packet, PayloadHead, Proto, Tcp, Tuple};
+use super::{
+    Arp, Fragment, Headers, Icmp, Inner, L4, Packet, PayloadHead, Proto, Tcp, Tuple, tunnel,
+};
 
 const ETH_P_ARP: u16 = 0x0806;
 /// How many IPv6 extension headers are walked: more do not fit into an event anyway.
@@ -10,37 +12,26 @@ const MAX_EXTENSIONS: usize = 6;
 
 impl Packet {
     /// Parses `bytes`, which begin with the network header. `protocol` is the Ethernet type; only
-    /// ARP needs it, the IP versions tell themselves apart.
+    /// ARP needs it, the IP versions tell themselves apart. The kernel side has found that many
+    /// `tunnels` around the packet that is followed.
     #[must_use]
-    pub fn parse(protocol: u16, bytes: &[u8]) -> Option<Self> {
+    pub fn parse(protocol: u16, bytes: &[u8], tunnels: u16) -> Option<Self> {
         let (headers, rest) = network(protocol, bytes)?;
+        if tunnels > 0 {
+            return Some(Self { headers, inner: tunnel::carried(&headers, bytes, tunnels) });
+        }
         let inner = match headers.l4 {
             L4::Icmp(icmp) if icmp.is_error(headers.tuple.src.is_ipv6()) => {
                 network(0, rest).map(|(quoted, _)| Inner::Quoted(quoted))
             }
-            L4::Udp { .. } => vxlan(rest),
-            L4::Icmp(_) | L4::Tcp(_) | L4::Arp(_) | L4::Unknown => None,
+            L4::Icmp(_) | L4::Udp { .. } | L4::Tcp(_) | L4::Arp(_) | L4::Unknown => None,
         };
         Some(Self { headers, inner })
     }
 }
 
-/// The VXLAN packet in a UDP payload. A cheap guess (the reserved bits must be as RFC 7348 has
-/// them): whoever reads it knows from the event's flags whether there is a tunnel at all.
-fn vxlan(payload: &[u8]) -> Option<Inner> {
-    let header = payload.get(..8)?;
-    if header[0] & 0x08 == 0 || header[1..4] != [0; 3] {
-        return None;
-    }
-    let vni = u32::from_be_bytes([0, header[4], header[5], header[6]]);
-    let headers = be16(payload, 8 + 12)
-        .and_then(|ethertype| network(ethertype, payload.get(8 + 14..)?))
-        .map(|(headers, _)| headers);
-    Some(Inner::Vxlan { vni, headers })
-}
-
 /// Network and transport header, and the bytes behind them.
-fn network(protocol: u16, bytes: &[u8]) -> Option<(Headers, &[u8])> {
+pub(super) fn network(protocol: u16, bytes: &[u8]) -> Option<(Headers, &[u8])> {
     if protocol == ETH_P_ARP {
         return arp(bytes);
     }
@@ -222,21 +213,22 @@ fn icmp(headers: &mut Headers, bytes: &[u8], is_v6: bool) -> Option<usize> {
     Some(8)
 }
 
-fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+pub(super) fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..at + N)?.try_into().ok()
 }
 
-fn be16(bytes: &[u8], at: usize) -> Option<u16> {
+pub(super) fn be16(bytes: &[u8], at: usize) -> Option<u16> {
     array(bytes, at).map(u16::from_be_bytes)
 }
 
-fn be32(bytes: &[u8], at: usize) -> Option<u32> {
+pub(super) fn be32(bytes: &[u8], at: usize) -> Option<u32> {
     array(bytes, at).map(u32::from_be_bytes)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Carrier;
 
     /// An IPv4 header without options and with this payload.
     fn ip4(proto: u8, id: u16, frag: u16, payload: &[u8]) -> Vec<u8> {
@@ -253,7 +245,7 @@ mod tests {
     #[test]
     fn echo_request_has_its_identifier_as_both_ports() {
         let echo = [8, 0, 0, 0, 0, 7, 0, 1, 0xde, 0xad];
-        let packet = Packet::parse(0x0800, &ip4(1, 99, 0x4000, &echo)).expect("parses");
+        let packet = Packet::parse(0x0800, &ip4(1, 99, 0x4000, &echo), 0).expect("parses");
         let headers = packet.headers;
         assert_eq!((headers.tuple.sport, headers.tuple.dport), (7, 7));
         assert_eq!(headers.ip_id, Some(99));
@@ -266,7 +258,7 @@ mod tests {
         let quoted = ip4(17, 41, 0, &[0x30, 0x39, 0, 53, 0, 20, 0, 0]);
         let mut error = vec![3, 4, 0, 0, 0, 0, 0x05, 0xaa];
         error.extend(&quoted);
-        let packet = Packet::parse(0x0800, &ip4(1, 1, 0, &error)).expect("parses");
+        let packet = Packet::parse(0x0800, &ip4(1, 1, 0, &error), 0).expect("parses");
         let inner = packet.quoted().expect("quotes");
         assert_eq!(inner.tuple.ports(), Some((12345, 53)));
         assert_eq!(inner.ip_id, Some(41));
@@ -281,9 +273,9 @@ mod tests {
         udp.extend([0; 12]);
         udp.extend([8, 0]);
         udp.extend(&inner);
-        let packet = Packet::parse(0x0800, &ip4(17, 1, 0, &udp)).expect("parses");
+        let packet = Packet::parse(0x0800, &ip4(17, 1, 0, &udp), 1).expect("parses");
         assert_eq!(packet.headers.tuple.ports(), Some((0xc000, 8472)));
-        assert_eq!(packet.vni(), Some(1));
+        assert_eq!(packet.carrier(), Some(Carrier { kind: "vxlan", vni: Some(1) }));
         let tcp = packet.tunnelled().and_then(|h| h.tcp()).expect("reaches TCP");
         assert_eq!((tcp.seq, tcp.flags), (9, Tcp::SYN));
     }
@@ -302,7 +294,7 @@ mod tests {
         b.extend([44, 0, 0, 0, 0, 0, 0, 0]);
         b.extend([17, 0, 0, 1, 0, 0, 0, 5]);
         b.extend([0x30, 0x39, 0, 53, 0, 8, 0, 0]);
-        let headers = Packet::parse(0x86dd, &b).expect("parses").headers;
+        let headers = Packet::parse(0x86dd, &b, 0).expect("parses").headers;
         assert_eq!(headers.tuple.proto, Proto::Udp);
         assert_eq!(headers.tuple.ports(), Some((12345, 53)));
         assert_eq!(headers.fragment, Some(Fragment { offset: 0, more: true }));
@@ -313,6 +305,6 @@ mod tests {
     fn what_is_no_network_header_is_refused() {
         assert!(Packet::parse(0x0800, &[0x45; 3]).is_none());
         assert!(Packet::parse(0x0806, &[0; 28]).is_none());
-        assert!(Packet::parse(0x1234, &[]).is_none());
+        assert!(Packet::parse(0x1234, &[], 0).is_none());
     }
 }

@@ -10,11 +10,15 @@ use tracer_common::{
 };
 
 use super::{
-    Dev, DropPoint, Fate, Frame, Gap, GapCause, Hop, Names, Nat, Neigh, Outcome, Sources, Stage,
-    conntracked::Conntracked, fate::is_syn, netfilter::Traversal,
+    Dev, DropPoint, Fate, Frame, Gap, GapCause, Hop, Names, Nat, Neigh, Outcome, Process, Sources,
+    Stage,
+    conntracked::Conntracked,
+    device::{is_tun, leaves_node},
+    fate::is_syn,
+    netfilter::Traversal,
 };
 use crate::{
-    event::{Event, Tuple},
+    event::{Carrier, Event, Tuple},
     net::{DeviceKind, Inum, NetworkState},
 };
 
@@ -67,6 +71,10 @@ pub(super) struct Walk<'a> {
     /// Hop of the last look at a tuple: what changed since then happened from there on.
     pub(super) observed_at: usize,
     pub(super) is_encap: bool,
+    /// How many tunnels it is in.
+    pub(super) tunnels: u16,
+    /// The outermost of them.
+    pub(super) carrier: Option<Carrier>,
     pub(super) port: Option<Port>,
     pub(super) traversal: Option<Traversal>,
     /// The bridge sends the frame out by every port.
@@ -101,6 +109,8 @@ impl<'a> Walk<'a> {
             outer: None,
             observed_at: 0,
             is_encap: false,
+            tunnels: 0,
+            carrier: None,
             port: None,
             traversal: None,
             is_flooded: false,
@@ -148,6 +158,7 @@ impl<'a> Walk<'a> {
 
     fn event(&mut self, e: &Event) {
         self.cross_tunnel(e);
+        self.climb(e);
         match (e.probe, &e.detail) {
             (Probe::Rx, Detail::Device(d)) => self.rx(e, d),
             (Probe::Queue, Detail::Device(d)) => self.queue(e, d),
@@ -168,7 +179,8 @@ impl<'a> Walk<'a> {
                     Hop { icmp: Some((d.icmp_type, d.code)), ..self.hop(e, Stage::IcmpError) };
                 self.hops.push(hop);
             }
-            (Probe::TcpSocket | Probe::CopyToUser | Probe::CgSocket, _) => self.socket(e),
+            (Probe::CopyToUser, Detail::Reader(d)) => self.read(e, d),
+            (Probe::TcpSocket | Probe::CgSocket, _) => self.socket(e, None),
             (Probe::Kfree, Detail::Free(d)) => self.kfree(e, d),
             (Probe::Consume, Detail::Free(d)) => self.consume(e, d),
             // `Reused` is not an observation of this packet, and the builder has taken `Origin`;
@@ -235,6 +247,10 @@ impl<'a> Walk<'a> {
         const PACKET_OTHERHOST: u8 = 3;
         self.close_traversal();
         self.tc = None;
+        if self.hops.is_empty() && is_tun(self.state, e) {
+            // A process wrote it.
+            self.hops.push(Hop { dev: self.own_dev(e, d), ..self.hop(e, Stage::Tun) });
+        }
         let mut hop = self.hop(e, Stage::Rx);
         hop.dev = self.own_dev(e, d);
         hop.frame = self.frame(e, d);
@@ -334,14 +350,15 @@ impl<'a> Walk<'a> {
         self.tc.and_then(|at| self.hops.get_mut(at))
     }
 
-    fn socket(&mut self, e: &Event) {
+    pub(super) fn socket(&mut self, e: &Event, process: Option<Process>) {
         self.close_traversal();
         self.place = Place::Local;
         if let Some(hop) = self.socket.and_then(|at| self.hops.get_mut(at)) {
             hop.sources.add(source(e.probe));
+            hop.process = process.or(hop.process.take());
             return;
         }
-        let hop = Hop { dev: self.dev(e.netns, e.ifindex), ..self.hop(e, Stage::Socket) };
+        let hop = Hop { dev: self.dev(e.netns, e.ifindex), process, ..self.hop(e, Stage::Socket) };
         self.socket = Some(self.hops.len());
         self.hops.push(hop);
     }
@@ -450,16 +467,6 @@ pub(super) fn is_blind(probe: Probe) -> bool {
         probe,
         Probe::Kfree | Probe::Consume | Probe::Reused | Probe::CopyToUser | Probe::TcpSocket
     )
-}
-
-/// What is handed to this device leaves the node's network stack: hardware, or a program that
-/// holds a tun device (a VM, a VPN in user space).
-pub(super) fn leaves_node(state: &NetworkState, e: &Event) -> bool {
-    match state.device(e.netns, e.ifindex).map(|d| &d.kind) {
-        Some(DeviceKind::Physical) => true,
-        Some(DeviceKind::Other(kind)) => kind == "tun" || kind == "tap",
-        _ => false,
-    }
 }
 
 /// The address in 16 bytes of which IPv4 takes the first four.

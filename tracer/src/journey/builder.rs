@@ -7,15 +7,13 @@ use std::{
     collections::{BinaryHeap, HashMap},
 };
 
-use tracer_common::{
-    Detail, Probe,
-    event::{NfDetail, OriginDetail, origin},
-};
+use tracer_common::{Detail, Probe, event::NfDetail};
 
 use super::{
-    Fate, Hook, Journey, Lineage, Names, Parent, UnNat,
-    assemble::{Ending, Walk, leaves_node},
+    Fate, GapCause, Hook, Journey, Lineage, Names, Parent, UnNat,
+    assemble::{Ending, Walk},
     conntracked::Conntracked,
+    device::{leaves_node, swallows},
     fate::holds,
     forwarding, lineage, path, prefix,
     recent::Recent,
@@ -61,6 +59,10 @@ struct Open {
     end: Option<u16>,
     has_socket: bool,
     parent: Option<Parent>,
+    /// The journey that it goes on in.
+    continues: Option<Parent>,
+    /// Others were made of it: its clones, segments or fragments.
+    has_parts: bool,
     /// Events beyond [`Options::max_events`].
     surplus: u32,
 }
@@ -118,6 +120,8 @@ impl Builder {
                 end: None,
                 has_socket: false,
                 parent: None,
+                continues: None,
+                has_parts: false,
                 surplus: 0,
             }
         });
@@ -130,18 +134,67 @@ impl Builder {
         let headers = event.followed();
         if let (None, Some(headers)) = (self.recent.trace(id), headers) {
             open.parent = lineage::parent(&self.recent, &event, headers);
+            if let Some(whole) = open.parent.filter(|p| p.kind == Lineage::Fragment) {
+                self.recent.identify(whole.id, headers);
+            }
             let is_clone = open.parent.is_some_and(|p| p.kind == Lineage::Clone);
             self.recent.begin(&event, headers, is_clone);
         } else if event.probe != Probe::Reused {
             self.recent.update(&event, headers);
         }
-        if let Detail::Origin(OriginDetail { parent, kind, .. }) = event.detail {
-            let kind = if kind == origin::CLONE { Lineage::Clone } else { Lineage::Copy };
-            open.parent = Some(Parent { id: parent, kind });
+        if let Detail::Origin(origin) = &event.detail {
+            open.parent = lineage::told(&self.recent, &event, origin).or(open.parent);
         }
+        // What becomes of a packet that a driver used up, or that was found gone, may be yet to come.
+        let may_go_on = event.probe == Probe::Reused || open.ends_in_driver(&event);
         open.add(event, self.options.max_events);
-        if open.is_whole() {
+        if may_go_on {
+            let due_ns = event.ktime_ns.saturating_add(self.options.reorder_ns);
+            self.deadlines.push(Reverse((due_ns, id)));
+        } else if open.is_whole() {
             self.ready.push(id);
+        }
+        if event.is_birth() || event.probe == Probe::Origin {
+            self.succeed(&event);
+        }
+    }
+
+    /// Tells those journeys that they go on in this new one.
+    fn succeed(&mut self, e: &Event) {
+        let is_large = e.probe == Probe::Rx && e.gso_size > 0;
+        let told = self.open.get(&e.journey).and_then(|open| open.parent);
+        let mut parent = told.filter(|p| p.kind.is_succession());
+        if let Some(part) = told.filter(|p| p.kind.is_part()) {
+            self.open.get_mut(&part.id).into_iter().for_each(|open| open.has_parts = true);
+        }
+        if !is_large && parent.is_none() {
+            return;
+        }
+        let mut elders: Vec<u64> = parent.iter().map(|p| p.id).collect();
+        if is_large || parent.is_some_and(|p| p.kind == Lineage::Merge) {
+            let parts = lineage::merged(&self.recent, e.journey);
+            let merged = parts.first().map(|id| Parent { id: *id, kind: Lineage::Merge });
+            // Merged as it was before it was cut up, it looks like that packet; it is not that.
+            if parent.is_none_or(|p| p.kind == Lineage::Rebuild) && merged.is_some() {
+                (parent, elders) = (merged, Vec::new());
+            }
+            elders.extend(parts);
+        }
+        let Some(parent) = parent else { return };
+        if parent.kind == Lineage::Reassembly
+            && let Some(whole) = self.recent.trace(e.journey)
+        {
+            elders.extend(lineage::fragments(&self.recent, e, &whole.first));
+        }
+        if let Some(open) = self.open.get_mut(&e.journey) {
+            open.parent = Some(parent);
+        }
+        let due_ns = e.ktime_ns.saturating_add(self.options.reorder_ns);
+        for id in elders {
+            if let Some(elder) = self.open.get_mut(&id) {
+                elder.continues = Some(Parent { id: e.journey, kind: parent.kind });
+                self.deadlines.push(Reverse((due_ns, id)));
+            }
         }
     }
 
@@ -155,7 +208,7 @@ impl Builder {
     ) -> Vec<Journey> {
         let mut finished = Vec::new();
         for id in std::mem::take(&mut self.ready) {
-            finished.extend(self.finish(id, state, names));
+            finished.extend(self.finish(id, state, names, false));
         }
         while let Some(Reverse((due_ns, id))) = self.deadlines.peek().copied() {
             let is_crowded = self.open.len() > self.options.max_open;
@@ -166,7 +219,8 @@ impl Builder {
             let Some(open) = self.open.get(&id) else { continue };
             match open.due(&self.options, now_ns, state) {
                 Some(later_ns) if !is_crowded => self.deadlines.push(Reverse((later_ns, id))),
-                _ => finished.extend(self.finish(id, state, names)),
+                Some(_) => finished.extend(self.finish(id, state, names, false)),
+                None => finished.extend(self.finish(id, state, names, true)),
             }
         }
         self.recent.age(now_ns);
@@ -178,12 +232,19 @@ impl Builder {
         self.ready.clear();
         let mut finished = Vec::with_capacity(self.open.len());
         while let Some(Reverse((_, id))) = self.deadlines.pop() {
-            finished.extend(self.finish(id, state, names));
+            finished.extend(self.finish(id, state, names, false));
         }
         in_order(finished)
     }
 
-    fn finish(&mut self, id: u64, state: &NetworkState, names: &dyn Names) -> Option<Journey> {
+    /// Hands out one journey; `is_overdue` when nothing more is waited for.
+    fn finish(
+        &mut self,
+        id: u64,
+        state: &NetworkState,
+        names: &dyn Names,
+        is_overdue: bool,
+    ) -> Option<Journey> {
         let mut open = self.open.remove(&id)?;
         open.events.sort_by_key(|e| e.seq);
         open.events.dedup_by_key(|e| e.seq);
@@ -193,6 +254,9 @@ impl Builder {
         self.recent.end(id);
         let mut journey = build(&open, state, names, &self.conntracked);
         if let Some(journey) = &mut journey {
+            if open.vanishes(journey, state, is_overdue) {
+                journey.add_gap(journey.hops.len(), GapCause::IdentityEnded);
+            }
             journey.un_nat = self.un_nat(journey);
         }
         if self.spare.len() < 256 {
@@ -250,6 +314,34 @@ impl Open {
         }
     }
 
+    /// The driver that the packet was handed to last uses it up.
+    fn ends_in_driver(&self, e: &Event) -> bool {
+        e.probe == Probe::Consume && self.events.last().is_some_and(|e| e.probe == Probe::Xmit)
+    }
+
+    /// The packet ended where nobody has use for it, and nothing that was seen was made of it: it
+    /// must be another one by now.
+    fn vanishes(&self, journey: &Journey, state: &NetworkState, is_overdue: bool) -> bool {
+        if self.continues.is_some() || self.has_parts {
+            return false;
+        }
+        let last = self.events.iter().rfind(|e| e.probe != Probe::Reused);
+        let is_gone = self.events.last().is_some_and(|e| e.probe == Probe::Reused);
+        let is_used_up = match self.events.as_slice() {
+            [.., handed, used] => {
+                used.probe == Probe::Consume
+                    && handed.probe == Probe::Xmit
+                    && !swallows(state, handed)
+            }
+            _ => false,
+        };
+        match journey.fate {
+            Fate::Consumed => is_gone || is_used_up,
+            Fate::InFlight => is_overdue && last.is_some_and(|e| e.probe == Probe::Xmit),
+            Fate::Delivered | Fate::LeftNode | Fate::Dropped => false,
+        }
+    }
+
     /// The end was seen and so was everything before it.
     fn is_whole(&self) -> bool {
         self.end
@@ -258,7 +350,7 @@ impl Open {
 
     /// When to look again; `None` when it is over.
     fn due(&self, options: &Options, now_ns: u64, state: &NetworkState) -> Option<u64> {
-        let quiet_ns = if self.end.is_some() {
+        let quiet_ns = if self.end.is_some() || self.continues.is_some() {
             options.reorder_ns
         } else if self.is_settled(state) {
             options.settle_ns
@@ -312,6 +404,14 @@ fn build(
     walk.follow(&open.events);
     let ending = if open.end.is_some() { Ending::Seen } else { Ending::Unseen };
     let (fate, dropped) = walk.end(ending);
+    let fate = match open.continues {
+        Some(_) if fate == Fate::InFlight => Fate::Consumed,
+        _ => fate,
+    };
+    // A free that is all that was seen of a packet is worth a word when it was a drop.
+    if open.events.len() == 1 && head.probe == Probe::Kfree && fate != Fate::Dropped {
+        return None;
+    }
     let lost_events = walk.close_gaps(tail.lost, open.surplus);
     // `Reused` comes whenever the address is met again: the packet was gone by then.
     let last = open.events.iter().rfind(|e| e.probe != Probe::Reused).unwrap_or(head);
@@ -325,8 +425,10 @@ fn build(
             .and_then(|(e, _)| e.packet.as_ref().and_then(Packet::quoted))
             .map(|h| h.tuple),
         last_tuple: walk.tuple,
-        len: shown.map_or(head, |(e, _)| e).len,
+        // Met at its end, the skb has lost its headers already.
+        len: shown.map_or(head.len, |(e, h)| if e.is_end() { e.len.max(h.len) } else { e.len }),
         parent: open.parent,
+        continues: open.continues,
         fate,
         dropped,
         lost_events,

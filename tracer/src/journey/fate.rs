@@ -30,7 +30,8 @@ impl Walk<'_> {
             self.close_traversal();
             let freed = Some(Freed { reason: Some(reason), function });
             let note = Some(note.to_owned());
-            self.hops.push(Hop { freed, note, ..self.hop(e, Stage::Free) });
+            let dev = self.dev(e.netns, e.ifindex);
+            self.hops.push(Hop { dev, freed, note, ..self.hop(e, Stage::Free) });
             self.outcome = Some((fate, None));
             return;
         }
@@ -56,7 +57,7 @@ impl Walk<'_> {
         let fate = match self.place {
             Place::Local => Fate::Delivered,
             Place::Left => Fate::LeftNode,
-            Place::Moving if self.is_at_destination() => Fate::Delivered,
+            Place::Moving if self.is_at_destination() || self.is_met_there(e) => Fate::Delivered,
             Place::Moving => Fate::Consumed,
         };
         let freed = Some(Freed { reason: None, function });
@@ -81,6 +82,13 @@ impl Walk<'_> {
         self.port.is_none()
             && !self.is_encap
             && self.tuple.filter(is_ip).is_some_and(|t| holds(self.state, last.netns, t.dst))
+    }
+
+    /// Its use is all that was seen of it, where its destination is: put together from fragments
+    /// behind the last hook.
+    fn is_met_there(&self, e: &Event) -> bool {
+        let dst = e.followed().filter(|h| h.tuple.proto != Proto::Arp).map(|h| h.tuple.dst);
+        self.hops.is_empty() && dst.is_some_and(|dst| holds(self.state, e.netns, dst))
     }
 
     fn drop_packet(&mut self, e: &Event, reason: String, function: Option<String>) {

@@ -56,6 +56,8 @@ pub struct Hop {
     pub tunnel: Option<Tunnel>,
     /// Type and code of the ICMP error sent because of it.
     pub icmp: Option<(u8, u8)>,
+    /// The process that reads it.
+    pub process: Option<Process>,
     /// Conntrack's view.
     pub ct: Option<CtInfo>,
     /// What it keeps of the connection.
@@ -103,6 +105,7 @@ impl Hop {
             is_flooded: false,
             tunnel: None,
             icmp: None,
+            process: None,
             ct: None,
             connection: None,
             tuple: None,
@@ -143,6 +146,8 @@ pub enum Stage {
     Decap,
     /// Taken by a socket.
     Socket,
+    /// Handed to the process that holds a tun device, or made by it.
+    Tun,
     /// Causes an ICMP error.
     IcmpError,
     /// Dropped.
@@ -168,11 +173,21 @@ impl Stage {
             Self::Encap => "encap",
             Self::Decap => "decap",
             Self::Socket => "socket",
+            Self::Tun => "tun",
             Self::IcmpError => "icmp-error",
             Self::Drop => "drop",
             Self::Free => "free",
         }
     }
+}
+
+/// A process as it called itself when it read the packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Its id.
+    pub pid: u32,
+    /// Name of its thread.
+    pub name: String,
 }
 
 /// A device as a hop names it.

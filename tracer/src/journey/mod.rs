@@ -6,6 +6,7 @@
 mod assemble;
 mod builder;
 mod conntracked;
+mod device;
 mod fate;
 mod flood;
 mod flow;
@@ -26,8 +27,8 @@ mod view;
 pub use builder::{Builder, Options};
 pub use flow::{Flow, group};
 pub use hop::{
-    Basis, Dev, Fdb, FdbWay, Frame, Freed, Hook, Hop, Layer, Neigh, Outcome, Route, RouteKind,
-    Rule, Sources, Stage, Tunnel, Verdict,
+    Basis, Dev, Fdb, FdbWay, Frame, Freed, Hook, Hop, Layer, Neigh, Outcome, Process, Route,
+    RouteKind, Rule, Sources, Stage, Tunnel, Verdict,
 };
 pub use model::{DropPoint, Fate, Gap, GapCause, Journey, Lineage, Nat, NatKind, Parent, UnNat};
 pub use order::Sequencer;

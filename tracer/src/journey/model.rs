@@ -22,6 +22,8 @@ pub struct Journey {
     pub len: u32,
     /// The journey that this one comes from.
     pub parent: Option<Parent>,
+    /// The journey that this one goes on in.
+    pub continues: Option<Parent>,
     /// What became of the packet.
     pub fate: Fate,
     /// Where and why it was dropped, if it was.
@@ -70,6 +72,7 @@ impl Journey {
             last_tuple: None,
             len: first.len,
             parent: None,
+            continues: None,
             fate: Fate::Delivered,
             dropped: None,
             lost_events: 0,
@@ -199,9 +202,41 @@ pub enum Lineage {
     Retransmit,
     /// The answer.
     Reply,
+    /// The parent is inside, encrypted.
+    Encap,
+    /// Was inside the parent.
+    Decap,
+    /// Was inside the parent, encrypted.
+    Decrypt,
+    /// The same packet in a new skb: a driver, XDP or a process made it.
+    Rebuild,
+    /// Put together from fragments, of which the parent is the one that it took the place of.
+    Reassembly,
+    /// Merged (GRO) from segments, of which the parent is the first.
+    Merge,
 }
 
 impl Lineage {
+    /// One of several that were made of the parent.
+    #[must_use]
+    pub fn is_part(self) -> bool {
+        matches!(self, Self::Clone | Self::Copy | Self::Segment | Self::Fragment)
+    }
+
+    /// The parent goes on in this one, and nowhere else.
+    #[must_use]
+    pub fn is_succession(self) -> bool {
+        matches!(
+            self,
+            Self::Encap
+                | Self::Decap
+                | Self::Decrypt
+                | Self::Rebuild
+                | Self::Reassembly
+                | Self::Merge
+        )
+    }
+
     /// As reports spell it.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -213,6 +248,12 @@ impl Lineage {
             Self::IcmpError => "icmp-error",
             Self::Retransmit => "retransmit",
             Self::Reply => "reply",
+            Self::Encap => "encap",
+            Self::Decap => "decap",
+            Self::Decrypt => "decrypt",
+            Self::Rebuild => "rebuild",
+            Self::Reassembly => "reassembly",
+            Self::Merge => "merge",
         }
     }
 }

@@ -83,6 +83,7 @@ impl Line<'_> {
             Stage::Encap
             | Stage::Decap
             | Stage::Socket
+            | Stage::Tun
             | Stage::IcmpError
             | Stage::Drop
             | Stage::Free => {}
@@ -215,12 +216,16 @@ fn after_change(journey: &Journey, n: usize) -> bool {
 }
 
 /// A namespace that connects others: our own, or one with more than one device that carries
-/// traffic. Forwarding sysctls do not tell, pods inherit them from their node.
+/// traffic. Forwarding sysctls do not tell, pods inherit them from their node. One with a macvlan or
+/// ipvlan stands on the wire as a machine does, with no node before it.
 pub(super) fn is_node(state: &NetworkState, netns: Inum) -> bool {
     let Some(netns) = state.netns.get(&netns) else { return false };
     let carrying = |d: &&crate::net::Device| {
         d.up && (matches!(d.kind, DeviceKind::Veth | DeviceKind::Bridge | DeviceKind::Vxlan)
             || d.kind == DeviceKind::Physical)
     };
-    netns.inum == state.own || netns.devices.values().filter(carrying).count() > 1
+    let stands_alone = |d: &crate::net::Device| matches!(&d.kind, DeviceKind::Other(kind) if kind == "macvlan" || kind == "ipvlan");
+    netns.inum == state.own
+        || netns.devices.values().any(stands_alone)
+        || netns.devices.values().filter(carrying).count() > 1
 }

@@ -5,6 +5,8 @@ use std::{
     net::IpAddr,
 };
 
+use tracer_common::Probe;
+
 use crate::{
     event::{Event, Headers, L4, Proto, Tuple},
     net::Inum,
@@ -12,8 +14,9 @@ use crate::{
 
 /// Journeys remembered at most; the oldest go first.
 const MAX_TRACES: usize = 1 << 16;
-/// Journeys remembered for one tuple.
-const MAX_PER_KEY: usize = 64;
+/// Journeys remembered for one tuple: as many as a veth queues (`VETH_RING_SIZE`) before GRO merges
+/// them.
+const MAX_PER_KEY: usize = 256;
 /// Tuples under which one journey is found (each translation adds one).
 const MAX_KEYS: usize = 6;
 /// How long an ended journey is remembered. Longer than the 3 s of failing neighbours, shorter
@@ -38,8 +41,15 @@ pub(super) struct Trace {
     /// Its key as last seen, see [`Headers::key`].
     pub(super) key: Tuple,
     pub(super) head: u64,
+    /// Where it was first seen, and where last.
+    pub(super) birth: Probe,
+    pub(super) probe: Probe,
+    /// Device of its last event.
+    pub(super) ifindex: u32,
     pub(super) is_open: bool,
     keys: Vec<Tuple>,
+    /// What its fragments are known by, where it has no identification of its own.
+    fragments: Option<Ident>,
 }
 
 /// Addresses, protocol and identification: what fragments of one packet have in common.
@@ -94,8 +104,12 @@ impl Recent {
                 gso_size: e.gso_size,
                 key,
                 head: e.head,
+                birth: e.probe,
+                probe: e.probe,
+                ifindex: e.ifindex,
                 is_open: true,
                 keys: Vec::with_capacity(1),
+                fragments: None,
             },
         );
         self.ages.push_back((e.ktime_ns, e.journey));
@@ -115,6 +129,10 @@ impl Recent {
         let Some(trace) = self.traces.get_mut(&e.journey) else { return };
         trace.last_ns = trace.last_ns.max(e.ktime_ns);
         trace.netns_now = e.netns;
+        // Where it comes from is told behind what happened.
+        if e.probe != Probe::Origin {
+            (trace.probe, trace.ifindex) = (e.probe, e.ifindex);
+        }
         trace.gso_size = trace.gso_size.max(e.gso_size);
         if trace.head != e.head && e.head != 0 {
             if self.by_head.get(&trace.head) == Some(&e.journey) {
@@ -150,6 +168,18 @@ impl Recent {
         }
     }
 
+    /// Remembers by which identification the fragments of a journey go, as one of them has told: a
+    /// packet of IPv6 has none before it is cut up.
+    pub(super) fn identify(&mut self, id: u64, fragment: &Headers) {
+        let Some(trace) = self.traces.get_mut(&id).filter(|t| t.first.ip_id.is_none()) else {
+            return;
+        };
+        trace.fragments = ident(fragment);
+        if let Some(ident) = trace.fragments {
+            self.by_ident.insert(ident, id);
+        }
+    }
+
     /// The journey has ended; it may still be a parent for a while.
     pub(super) fn end(&mut self, id: u64) {
         if let Some(trace) = self.traces.get_mut(&id) {
@@ -178,6 +208,11 @@ impl Recent {
         let Some(trace) = self.traces.remove(&id) else { return };
         if self.by_head.get(&trace.head) == Some(&id) {
             self.by_head.remove(&trace.head);
+        }
+        if let Some(ident) = trace.fragments
+            && self.by_ident.get(&ident) == Some(&id)
+        {
+            self.by_ident.remove(&ident);
         }
         for key in &trace.keys {
             if let Some(ids) = self.by_key.get_mut(key) {

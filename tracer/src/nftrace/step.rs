@@ -135,7 +135,7 @@ fn headers(network: &[u8], transport: &[u8]) -> Option<Headers> {
     }
     let end = (len + transport.len()).min(bytes.len());
     bytes[len..end].copy_from_slice(&transport[..end - len]);
-    Packet::parse(0, &bytes[..end]).map(|packet| packet.headers)
+    Packet::parse(0, &bytes[..end], 0).map(|packet| packet.headers)
 }
 
 fn verdict(nest: &[u8]) -> Verdict {

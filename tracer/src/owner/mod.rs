@@ -165,6 +165,7 @@ impl From<&Owner> for report::Owner {
         Self {
             pod: owner.pod.as_ref().map(ToString::to_string),
             container: container.map(|c| c.label().to_owned()),
+            process: None,
         }
     }
 }

@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, fmt::Write as _, net::IpAddr};
 
 use super::{
     Arp, Conntrack, Dev, Drop, Endpoints, Fdb, Flow, Fragment, Frame, Gap, Hop, Icmp, IcmpError,
-    Journey, Nat, Neigh, Netns, Owner, Packet, Parent, Route, Rule, SCHEMA, Tcp, Tunnel, UnNat,
+    Journey, Nat, Neigh, Netns, Owner, Packet, Parent, Process, Route, Rule, SCHEMA, Tcp, Tunnel,
+    UnNat,
 };
 use crate::{
     event::{self, Headers, L4, Tuple},
@@ -40,7 +41,8 @@ impl Journey {
             duration_ns: journey.end_ns.saturating_sub(journey.start_ns),
             flow: first.map(|h| flow(&h.tuple)),
             packet: first.map(|h| packet(h, journey)),
-            parent: journey.parent.map(|p| Parent { id: id(p.id), kind: p.kind.name().to_owned() }),
+            parent: journey.parent.map(parent),
+            continues: journey.continues.map(parent),
             fate: journey.fate.name().to_owned(),
             drop: journey.dropped.as_ref().map(|d| Drop {
                 reason: d.reason.clone(),
@@ -85,6 +87,10 @@ fn id(id: u64) -> String {
         (0, low) => low.to_string(),
         (high, low) => format!("{high}.{low}"),
     }
+}
+
+fn parent(parent: journey::Parent) -> Parent {
+    Parent { id: id(parent.id), kind: parent.kind.name().to_owned() }
 }
 
 fn flow(tuple: &Tuple) -> Flow {
@@ -225,7 +231,10 @@ fn hop(
         t_ns: hop.ktime_ns.saturating_sub(start_ns),
         stage: hop.stage.name().to_owned(),
         netns: Netns { inum: hop.netns, name: hop.netns_name.clone() },
-        owner: context.owners.get(&hop.netns).cloned().unwrap_or_default(),
+        owner: Owner {
+            process: hop.process.as_ref().map(|p| Process { pid: p.pid, name: p.name.clone() }),
+            ..context.owners.get(&hop.netns).cloned().unwrap_or_default()
+        },
         dev: hop.dev.as_ref().map(dev),
         out_dev: hop.out_dev.as_ref().map(dev),
         master: hop.master.clone(),

@@ -39,6 +39,9 @@ pub struct Journey {
     pub packet: Option<Packet>,
     /// The journey that it comes from.
     pub parent: Option<Parent>,
+    /// The journey that it goes on in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub continues: Option<Parent>,
     /// What became of it.
     pub fate: String,
     /// Where and why it was dropped.
@@ -152,7 +155,8 @@ pub struct Arp {
 pub struct Parent {
     /// The other journey's id.
     pub id: String,
-    /// `clone`, `copy`, `segment`, `fragment`, `encap`, `icmp-error`, `retransmit`, `reply`.
+    /// `clone`, `copy`, `segment`, `fragment`, `encap`, `icmp-error`, `retransmit`, `reply`,
+    /// `decap`, `decrypt`, `rebuild`, `reassembly`, `merge`.
     pub kind: String,
 }
 
@@ -306,6 +310,18 @@ pub struct Owner {
     pub pod: Option<String>,
     /// Container name or id.
     pub container: Option<String>,
+    /// The process that reads the packet, where one was seen to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<Process>,
+}
+
+/// A process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its id.
+    pub pid: u32,
+    /// Its name.
+    pub name: String,
 }
 
 /// A device.

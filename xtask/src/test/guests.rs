@@ -36,6 +36,7 @@ const SUITES: &[Suite] = &[
     whole("probes"),
     whole("bridge"),
     whole("overlay"),
+    whole("datapaths"),
     whole("service"),
     whole("egress"),
     whole("ingress"),

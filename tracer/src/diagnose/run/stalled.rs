@@ -35,7 +35,9 @@ pub(super) fn length(case: &Case<'_>, flow: &Flow, until_ns: u64) -> Option<u32>
 
 /// By its sender, or cut out of a longer one: a flooded frame's copies are not sent.
 fn sent(case: &Case<'_>, journey: &Journey) -> Option<Sent> {
-    let is_copy = |kind| matches!(kind, Lineage::Clone | Lineage::Copy | Lineage::Fragment);
+    let is_copy = |kind: Lineage| {
+        matches!(kind, Lineage::Clone | Lineage::Copy | Lineage::Fragment) || kind.is_succession()
+    };
     let headers = journey.first.filter(|_| !journey.parent.is_some_and(|p| is_copy(p.kind)))?;
     let tcp = headers.tcp().filter(|t| t.payload_len > 0)?;
     let length = on_wire(case, journey, headers.len);

@@ -112,7 +112,7 @@ impl Script {
         let ct = ct(value(words, "ct")) | is_read;
         bytes.extend([ct, number(words, "pkt_type"), 0, 0]);
         bytes.extend(progress.lost.to_ne_bytes());
-        bytes.extend([0, 0]);
+        bytes.extend(u16::from(has("encap")).to_ne_bytes());
         bytes.extend(detail);
         if let Some(packet) = packet {
             bytes.extend(packet.bytes.iter().copied().chain([0; SNAP_LEN]).take(SNAP_LEN));
