@@ -215,8 +215,9 @@ pub struct FreeDetail {
     pub location: u64,
     /// `enum skb_drop_reason`, 0 if the kernel has none.
     pub reason: u32,
-    /// Zero.
-    pub reserved: [u32; 5],
+    /// Return addresses behind `location`, innermost first: who called the function that freed the
+    /// skb, who called that one, and so on. As the distance from `location`; 0 where unknown.
+    pub callers: [i32; 5],
 }
 
 /// Detail of `CopyToUser`.
@@ -243,8 +244,10 @@ pub struct FibDetail {
     pub err: i32,
     /// `AF_INET` or `AF_INET6` when there is a gateway, else 0.
     pub gw_family: u8,
+    /// 1 when the route is known to lead to this namespace itself, whatever the table is called.
+    pub is_local: u8,
     /// Zero.
-    pub reserved: [u8; 3],
+    pub reserved: [u8; 2],
     /// Gateway, network order; an IPv4 gateway takes the first four bytes.
     pub gw: [u8; 16],
 }

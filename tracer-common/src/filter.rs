@@ -42,7 +42,47 @@ pub mod terms {
     pub const VXLAN: u32 = 1 << 13;
     /// `--service`: the destination is one of the Service's portals.
     pub const SERVICE: u32 = 1 << 14;
+    /// The destination that is asked for is reached by way of entrances, too: addresses and ports
+    /// that are translated to it.
+    pub const ENTRANCES: u32 = 1 << 15;
+    /// The namespaces of the scope have entrances and addresses: packets to and from there may be
+    /// met first anywhere.
+    pub const SURROUNDINGS: u32 = 1 << 16;
 }
+
+/// Bits of what keeps a packet from matching.
+pub mod miss {
+    /// `--src`
+    pub const SRC: u32 = 1;
+    /// `--dst`
+    pub const DST: u32 = 1 << 1;
+    /// `--host`
+    pub const HOST: u32 = 1 << 2;
+    /// `--sport`, `--dport`, `--port`
+    pub const PORT: u32 = 1 << 3;
+    /// `--proto`
+    pub const PROTO: u32 = 1 << 4;
+    /// `--service`
+    pub const SERVICE: u32 = 1 << 5;
+    /// `--netns`, `--container`, `--pod`, `--dev`
+    pub const SCOPE: u32 = 1 << 6;
+    /// How many there are.
+    pub const COUNT: u32 = 7;
+}
+
+/// A packet that one term kept from matching.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct NearMiss {
+    /// Its tuple, in the direction that is asked about.
+    pub key: crate::FlowKey,
+    /// The term, see [`miss`].
+    pub term: u32,
+    /// 4 or 6.
+    pub family: u32,
+}
+
+const _: () = assert!(size_of::<NearMiss>() == 48);
 
 /// Where a Service is reached. With neither port nor protocol it stands for later fragments, which
 /// have no ports.

@@ -11,7 +11,7 @@ pub mod offsets;
 pub mod stats;
 
 pub use event::{Detail, Probe, RawEvent};
-pub use filter::{Filter, Portal, Prefix};
+pub use filter::{Filter, NearMiss, Portal, Prefix};
 pub use flow::FlowKey;
 pub use offsets::KernelOffsets;
 pub use stats::{Control, Stat};
@@ -29,4 +29,4 @@ macro_rules! pod {
 }
 
 #[cfg(feature = "user")]
-pod!(Filter, Portal, KernelOffsets, FlowKey, offsets::Options, event::Tracked);
+pod!(Filter, NearMiss, Portal, KernelOffsets, FlowKey, offsets::Options, event::Tracked);

@@ -83,6 +83,8 @@ pub struct KernelOffsets {
     pub nhc_dev: u16,
     /// `fib_nh_common.nhc_gw_family`
     pub nhc_gw_family: u16,
+    /// `fib_nh_common.nhc_scope`
+    pub nhc_scope: u16,
     /// `fib_nh_common.nhc_gw`
     pub nhc_gw: u16,
     /// `fib6_result.nh` (a `fib6_nh *`)
@@ -102,7 +104,7 @@ pub struct KernelOffsets {
     /// `neighbour.primary_key`
     pub neigh_key: u16,
     /// Zero; keeps the size a multiple of eight.
-    pub reserved: [u16; 3],
+    pub reserved: [u16; 2],
 }
 
 /// Facts about tracepoints and options, beside the offsets.

@@ -23,11 +23,15 @@ pub enum Stat {
     Reused = 7,
     /// Packets that were not looked at because too many programs were reading packets on the CPU.
     NoScratch = 8,
+    /// Lost events of which no room was left to note whose they are.
+    LostUnknown = 9,
+    /// Packets that were looked at and did not match, while that is counted.
+    Missed = 10,
 }
 
 impl Stat {
     /// How many slots there are.
-    pub const COUNT: u32 = 9;
+    pub const COUNT: u32 = 11;
 }
 
 /// Slot of a word that only the user side writes.
@@ -57,9 +61,11 @@ pub enum Control {
     CtZone = 9,
     /// How many entries it has aged out in all.
     AgedHeld = 10,
+    /// 1 while what does not match is to be told: as long as nothing has.
+    Curious = 11,
 }
 
 impl Control {
     /// How many slots there are.
-    pub const COUNT: u32 = 11;
+    pub const COUNT: u32 = 12;
 }

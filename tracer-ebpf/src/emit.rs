@@ -8,7 +8,7 @@ use tracer_common::event::{
 };
 use tracer_common::{Probe, Stat};
 
-use crate::maps::{EVENTS, count};
+use crate::maps::{EVENTS, count, lose};
 use crate::skb::Skb;
 
 /// An event without packet bytes.
@@ -48,7 +48,7 @@ pub(crate) fn emit<const DIRECT: bool, D: Copy>(
         count(Stat::Events);
     } else {
         entry.lost = entry.lost.saturating_add(1);
-        count(Stat::LostEvents);
+        lose(entry.journey);
     }
 }
 
@@ -141,7 +141,7 @@ pub(crate) fn emit_note<D: Copy>(entry: &mut Tracked, site: Site, detail: D) {
     entry.seq = seq.wrapping_add(1);
     let Some(mut slot) = EVENTS.reserve::<ShortEvent>(0) else {
         entry.lost = entry.lost.saturating_add(1);
-        count(Stat::LostEvents);
+        lose(entry.journey);
         return;
     };
     // SAFETY: the record is ours until submitted; every member is written.

@@ -20,7 +20,7 @@ use crate::emit::{Site, emit, emit_note};
 use crate::filter::{self, Match};
 use crate::maps::{
     CURRENT, Current, EVENTS, RATE, Slot, TRACKED, any_held, any_live, control, count, held_add,
-    held_sub, learn, live, live_add, live_sub, take_origin,
+    held_sub, is_curious, learn, live, live_add, live_sub, take_origin,
 };
 use crate::packet::{self, Packet};
 use crate::skb::{Skb, probe_read};
@@ -75,8 +75,11 @@ pub(crate) fn observe<const DIRECT: bool, D: Copy>(
         return null_mut();
     }
     let (l3, protocol) = skb.behind_tags(l3);
-    if known.is_none() && (!filter::wants_protocol(protocol) || filter::rejects(l3, protocol)) {
-        return null_mut();
+    if known.is_none() {
+        let may_match = filter::wants_protocol(protocol);
+        if !may_match || (filter::rejects(l3, protocol) && !is_curious()) {
+            return null_mut();
+        }
     }
     let (netns, ifindex) = place();
     let detail = detail();
@@ -290,14 +293,16 @@ fn begin<const DIRECT: bool, D: Copy>(
             }
             let may_carry = filter::may_carry(&slot.packet().key);
             if tunnels == tunnel::MAX_DEPTH || !may_carry || !enter(skb, slot, &mut protocol) {
-                return null_mut();
+                return miss(skb, slot, protocol, rule, false);
             }
             tunnels += 1;
         };
     let packet = slot.packet();
-    if !is_sealed && !filter::in_scope(site.netns, site.ifindex) {
+    if filter::is_near_scope(packet) {
+        learn(&packet.key);
+    } else if !is_sealed && !filter::in_scope(site.netns, site.ifindex) {
         if !filter::is_reply_into_scope(packet) {
-            return null_mut();
+            return miss(skb, slot, protocol, rule, true);
         }
         site.flags |= flags::LEARNED;
     } else if filter::has_scope() {
@@ -346,6 +351,23 @@ fn begin<const DIRECT: bool, D: Copy>(
         return null_mut();
     }
     if entry.journey != 0 { &raw mut *entry } else { null_mut() }
+}
+
+/// Leaves a packet that does not match, and tells of it while that is asked for.
+#[inline(always)]
+fn miss<const DIRECT: bool>(
+    skb: Skb<DIRECT>,
+    slot: Slot,
+    protocol: u16,
+    rule: Rule,
+    is_outside: bool,
+) -> *mut Tracked {
+    if is_curious() && !rule.ends {
+        // As a number, like the place of the packet, which was read from there already.
+        slot.room().l3 = skb.address();
+        filter::note_miss(slot.room().number, u64::from(protocol), u64::from(is_outside));
+    }
+    null_mut()
 }
 
 /// Tells where a new journey comes from: the packet that its skb held before, or the one that it

@@ -6,7 +6,8 @@ use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use tracer_common::event::Tracked;
-use tracer_common::{Control, FlowKey, Portal, Stat};
+use tracer_common::filter::miss;
+use tracer_common::{Control, FlowKey, NearMiss, Portal, Stat};
 
 use crate::packet::Packet;
 
@@ -34,6 +35,20 @@ pub(crate) static SCOPE_DEV: HashMap<u64, u8> = HashMap::with_max_entries(4_096,
 /// Where the Service is reached that the filter asks for; its size is set at load.
 #[map]
 pub(crate) static PORTALS: HashMap<Portal, u8> = HashMap::with_max_entries(1, 0);
+
+/// Addresses and ports by which the filter's destination, or its namespaces, are reached from
+/// elsewhere; with neither port nor protocol, the whole address. Its size is set at load.
+#[map]
+pub(crate) static ENTRANCES: HashMap<Portal, u8> = HashMap::with_max_entries(1, 0);
+
+/// How often each term kept a packet from matching, by the bits of
+/// [`tracer_common::filter::miss`].
+#[map]
+pub(crate) static MISSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(miss::COUNT, 0);
+
+/// Packets that a single term kept from matching, and how many of them.
+#[map]
+pub(crate) static NEAR: LruHashMap<NearMiss, u64> = LruHashMap::with_max_entries(1_024, 0);
 
 /// skbs that the kernel made of followed ones, by address: whose they are, should they become
 /// journeys of their own. A note goes when that happens and when the skb is freed, as its address
@@ -156,6 +171,26 @@ const SLOTS: u32 = tracer_common::SCRATCH_SLOTS;
 /// What takes one away when it is added.
 const NEGATIVE_ONE: u64 = u64::MAX;
 
+/// Where the call chain of a drop is read into.
+#[map]
+pub(crate) static STACK: PerCpuArray<Stack> = PerCpuArray::with_max_entries(1, 0);
+
+/// Frames of [`Stack`]: those of the tracing itself come first.
+pub(crate) const STACK_FRAMES: usize = 16;
+
+/// See [`STACK`].
+#[repr(C)]
+pub(crate) struct Stack {
+    /// Return addresses, innermost first.
+    pub(crate) frames: [u64; STACK_FRAMES],
+    /// Whose they are.
+    pub(crate) token: u64,
+}
+
+/// Events that did not fit, by journey, until the user side has read them.
+#[map]
+pub(crate) static LOST: HashMap<u64, u64> = HashMap::with_max_entries(65_536, 0);
+
 /// Admission window: start of the second in the first slot, admissions in it in the second.
 #[map]
 pub(crate) static RATE: Array<u64> = Array::with_max_entries(2, 0);
@@ -184,6 +219,8 @@ pub(crate) struct Current {
     pub(crate) cloned: u64,
     /// Address of its clone.
     pub(crate) clone: u64,
+    /// Address of the skb that did not match last, while that is told.
+    pub(crate) missed: u64,
 }
 
 /// See [`note_copy`].
@@ -264,6 +301,12 @@ pub(crate) fn any_live() -> bool {
 #[inline(always)]
 pub(crate) fn control(word: Control) -> u64 {
     CONTROL.get(word as u32).copied().unwrap_or(0)
+}
+
+/// Whether what does not match is to be told.
+#[inline(always)]
+pub(crate) fn is_curious() -> bool {
+    control(Control::Curious) != 0
 }
 
 /// How many skbs are being followed.
@@ -351,6 +394,18 @@ pub(crate) fn take_origin(address: u64) -> Option<Origin> {
     let origin = unsafe { ORIGINS.get(address) }.copied()?;
     let _ = ORIGINS.remove(address);
     Some(origin)
+}
+
+/// Notes that an event of a journey did not fit.
+#[inline(always)]
+pub(crate) fn lose(journey: u64) {
+    count(Stat::LostEvents);
+    if let Some(lost) = LOST.get_ptr_mut(journey) {
+        // SAFETY: a map value; one journey's events are written one after the other.
+        unsafe { *lost += 1 };
+    } else if LOST.insert(journey, 1, 0).is_err() {
+        count(Stat::LostUnknown);
+    }
 }
 
 /// Counts.

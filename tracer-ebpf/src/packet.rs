@@ -9,7 +9,7 @@ use tracer_common::FlowKey;
 /// Words of a snapshot.
 pub(crate) const WORDS: usize = tracer_common::event::SNAP_LEN / 4;
 /// Words of a transport header that are looked at.
-pub(crate) const L4_WORDS: usize = 4;
+pub(crate) const L4_WORDS: usize = 6;
 
 /// `ETH_P_IP` as it lies in memory.
 pub(crate) const ETH_P_IP: u16 = 0x0800_u16.to_be();
@@ -27,8 +27,19 @@ pub(crate) fn is_tag(protocol: u16) -> bool {
 pub(crate) const ICMP: u8 = 1;
 pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
-pub(crate) const FRAGMENT: u8 = 44;
 pub(crate) const ICMPV6: u8 = 58;
+const DCCP: u8 = 33;
+const SCTP: u8 = 132;
+const UDP_LITE: u8 = 136;
+
+/// Extension headers of IPv6 that stand before the transport header.
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+const DESTINATION: u8 = 60;
+/// How many of them are stepped over.
+const MAX_EXTENSIONS: u32 = 6;
 
 const K1: u64 = 0x9e37_79b9_7f4a_7c15;
 const K2: u64 = 0xc2b2_ae3d_27d4_eb4f;
@@ -43,12 +54,15 @@ pub(crate) struct Packet {
     pub(crate) fingerprint: u64,
     /// First eight payload bytes of a datagram; 0 when unknown or none.
     pub(crate) payload: u64,
-    /// 1 for an ICMP error: `key` is that of the packet it speaks of, reversed.
+    /// Not 0 for an ICMP error, then its own protocol: `key` is that of the packet it speaks of,
+    /// reversed.
     pub(crate) is_error: u32,
     /// Not 0 for a fragment other than the first: it has no ports.
     pub(crate) is_later_fragment: u32,
     /// Not 0 for every fragment.
     pub(crate) is_fragment: u32,
+    /// Who sent the ICMP error; zeroes for other packets.
+    pub(crate) sender: [u32; 4],
 }
 
 impl Packet {
@@ -63,30 +77,65 @@ impl Packet {
     }
 }
 
-/// Where the transport header lies.
-pub(crate) enum Transport {
-    /// At this word of the snapshot, which is at a constant place.
-    Plain,
-    /// This many bytes after the network header (options, extension headers).
-    At(u32),
-    /// There is none to read.
-    None,
+/// Whether the transport header begins with a source and a destination port.
+#[inline(always)]
+pub(crate) fn has_ports(proto: u8) -> bool {
+    matches!(proto, TCP | UDP | DCCP | SCTP | UDP_LITE)
 }
 
-/// Where the IPv4 transport header lies, from the first word.
+/// Where the transport header of a packet lies, and what it is.
+#[derive(Clone, Copy)]
+pub(crate) struct Transport {
+    /// Bytes behind the beginning of the network header; 0 when there is none to read.
+    pub(crate) at: u32,
+    /// Its protocol.
+    pub(crate) proto: u8,
+    /// The fragment header of IPv6; zeroes when there is none.
+    fragment: [u32; 2],
+}
+
+/// Of an IPv4 packet, from its header's words.
 #[inline(always)]
 pub(crate) fn ipv4_transport(w: &[u32; WORDS]) -> Transport {
-    match w[0] & 0xf {
-        5 => Transport::Plain,
-        ihl @ 6..=15 => Transport::At(ihl * 4),
-        _ => Transport::None,
-    }
+    let length = w[0] & 0xf;
+    let at = if length < 5 { 0 } else { length * 4 };
+    Transport { at, proto: (w[2] >> 8) as u8, fragment: [0; 2] }
 }
 
-/// Where the IPv6 transport header lies; a fragment header is stepped over.
+/// Of an IPv6 packet; `words` reads two words so many bytes behind its beginning. Extension
+/// headers are stepped over, but no more than [`MAX_EXTENSIONS`].
 #[inline(always)]
-pub(crate) fn ipv6_transport(w: &[u32; WORDS]) -> Transport {
-    if (w[1] >> 16) as u8 == FRAGMENT { Transport::At(48) } else { Transport::Plain }
+pub(crate) fn ipv6_transport(first: u8, words: impl Fn(u32) -> [u32; 2]) -> Transport {
+    let mut transport = Transport { at: 40, proto: first, fragment: [0; 2] };
+    let mut n = 0;
+    while n < MAX_EXTENSIONS {
+        let length = match transport.proto {
+            HOP_BY_HOP | ROUTING | DESTINATION => 8,
+            AUTHENTICATION => 4,
+            FRAGMENT => 0,
+            _ => break,
+        };
+        let header = words(transport.at);
+        let units = header[0] >> 8 & 0xff;
+        if length == 0 {
+            transport.fragment = header;
+            transport.at += 8;
+        } else {
+            transport.at += 8 + units * length;
+        }
+        transport.proto = header[0] as u8;
+        // A later fragment goes on in the middle of the packet.
+        if is_later(&transport.fragment) {
+            break;
+        }
+        n += 1;
+    }
+    transport
+}
+
+#[inline(always)]
+fn is_later(fragment: &[u32; 2]) -> bool {
+    (fragment[0] >> 16) as u16 & 0xfff8_u16.to_be() != 0
 }
 
 /// Reads an IPv4 packet; `l4` is its transport header.
@@ -110,35 +159,44 @@ pub(crate) fn ipv4(p: &mut Packet, w: &[u32; WORDS], l4: &[u32; L4_WORDS]) {
         | u64::from(proto) << 32
         | if is_fragment { u64::from(frag) << 40 } else { 0 };
     transport(p, l4);
-    if p.is_error != 0 {
-        // The offending packet starts two words after the ICMP header starts.
-        error_key(&mut p.key, w[10], w[11], w[7 + 2], w[12]);
-    }
 }
 
-/// Rewrites `key` to the reverse of the IPv4 packet inside an ICMP error.
+/// Rewrites the tuple of an ICMP error to the reverse of that of the packet inside, whose header's
+/// words are `w` and whose transport header begins with `l4`.
 #[inline(always)]
-fn error_key(key: &mut FlowKey, saddr: u32, daddr: u32, proto_word: u32, ports: u32) {
-    key.saddr[0] = daddr;
-    key.daddr[0] = saddr;
-    key.proto = (proto_word >> 8) as u8;
-    if key.proto == TCP || key.proto == UDP {
-        key.sport = (ports >> 16) as u16;
-        key.dport = ports as u16;
+pub(crate) fn quoted(
+    p: &mut Packet,
+    is_v6: bool,
+    w: &[u32; WORDS],
+    transport: &Transport,
+    l4: [u32; 2],
+) {
+    p.sender = p.key.saddr;
+    if is_v6 {
+        p.key.saddr = [w[6], w[7], w[8], w[9]];
+        p.key.daddr = [w[2], w[3], w[4], w[5]];
+    } else {
+        p.key.saddr[0] = w[4];
+        p.key.daddr[0] = w[3];
+    }
+    p.key.proto = transport.proto;
+    (p.key.sport, p.key.dport) = (0, 0);
+    if has_ports(transport.proto) {
+        p.key.sport = (l4[0] >> 16) as u16;
+        p.key.dport = l4[0] as u16;
+    } else if is_echo(transport.proto, l4[0] as u8) {
+        p.key.sport = l4[1] as u16;
+        p.key.dport = l4[1] as u16;
     }
 }
 
 /// Reads an IPv6 packet; `l4` is its transport header.
 #[inline(always)]
-pub(crate) fn ipv6(p: &mut Packet, w: &[u32; WORDS], l4: &[u32; L4_WORDS]) {
-    let mut proto = (w[1] >> 16) as u8;
-    let mut fragment = 0;
-    if proto == FRAGMENT {
-        proto = w[10] as u8;
-        fragment = u64::from(w[10] >> 16) << 40 ^ u64::from(w[11]);
-        p.is_later_fragment = u32::from((w[10] >> 16) as u16 & 0xfff8_u16.to_be());
-        p.is_fragment = 1;
-    }
+pub(crate) fn ipv6(p: &mut Packet, w: &[u32; WORDS], found: &Transport, l4: &[u32; L4_WORDS]) {
+    let proto = found.proto;
+    let fragment = u64::from(found.fragment[0] >> 16) << 40 ^ u64::from(found.fragment[1]);
+    p.is_later_fragment = u32::from(is_later(&found.fragment));
+    p.is_fragment = u32::from(found.fragment != [0; 2]);
     p.key.saddr = [w[2], w[3], w[4], w[5]];
     p.key.daddr = [w[6], w[7], w[8], w[9]];
     p.key.proto = proto;
@@ -148,18 +206,9 @@ pub(crate) fn ipv6(p: &mut Packet, w: &[u32; WORDS], l4: &[u32; L4_WORDS]) {
         ^ u64::from(proto) << 56
         ^ fragment;
     transport(p, l4);
-    if p.is_error != 0 {
-        // Inner header at word 12: its addresses at 14 and 18.
-        p.key.saddr = [w[18], w[19], w[20], w[21]];
-        p.key.daddr = [w[14], w[15], w[16], w[17]];
-        p.key.proto = (w[13] >> 16) as u8;
-        if p.key.proto == TCP || p.key.proto == UDP {
-            p.key.sport = (w[22] >> 16) as u16;
-            p.key.dport = w[22] as u16;
-        }
-    } else if proto == ICMPV6 && matches!(l4[0] as u8, 135 | 136) {
+    if proto == ICMPV6 && p.is_later_fragment == 0 && matches!(l4[0] as u8, 135 | 136) {
         // Neighbour discovery asks for (or answers for) its target, not for the group address.
-        let target = [w[12], w[13], w[14], w[15]];
+        let target = [l4[2], l4[3], l4[4], l4[5]];
         if l4[0] as u8 == 135 {
             p.key.daddr = target;
         } else {
@@ -184,6 +233,20 @@ fn transport(p: &mut Packet, l4: &[u32; L4_WORDS]) {
         ports(&mut p.key, l4[0]);
         extra = u64::from(l4[1] & 0xffff);
         p.payload = u64::from(l4[3]) << 32 | u64::from(l4[2]);
+    } else if proto == UDP_LITE {
+        ports(&mut p.key, l4[0]);
+        // Checksum coverage in the place of the length.
+        extra = u64::from(l4[1] & 0xffff);
+        p.payload = u64::from(l4[3]) << 32 | u64::from(l4[2]);
+    } else if proto == SCTP {
+        ports(&mut p.key, l4[0]);
+        // Verification tag; first chunk. Between them lies the checksum, which NAT changes.
+        extra = u64::from(l4[1]) << 32 | u64::from(l4[3]);
+        p.payload = u64::from(l4[5]) << 32 | u64::from(l4[4]);
+    } else if proto == DCCP {
+        ports(&mut p.key, l4[0]);
+        // Type and sequence number.
+        extra = u64::from(l4[2]) << 32 | u64::from(l4[3]);
     } else if proto == ICMP || proto == ICMPV6 {
         icmp(p, l4, &mut extra);
     }
@@ -199,19 +262,24 @@ fn ports(key: &mut FlowKey, word: u32) {
 #[inline(always)]
 fn icmp(p: &mut Packet, l4: &[u32; L4_WORDS], extra: &mut u64) {
     let kind = l4[0] as u8;
-    let (echo, reply) = if p.key.proto == ICMP { (8, 0) } else { (128, 129) };
     *extra = u64::from(l4[0] & 0xffff);
-    if kind == echo || kind == reply {
+    if is_echo(p.key.proto, kind) {
         // NAT may change the identifier, never the sequence number.
         *extra |= u64::from(l4[1] >> 16) << 16;
         p.key.sport = l4[1] as u16;
         p.key.dport = l4[1] as u16;
         p.payload = u64::from(l4[3]) << 32 | u64::from(l4[2]);
     } else if p.key.proto == ICMP {
-        p.is_error = u32::from(matches!(kind, 3 | 4 | 5 | 11 | 12));
+        p.is_error = if matches!(kind, 3 | 4 | 5 | 11 | 12) { u32::from(ICMP) } else { 0 };
     } else {
-        p.is_error = u32::from(kind < 128);
+        p.is_error = if kind < 128 { u32::from(ICMPV6) } else { 0 };
     }
+}
+
+/// Whether a message of ICMP (of either family) is an echo request or reply.
+#[inline(always)]
+fn is_echo(proto: u8, kind: u8) -> bool {
+    (proto == ICMP && matches!(kind, 8 | 0)) || (proto == ICMPV6 && matches!(kind, 128 | 129))
 }
 
 /// Reads an ARP packet for IPv4 over Ethernet.
@@ -247,7 +315,7 @@ mod tests {
         for (word, bytes) in w.iter_mut().zip(b.chunks_exact(4)) {
             *word = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
         }
-        (w, [w[5], w[6], w[7], w[8]])
+        (w, [w[5], w[6], w[7], w[8], w[9], w[10]])
     }
 
     fn read(w: &[u32; WORDS], l4: &[u32; L4_WORDS]) -> Packet {
@@ -288,13 +356,74 @@ mod tests {
             u32::from_ne_bytes([0x10, 0, 0, 53]),
         ];
         w[7..13].copy_from_slice(&inner);
-        let l4 = [w[5], w[6], w[7], w[8]];
-        let p = read(&w, &l4);
-        assert_eq!(p.is_error, 1);
+        let l4 = [w[5], w[6], w[7], w[8], w[9], w[10]];
+        let mut p = read(&w, &l4);
+        assert_eq!(p.is_error, u32::from(ICMP));
+        let mut quoted_words = [0; WORDS];
+        quoted_words[..6].copy_from_slice(&inner);
+        let transport = ipv4_transport(&quoted_words);
+        quoted(&mut p, false, &quoted_words, &transport, [inner[5], 0]);
+        assert_eq!(p.sender[0].to_ne_bytes(), [10, 244, 1, 1]);
         assert_eq!(p.key.saddr[0], inner[4]);
         assert_eq!(p.key.daddr[0], inner[3]);
         assert_eq!(p.key.proto, UDP);
         assert_eq!((p.key.sport.to_be(), p.key.dport.to_be()), (53, 0x1000));
+    }
+
+    /// IPv6 with these extension headers, each without its first byte, then 8 bytes of ports.
+    fn extended(headers: &[(u8, &[u8])], last: u8) -> Transport {
+        let mut bytes = Vec::new();
+        for (n, (_, rest)) in headers.iter().enumerate() {
+            bytes.push(headers.get(n + 1).map_or(last, |(kind, _)| *kind));
+            bytes.extend(*rest);
+        }
+        bytes.extend([0; 8]);
+        let word = |at: usize| {
+            let bytes = [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
+            u32::from_ne_bytes(bytes)
+        };
+        let words = |at: u32| {
+            let at = at as usize - 40;
+            [word(at), word(at + 4)]
+        };
+        ipv6_transport(headers.first().map_or(last, |(kind, _)| *kind), words)
+    }
+
+    #[test]
+    fn extension_headers_are_stepped_over() {
+        let found = |headers: &[(u8, &[u8])], last| {
+            let found = extended(headers, last);
+            (found.proto, found.at, is_later(&found.fragment))
+        };
+        assert_eq!(found(&[], TCP), (TCP, 40, false));
+        // Hop-by-hop of 16 bytes, routing of 8, authentication of 24.
+        let hop_by_hop = [&[1][..], &[0; 14]].concat();
+        let routing = [&[0][..], &[0; 6]].concat();
+        let authentication = [&[4][..], &[0; 22]].concat();
+        let all = [(0, &hop_by_hop[..]), (43, &routing), (51, &authentication)];
+        assert_eq!(found(&all, UDP), (UDP, 40 + 16 + 8 + 24, false));
+        let first = [0, 0, 1, 0, 0, 0, 7];
+        assert_eq!(found(&[(44, &first)], UDP), (UDP, 48, false));
+        let later = [0, 0, 9, 0, 0, 0, 7];
+        assert_eq!(found(&[(44, &later)], DESTINATION), (DESTINATION, 48, true));
+    }
+
+    #[test]
+    fn a_chain_of_extension_headers_is_left_where_it_is_too_long() {
+        let empty = [0; 7];
+        let endless = vec![(60, &empty[..]); 9];
+        assert_eq!(extended(&endless, UDP).proto, DESTINATION);
+    }
+
+    #[test]
+    fn every_transport_with_ports_shows_them() {
+        for proto in [TCP, UDP, DCCP, SCTP, UDP_LITE] {
+            let (mut w, _) = echo(7, 1, 64, [10, 244, 1, 2]);
+            w[2] = u32::from_ne_bytes([64, proto, 0, 0]);
+            let l4 = [u32::from_ne_bytes([0x03, 0xe8, 0x07, 0xd0]), 1, 2, 3, 4, 5];
+            let p = read(&w, &l4);
+            assert_eq!((p.key.sport.to_be(), p.key.dport.to_be()), (1000, 2000), "{proto}");
+        }
     }
 
     #[test]

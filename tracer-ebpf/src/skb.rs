@@ -255,27 +255,37 @@ pub extern "C" fn read_packet(slot: u64, protocol: u64) -> u64 {
     let Some(slot) = Slot::of(slot) else { return 0 };
     let room = slot.room();
     let l3 = room.l3 as *const u8;
-    let mut w = Words([0; WORDS]);
+    let mut words = Words([0; WORDS]);
     // SAFETY: the helper writes all of it. Beyond the packet lies the rest of the skb's buffer
     // and its shared info, so the read stays inside one allocation.
-    let rc =
-        unsafe { bpf_probe_read_kernel((&raw mut w).cast(), size_of::<Words>() as u32, l3.cast()) };
+    let rc = unsafe {
+        bpf_probe_read_kernel((&raw mut words).cast(), size_of::<Words>() as u32, l3.cast())
+    };
     if rc != 0 {
         count(Stat::FailedReads);
         return 0;
     }
-    let w = &w.0;
+    let w = &words.0;
     let protocol = protocol as u16;
     let packet = &mut room.packet;
     *packet = Packet::default();
-    if protocol == packet::ETH_P_IP {
-        packet::ipv4(packet, w, &transport(w, l3, packet::ipv4_transport(w), 5));
+    let at = if protocol == packet::ETH_P_IP {
+        let found = packet::ipv4_transport(w);
+        packet::ipv4(packet, w, &transport(w, l3, found.at, 5));
+        found.at
     } else if protocol == packet::ETH_P_IPV6 {
-        packet::ipv6(packet, w, &transport(w, l3, packet::ipv6_transport(w), 10));
+        let found = ipv6_transport(w, l3);
+        packet::ipv6(packet, w, &found, &transport(w, l3, found.at, 10));
+        found.at
     } else if protocol == packet::ETH_P_ARP {
         packet::arp(packet, w);
+        0
     } else {
         return 0;
+    };
+    if packet.is_error != 0 {
+        // What it speaks of lies behind the eight bytes of the ICMP header.
+        read_quoted(packet, &mut words, l3.wrapping_add(at as usize + 8), protocol);
     }
     1
 }
@@ -294,19 +304,45 @@ pub(crate) fn behind_ethernet(mac: u64) -> (u64, u16) {
     }
 }
 
+/// Reads the packet that an ICMP error speaks of.
+#[inline(always)]
+fn read_quoted(packet: &mut Packet, words: &mut Words, l3: *const u8, protocol: u16) {
+    // SAFETY: as in `read_packet`; zeroes when it cannot be read.
+    unsafe {
+        bpf_probe_read_kernel((&raw mut *words).cast(), size_of::<Words>() as u32, l3.cast());
+    }
+    let w = &words.0;
+    let is_v6 = protocol == packet::ETH_P_IPV6;
+    let found = if is_v6 { ipv6_transport(w, l3) } else { packet::ipv4_transport(w) };
+    // SAFETY: integers; zeroes when they cannot be read.
+    let l4 = unsafe { probe_read(l3.wrapping_add(found.at as usize)) };
+    packet::quoted(packet, is_v6, w, &found, l4);
+}
+
+#[inline(always)]
+fn ipv6_transport(w: &[u32; WORDS], l3: *const u8) -> Transport {
+    packet::ipv6_transport((w[1] >> 16) as u8, |at| {
+        // SAFETY: integers; zeroes when they cannot be read.
+        unsafe { probe_read(l3.wrapping_add(at as usize)) }
+    })
+}
+
 /// Packet bytes as words, aligned so that copying them takes eight bytes at a time.
 #[repr(C, align(8))]
 struct Words([u32; WORDS]);
 
-/// The first words of the transport header.
+/// The first words of the transport header, which lies `at` bytes behind the network header:
+/// usually at the word `plain`.
 #[inline(always)]
-fn transport(w: &[u32; WORDS], l3: *const u8, at: Transport, plain: usize) -> [u32; L4_WORDS] {
-    match at {
-        Transport::Plain => [w[plain], w[plain + 1], w[plain + 2], w[plain + 3]],
-        // SAFETY: integers; an address that cannot be read gives zeroes.
-        Transport::At(offset) => unsafe { probe_read(l3.add(offset as usize)) },
-        Transport::None => [0; L4_WORDS],
+fn transport(w: &[u32; WORDS], l3: *const u8, at: u32, plain: usize) -> [u32; L4_WORDS] {
+    if at as usize == plain * 4 {
+        return [w[plain], w[plain + 1], w[plain + 2], w[plain + 3], w[plain + 4], w[plain + 5]];
     }
+    if at == 0 {
+        return [0; L4_WORDS];
+    }
+    // SAFETY: integers; an address that cannot be read gives zeroes.
+    unsafe { probe_read(l3.wrapping_add(at as usize)) }
 }
 
 /// Namespace of a device.

@@ -13,16 +13,18 @@ use tokio::time::{Instant, interval, sleep, sleep_until};
 use crate::bpf::{self, Counters};
 use crate::config::Config;
 use crate::explain;
-use crate::journey::{self, Fate, GapCause, Journey, Stage};
+use crate::journey::{self, Fate, Journey};
 use crate::kernel::names::KernelNames;
-use crate::net::{self, DeviceKind, Inum};
+use crate::net::{self, Inum};
 use crate::owner::Owners;
 use crate::privileges;
 use crate::ready;
 use crate::render::{self, Renderer, Style};
 use crate::report::{self, Summary};
 use crate::signals::{self, Signals};
+use crate::silence::Silence;
 use crate::source::{Drained, Live, Setup};
+use crate::terminal;
 
 /// How often the ring is looked at: no packet wakes the reader, so that a hop stays cheap.
 const TICK: Duration = Duration::from_millis(2);
@@ -32,9 +34,8 @@ const IDLE_TICK: Duration = Duration::from_millis(20);
 const QUIET: Duration = Duration::from_secs(1);
 /// How often outlived entries are looked for, and whether anybody still reads the output.
 const AGE: Duration = Duration::from_secs(1);
-/// For how long the trace may meet packets that were under way when it began, with ample time to
-/// finish, nanoseconds.
-const MOMENT_NS: u64 = 1_000_000_000;
+/// How long the end may take that a signal asks for: then what is left is left out, and said.
+const LAST: Duration = Duration::from_millis(350);
 /// Far future, for the deadline that was not asked for.
 const NEVER: Duration = Duration::from_secs(86_400 * 365);
 
@@ -54,18 +55,23 @@ struct Trace {
     names: KernelNames,
     builder: journey::Builder,
     order: journey::Sequencer,
-    /// When journeys could begin, CLOCK_MONOTONIC.
-    enabled_ns: u64,
     /// Those that `context` speaks of.
     owners: Arc<Owners>,
     context: report::Context,
     /// The root namespace of the node whose view is asked for.
     view: Option<Inum>,
     renderer: Box<dyn Renderer>,
+    ids: report::Ids,
     out: Box<dyn Write>,
     counted: u64,
     finished: u64,
     drops: u64,
+    /// What did not match, while nothing has.
+    silence: Silence,
+    /// When to stop printing, once the end has begun.
+    until: Option<Instant>,
+    /// Journeys that the node whose view is asked for does not see.
+    hidden: u64,
 }
 
 impl Trace {
@@ -86,14 +92,19 @@ impl Trace {
             clock_offset_ns: bpf::clock_offset_ns(),
             owners: owners.report(),
         };
-        let style = Style { has_color: config.color, width: terminal_width(&config) };
+        let style = Style {
+            has_color: config.color,
+            width: terminal_width(&config),
+            utc_offset_s: terminal::utc_offset_s(),
+        };
+        let each = config.each || config.verbose > 0;
         Ok(Self {
-            renderer: render::new(config.format, style),
+            renderer: render::of_run(config.format, style, each),
+            ids: report::Ids::default(),
             live,
             names,
             builder: journey::Builder::new(journey::Options::default()),
             order: journey::Sequencer::default(),
-            enabled_ns: bpf::monotonic_ns(),
             owners,
             context,
             view,
@@ -101,6 +112,9 @@ impl Trace {
             counted: 0,
             finished: 0,
             drops: 0,
+            silence: Silence::new(config.quiet),
+            until: None,
+            hidden: 0,
             config,
         })
     }
@@ -121,16 +135,21 @@ impl Trace {
                 () = sleep_until(deadline) => break Ok(()),
                 () = sleep_until(next_turn) => match self.turn() {
                     Ok(Turn { is_enough: true, .. }) => break Ok(()),
-                    Ok(Turn { events, .. }) => {
+                    Ok(Turn { events, is_behind, .. }) => {
                         let now = Instant::now();
                         last_event = if events > 0 { now } else { last_event };
                         let is_quiet = now.duration_since(last_event) > QUIET;
                         next_turn = now + if is_quiet { IDLE_TICK } else { TICK };
+                        // Behind a flood there is no time to wait, but for a signal.
+                        if is_behind {
+                            next_turn = now;
+                        }
                     }
                     Err(e) => break Err(e),
                 },
                 _ = age.tick() => {
                     self.live.age();
+                    self.silence.tick(&mut self.live, &self.config.filter);
                     if self.config.write.is_none() && is_reader_gone() {
                         break Ok(());
                     }
@@ -168,51 +187,41 @@ impl Trace {
     /// Reads what is there and prints what is finished.
     fn turn(&mut self) -> Result<Turn> {
         let builder = &mut self.builder;
-        let Drained { events, newest_ns, read_to_ns: now } =
+        let Drained { events, newest_ns, read_to_ns: now, is_behind } =
             self.live.drain(|event| builder.push(event));
+        self.live.tell_lost(&mut self.builder);
         self.live.drain_rules();
         let mut done = self.builder.take_finished(now, self.live.state(), &self.names);
         done.iter_mut().for_each(|j| self.live.attribute(j));
         done.iter_mut().for_each(|j| self.live.mark_uncovered(j));
-        let is_scoped = !self.config.scope.is_empty() || self.config.dev.is_some();
-        if !is_scoped && now < self.enabled_ns + MOMENT_NS {
-            done.iter_mut().for_each(|j| self.doubt(j));
-        }
-        let due = self.order.pass(self.in_view(done), now);
-        Ok(Turn { events, newest_ns, is_enough: !self.print(due)? })
+        let seen = self.in_view(done);
+        let due = self.order.pass(seen, now);
+        Ok(Turn { events, newest_ns, is_behind, is_enough: !self.print(due)? })
     }
 
     /// What the node that was asked for sees of the journeys. Its pods come and go.
-    fn in_view(&self, journeys: Vec<Journey>) -> Vec<Journey> {
+    fn in_view(&mut self, journeys: Vec<Journey>) -> Vec<Journey> {
         let Some(root) = self.view.filter(|_| !journeys.is_empty()) else { return journeys };
         let state = self.live.state();
         let view = net::view::view(state, root);
-        journeys.into_iter().filter_map(|journey| journey.within(&view, state)).collect()
-    }
-
-    /// A packet that is first met where another device of this node had sent it was under way
-    /// when the trace began: what came before is missing.
-    fn doubt(&self, journey: &mut Journey) {
-        let Some(hop) = journey.hops.first().filter(|h| h.stage == Stage::Rx) else { return };
-        let device = hop.dev.as_ref().and_then(|d| self.live.state().device(hop.netns, d.ifindex));
-        let has_sender = device.is_some_and(|d| {
-            matches!(d.kind, DeviceKind::Veth | DeviceKind::Bridge | DeviceKind::Vxlan)
-        });
-        if has_sender && journey.start_ns < self.enabled_ns + MOMENT_NS / 10 {
-            journey.add_gap(0, GapCause::JoinedMidway);
-        }
+        let all = journeys.len();
+        let seen: Vec<_> =
+            journeys.into_iter().filter_map(|journey| journey.within(&view, state)).collect();
+        self.hidden += (all - seen.len()) as u64;
+        seen
     }
 
     /// Prints what has been seen by now. Events that come meanwhile do not keep it: a flood may
     /// bring them as fast as they are read. Another signal means that even this is too long.
     async fn rest(&mut self, signals: &mut Signals) -> Result<()> {
         let until_ns = bpf::monotonic_ns();
+        self.until = Some(Instant::now() + LAST);
         loop {
             let turn = self.turn()?;
             if turn.is_enough {
                 return Ok(());
             }
-            if turn.events == 0 || turn.newest_ns >= until_ns {
+            if turn.events == 0 || turn.newest_ns >= until_ns || self.is_late() {
                 break;
             }
             tokio::select! {
@@ -225,20 +234,31 @@ impl Trace {
         let mut open = self.builder.flush(self.live.state(), &self.names);
         open.iter_mut().for_each(|j| self.live.attribute(j));
         open.iter_mut().for_each(|j| self.live.mark_uncovered(j));
-        let rest = self.order.finish(self.in_view(open));
+        let seen = self.in_view(open);
+        let rest = self.order.finish(seen);
         self.print(rest).map(|_| ())
+    }
+
+    /// The time for what is left is over.
+    fn is_late(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() >= until)
     }
 
     /// Prints; false when enough is printed.
     fn print(&mut self, journeys: Vec<Journey>) -> Result<bool> {
         let any = !journeys.is_empty();
-        for journey in journeys {
+        for mut journey in journeys {
+            if self.is_late() {
+                break;
+            }
             self.finished += 1;
+            self.silence.end();
             let dropped = journey.fate == Fate::Dropped;
             self.drops += u64::from(dropped);
             if self.config.dropped && !dropped {
                 continue;
             }
+            self.ids.renumber(&mut journey);
             let mut twin = report::Journey::from(&journey, &self.context);
             if self.config.explain {
                 twin.explain(explain::hop);
@@ -250,6 +270,8 @@ impl Trace {
                 return Ok(false);
             }
         }
+        let now_ns = bpf::monotonic_ns().saturating_add_signed(self.context.clock_offset_ns);
+        self.renderer.turn(now_ns, &mut self.out)?;
         if any {
             self.out.flush()?;
         }
@@ -273,10 +295,12 @@ impl Trace {
                 .map_err(Into::into);
         }
         // An error is all that is said, but nobody reading any more is none.
+        self.silence.clear();
         let is_clean = result.as_ref().err().is_none_or(is_closed_pipe);
         if !self.config.quiet && is_clean {
             self.live.rule_notes().iter().for_each(|note| say(note));
             self.sum_up(&counters);
+            self.silence.explain(&mut self.live, &self.config.filter).iter().for_each(|l| say(l));
         }
         let code = u8::from(self.config.exit_code && self.drops > 0);
         if result.is_ok() {
@@ -295,8 +319,8 @@ impl Trace {
         Summary {
             journeys: self.finished,
             events: counters.events,
-            lost_events: counters.lost_events,
-            refused_journeys: counters.refused(),
+            lost_events: counters.lost_events.saturating_sub(self.builder.lost_late()),
+            refused_journeys: counters.refused() + self.untold(counters),
             probes: report::Probes {
                 attached: u32::try_from(attached).unwrap_or(u32::MAX),
                 unavailable: probes
@@ -308,25 +332,41 @@ impl Trace {
         }
     }
 
+    /// Packets that were admitted and not told, but for want of need: their events did not arrive,
+    /// or the end came first.
+    fn untold(&self, counters: &Counters) -> u64 {
+        let is_enough = self.config.count.is_some_and(|n| self.counted >= n);
+        let told = self.finished + self.hidden + self.builder.dismissed();
+        if is_enough { 0 } else { counters.admitted.saturating_sub(told) }
+    }
+
     /// The loss summary, on stderr.
     fn sum_up(&self, counters: &Counters) {
         let mut text = format!("{} packets, {} events", self.finished, counters.events);
-        let refused = counters.refused();
+        let untold = self.untold(counters);
+        let refused = counters.refused() + untold;
         if refused > 0 {
             let mut why = Vec::new();
+            if untold > self.builder.unheard() {
+                why.push("the end came before they were told");
+            }
+            if untold > 0 && self.builder.unheard() > 0 {
+                why.push("all their events were lost: raise --buffer");
+            }
             if counters.refused_ring > 0 {
                 why.push("the buffer was full: raise --buffer");
             }
             if counters.refused_rate > 0 {
-                why.push("over --max-journeys");
+                why.push("over --max-journeys: raise it, or filter more narrowly");
             }
             if counters.refused_table > 0 {
                 why.push("too many packets under way at once");
             }
             text.push_str(&format!("; {refused} packets not followed ({})", why.join(", ")));
         }
-        if counters.lost_events > 0 {
-            text.push_str(&format!("; {} events lost (marked where)", counters.lost_events));
+        let lost = counters.lost_events.saturating_sub(self.builder.lost_late());
+        if lost > 0 {
+            text.push_str(&format!("; {lost} events lost (marked where)"));
         }
         if counters.missed_runs > 0 {
             let missed = counters.missed_runs;
@@ -342,6 +382,8 @@ struct Turn {
     events: usize,
     /// When the newest of them was written, CLOCK_MONOTONIC.
     newest_ns: u64,
+    /// More events wait.
+    is_behind: bool,
     /// As many journeys are printed as were asked for.
     is_enough: bool,
 }
@@ -359,6 +401,7 @@ fn open(path: Option<&Path>) -> Result<Box<dyn Write>> {
                 File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
             Box::new(BufWriter::new(file))
         }
+        None if terminal::is_ascii() => Box::new(render::Ascii::new(BufWriter::new(io::stdout()))),
         None => Box::new(BufWriter::new(io::stdout())),
     })
 }

@@ -33,6 +33,12 @@ pub struct Config {
     pub networks: Vec<Network>,
     /// `--netns`, `--container` and `--pod`: resolved when it starts and when namespaces change.
     pub scope: Scope,
+    /// Those of them that packets are to go to.
+    pub goals: Vec<Network>,
+    /// The protocol that it asks for.
+    pub proto: Option<u8>,
+    /// The destination port that it asks for.
+    pub port: Option<u16>,
     /// `--service`: resolved when it starts.
     pub service: Option<String>,
     /// `--dev`, as typed: likewise.
@@ -45,6 +51,8 @@ pub struct Config {
     pub exit_code: bool,
     /// A sentence for each hop.
     pub explain: bool,
+    /// Each packet for itself.
+    pub each: bool,
     /// How to print.
     pub format: Format,
     /// With colours.
@@ -95,12 +103,16 @@ impl Config {
                 .flatten()
                 .collect(),
             scope: scope(&args.filter),
+            goals: [args.filter.dst, args.filter.host].into_iter().flatten().collect(),
+            proto: number(args.filter.proto),
+            port: args.filter.dport.or(args.filter.port),
             service: args.filter.service.clone(),
             dev: args.filter.dev.clone(),
             view: args.view.clone(),
             dropped: args.dropped,
             exit_code: args.exit_code,
             explain: args.explain,
+            each: args.each,
             format,
             color,
             write: common.write.clone(),
@@ -129,12 +141,16 @@ impl Config {
             filter: compile(filter)?,
             networks: [filter.src, filter.dst, filter.host].into_iter().flatten().collect(),
             scope: scope(filter),
+            goals: Vec::new(),
+            proto: number(filter.proto),
+            port: filter.dport.or(filter.port),
             service: filter.service.clone(),
             dev: filter.dev.clone(),
             view: None,
             dropped: false,
             exit_code: false,
             explain: false,
+            each: true,
             format: Format::Json,
             color: false,
             write: None,
@@ -227,6 +243,13 @@ pub fn compile(args: &FilterArgs) -> Result<Filter> {
     Ok(filter)
 }
 
+fn number(proto: Option<Proto>) -> Option<u8> {
+    match proto {
+        Some(Proto::Ip(number)) => Some(number),
+        Some(Proto::Arp) | None => None,
+    }
+}
+
 /// The terms that name a namespace.
 fn scope(args: &FilterArgs) -> Scope {
     Scope { netns: args.netns.clone(), container: args.container.clone(), pod: args.pod.clone() }
@@ -249,13 +272,17 @@ pub fn add_service(filter: &mut Filter, service: &Service) -> Result<Vec<Portal>
     };
     filter.terms &= !(terms::IPV4 | terms::IPV6 | terms::ARP) | versions;
     filter.terms |= terms::SERVICE;
-    let portals = places.iter().flat_map(|place| {
-        let addr = prefix(Network::host(place.addr)).addr;
-        let whole = Portal { addr, port: place.port.to_be(), proto: place.proto, reserved: 0 };
-        [whole, Portal { addr, ..Portal::default() }]
-    });
+    let portals = places
+        .iter()
+        .flat_map(|place| [portal(place.addr, place.port, place.proto), portal(place.addr, 0, 0)]);
     let portals: BTreeSet<Portal> = portals.collect();
     Ok(portals.into_iter().collect())
+}
+
+/// A place in the kernel side's form; without port and protocol, the whole address.
+#[must_use]
+pub fn portal(addr: IpAddr, port: u16, proto: u8) -> Portal {
+    Portal { addr: prefix(Network::host(addr)).addr, port: port.to_be(), proto, reserved: 0 }
 }
 
 fn version(addr: IpAddr) -> u32 {

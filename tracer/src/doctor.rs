@@ -84,6 +84,7 @@ fn probe_points() -> Result<Vec<ProbeStatus>> {
     let mut side = KernelSide::load(
         LoadOptions {
             portals: Vec::new(),
+            has_entrances: false,
             filter,
             offsets: offsets::find(&kernel)?,
             ring_bytes: 256 << 10,

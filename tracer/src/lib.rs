@@ -23,5 +23,7 @@ mod ready;
 pub mod render;
 pub mod report;
 mod signals;
+mod silence;
 pub mod source;
+mod terminal;
 pub mod topology;

@@ -450,6 +450,10 @@ fn icmp(message: u64, offset: u64) {
         return;
     }
     let Some(entry) = tracked(skb) else { return };
+    // The look-ups from here on are the error's.
+    if let Some(current) = current() {
+        current.routes = 0;
+    }
     let detail = IcmpDetail { icmp_type, code, reserved: [0; 30] };
     let site =
         Site { probe: Probe::IcmpGlue, netns: entry.netns, ifindex: entry.ifindex, flags: 0 };

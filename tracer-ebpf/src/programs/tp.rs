@@ -1,7 +1,10 @@
 //! The `tp` backend: tracepoints with BTF types. They see every network namespace.
 
+use core::ffi::c_void;
+
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid};
+use aya_ebpf::helpers::generated::bpf_get_stack;
+use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
 use tracer_common::Probe;
@@ -14,7 +17,7 @@ use tracer_common::offsets::ABSENT;
 use crate::config::{offset, option};
 use crate::emit::{Site, emit, emit_note};
 use crate::identity::{self, Rule, followed, hand_over, observe, settle};
-use crate::maps::{TRACKED, any_live, take_origin};
+use crate::maps::{STACK, STACK_FRAMES, TRACKED, any_live, take_origin};
 use crate::skb::{Kptr, Skb, ifindex, netns_of};
 
 type Ptr = *const u8;
@@ -30,6 +33,8 @@ const EACCES: i32 = -13;
 const EINVAL: i32 = -22;
 const ENETUNREACH: i32 = -101;
 const EHOSTUNREACH: i32 = -113;
+/// Scope of the next hop of an address of the namespace itself (`fib_create_info`).
+const RT_SCOPE_NOWHERE: u8 = 255;
 /// `RTN_*` of routes that refuse.
 const RTN_BLACKHOLE: u8 = 6;
 const RTN_UNREACHABLE: u8 = 7;
@@ -102,7 +107,6 @@ pub fn kfree(ctx: BtfTracePointContext) -> i32 {
     let skb = Skb::<true>::new(ctx.arg::<Ptr>(0));
     let location: u64 = ctx.arg(1);
     let reason = if option!(kfree_has_reason) != 0 { ctx.arg::<u64>(2) as u32 } else { 0 };
-    let detail = FreeDetail { location, reason, reserved: [0; 5] };
     // A packet dropped before any other probe saw it is worth a journey of one hop.
     let may_begin = reason == 0 || reason != option!(queue_purge);
     let rule = Rule { may_begin, ends: true, ..Rule::default() };
@@ -110,9 +114,40 @@ pub fn kfree(ctx: BtfTracePointContext) -> i32 {
         let dev = skb.dev();
         if (dev.address()) < KERNEL_SPACE { (0, 0) } else { place_of(dev) }
     };
-    observe(skb, skb.network(), rule, Probe::Kfree, place, || detail);
+    let detail = || FreeDetail { location, reason, callers: callers(ctx.as_ptr(), location) };
+    observe(skb, skb.network(), rule, Probe::Kfree, place, detail);
     take_origin(skb.address());
     0
+}
+
+/// Who called the function that freed the skb: the frames behind `location` on the stack.
+#[inline(always)]
+fn callers(ctx: *mut c_void, location: u64) -> [i32; 5] {
+    let mut callers = [0; 5];
+    let Some(stack) = STACK.get_ptr_mut(0) else { return callers };
+    // SAFETY: a map value of this CPU; the helper writes no more than the frames.
+    let stack = unsafe { &mut *stack };
+    // SAFETY: a helper without arguments.
+    let token = unsafe { bpf_ktime_get_ns() };
+    stack.token = token;
+    let room = size_of_val(&stack.frames) as u32;
+    // SAFETY: as above. What it does not fill, it zeroes.
+    if unsafe { bpf_get_stack(ctx, stack.frames.as_mut_ptr().cast(), room, 0) } < 0 {
+        return callers;
+    }
+    let mut behind = callers.len();
+    let mut n = 0;
+    while n < STACK_FRAMES {
+        if behind < callers.len() {
+            callers[behind] = (stack.frames[n].wrapping_sub(location)) as i32;
+            behind += 1;
+        } else if stack.frames[n] == location {
+            behind = 0;
+        }
+        n += 1;
+    }
+    // A program that ran in an interrupt meanwhile has written its own there.
+    if stack.token == token { callers } else { [0; 5] }
 }
 
 /// `trace_consume_skb(skb)`, with `location` since 6.12.
@@ -139,7 +174,7 @@ pub fn consume(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn consumed(ctx: &BtfTracePointContext) -> FreeDetail {
     let location = if option!(consume_has_location) != 0 { ctx.arg::<u64>(1) } else { 0 };
-    FreeDetail { location, reason: 0, reserved: [0; 5] }
+    FreeDetail { location, reason: 0, callers: [0; 5] }
 }
 
 /// `trace_fib_table_lookup(u32 tb_id, const struct flowi4 *flp, const struct fib_nh_common *nhc,
@@ -166,6 +201,9 @@ pub fn fib(ctx: BtfTracePointContext) -> i32 {
     if !nhc.is_null() {
         detail.ifindex = ifindex(nhc.follow(offset!(nhc_dev)));
         detail.gw_family = nhc.load(offset!(nhc_gw_family));
+        if offset!(nhc_scope) != ABSENT {
+            detail.is_local = u8::from(nhc.load::<u8>(offset!(nhc_scope)) == RT_SCOPE_NOWHERE);
+        }
         // A union: the verifier of old kernels lets no load be wider than its first member.
         // SAFETY: bytes.
         detail.gw = unsafe { crate::skb::probe_read(nhc.at(offset!(nhc_gw))) };
@@ -315,6 +353,10 @@ pub fn icmp_send(ctx: BtfTracePointContext) -> i32 {
         code: ctx.arg::<u64>(2) as u8,
         reserved: [0; 30],
     };
+    // The look-ups from here on are the error's.
+    if let Some(current) = identity::current() {
+        current.routes = 0;
+    }
     let site = entry_site(entry, Probe::IcmpSend);
     emit(entry, skb, site, detail, None);
     0

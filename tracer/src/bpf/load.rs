@@ -21,6 +21,9 @@ use crate::kernel::btf::KernelBtf;
 /// The object, as `build.rs` found it; empty when the kernel side has not been built.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pkttrace-ebpf"));
 
+/// How many entrances a filter may have.
+const ENTRANCES: u32 = 16_384;
+
 /// What the kernel side is loaded with.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
@@ -28,6 +31,8 @@ pub struct LoadOptions {
     pub filter: Filter,
     /// Where the Service is reached, when the filter asks for one.
     pub portals: Vec<Portal>,
+    /// Whether the filter may be given entrances.
+    pub has_entrances: bool,
     /// Where this kernel keeps its fields.
     pub offsets: KernelOffsets,
     /// Size of the event ring, a power of two, bytes.
@@ -55,6 +60,10 @@ pub struct KernelSide {
     pub(super) aged_held: u64,
     log: Option<KernelLog>,
     ring: Ring,
+    /// Lost events that were told already.
+    pub(super) lost: u64,
+    /// Those among them of which it is not known whose they are.
+    pub(super) lost_unknown: u64,
     /// The programs have been told how conntrack keeps connections.
     knows_connections: bool,
 }
@@ -95,6 +104,7 @@ impl KernelSide {
                 "PORTALS",
                 u32::try_from(options.portals.len().max(1)).unwrap_or(u32::MAX),
             )
+            .map_max_entries("ENTRANCES", if options.has_entrances { ENTRANCES } else { 1 })
             .load(OBJECT)
             .map_err(not_permitted)?;
         let events = ebpf.take_map("EVENTS").ok_or(Error::NoMap("EVENTS"))?;
@@ -134,6 +144,8 @@ impl KernelSide {
             aged_held: 0,
             log,
             ring: Ring::new(ring),
+            lost: 0,
+            lost_unknown: 0,
             knows_connections: false,
         };
         let portals = side.options.portals.clone();
@@ -243,6 +255,17 @@ impl KernelSide {
     pub fn set_netns_scope(&mut self, inums: &[u32]) -> Result<(), Error> {
         let mut scope = self.hash::<u32, u8>("SCOPE_NETNS")?;
         replace(&mut scope, "SCOPE_NETNS", inums.iter().copied())
+    }
+
+    /// Tells by which addresses and ports what is asked for is reached from elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`] when the kernel refuses.
+    pub fn set_entrances(&mut self, entrances: &[Portal]) -> Result<(), Error> {
+        let mut map = self.hash::<Portal, u8>("ENTRANCES")?;
+        let kept = entrances.iter().take(ENTRANCES as usize).copied();
+        replace(&mut map, "ENTRANCES", kept)
     }
 
     /// Tells on which devices (namespace, index) a packet may be met first (`--dev`).

@@ -12,6 +12,8 @@ mod dropper;
 mod functions;
 mod load;
 mod log;
+mod lost;
+mod missed;
 mod netfilter;
 mod points;
 mod raw;
@@ -24,6 +26,8 @@ pub use classifiers::classifiers_here;
 pub(crate) use clsact::is_tracers;
 pub use dropper::{Dropper, drop_everything};
 pub use load::{KernelSide, LoadOptions};
+pub use lost::Lost;
+pub use missed::Misses;
 pub use ring::Ring;
 pub use stats::Counters;
 

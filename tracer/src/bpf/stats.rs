@@ -40,6 +40,16 @@ impl Counters {
         self.refused_ring + self.refused_rate + self.refused_table + self.no_scratch
     }
 
+    /// Lost events, and those of them of which it is not known whose they are.
+    pub(super) fn lost(map: &Map) -> Result<(u64, u64), Error> {
+        let failed = |source| Error::Map { name: "STATS", source };
+        let array: PerCpuArray<_, u64> = PerCpuArray::try_from(map).map_err(failed)?;
+        let sum = |stat: Stat| -> Result<u64, Error> {
+            Ok(array.get(&(stat as u32), 0).map_err(failed)?.iter().sum())
+        };
+        Ok((sum(Stat::LostEvents)?, sum(Stat::LostUnknown)?))
+    }
+
     pub(super) fn read(map: &Map) -> Result<Self, Error> {
         let failed = |source| Error::Map { name: "STATS", source };
         let array: PerCpuArray<_, u64> = PerCpuArray::try_from(map).map_err(failed)?;

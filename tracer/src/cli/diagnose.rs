@@ -187,7 +187,7 @@ fn print(args: &DiagnoseArgs, outcome: &run::Outcome) -> Result<()> {
                 Color::Never => false,
                 Color::Auto => io::stdout().is_terminal() && !is_plain,
             };
-            let style = Style { has_color, width: app::stdout_width() };
+            let style = Style { has_color, width: app::stdout_width(), ..Style::default() };
             let paths = render::diagnosis::paths(&outcome.journeys);
             render::diagnosis::write(&twin, &paths, style, &mut out)?;
         }

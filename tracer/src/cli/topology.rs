@@ -39,7 +39,7 @@ pub struct TopologyArgs {
 /// What keeps it from reading the node, in one line.
 pub fn run(args: TopologyArgs) -> Result<ExitCode> {
     let has_color = args.color.is_on(io::stdout().is_terminal());
-    let style = Style { has_color, width: crate::app::stdout_width() };
+    let style = Style { has_color, width: crate::app::stdout_width(), ..Style::default() };
     let scope = Scope { view: args.view, netns: args.netns };
     privileges::check(privileges::Command::Topology, false)?;
     privileges::shed();

@@ -28,6 +28,9 @@ pub struct TraceArgs {
     /// Exit with code 1 when a packet was dropped (with --dropped).
     #[arg(long, requires = "dropped")]
     pub(crate) exit_code: bool,
+    /// Print each packet for itself, also those of one flow that went the same way.
+    #[arg(long)]
+    pub(crate) each: bool,
     /// Say under each hop what it is and who is behind it in Kubernetes (tree and json).
     #[arg(long)]
     pub(crate) explain: bool,

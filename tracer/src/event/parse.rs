@@ -282,7 +282,7 @@ mod tests {
 
     #[test]
     fn later_fragments_have_no_ports() {
-        let packet = Packet::parse(0x0800, &ip4(17, 7, 0x2000 | 185, &[1; 16])).expect("parses");
+        let packet = Packet::parse(0x0800, &ip4(17, 7, 0x2000 | 185, &[1; 16]), 0).expect("parses");
         assert_eq!(packet.headers.tuple.ports(), None);
         assert_eq!(packet.headers.fragment, Some(Fragment { offset: 1480, more: true }));
     }
@@ -303,8 +303,8 @@ mod tests {
 
     #[test]
     fn what_is_no_network_header_is_refused() {
-        assert!(Packet::parse(0x0800, &[0x45; 3]).is_none());
-        assert!(Packet::parse(0x0806, &[0; 28]).is_none());
+        assert!(Packet::parse(0x0800, &[0x45; 3], 0).is_none());
+        assert!(Packet::parse(0x0806, &[0; 28], 0).is_none());
         assert!(Packet::parse(0x1234, &[], 0).is_none());
     }
 }

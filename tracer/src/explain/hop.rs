@@ -85,6 +85,7 @@ fn at_hook(hook: &str, hop: &Hop) -> &'static str {
         "forward" => {
             "It passes through: network policies and the policy of the FORWARD chain decide here."
         }
+        "ingress" | "egress" => "A chain of the device itself looks at it here.",
         "output" => {
             "A process of this namespace sends it; kube-proxy translates the Services that the \
              node itself asks for here."

@@ -65,6 +65,10 @@ pub(super) fn stages() -> Vec<Entry> {
             "No route, a closed port, too large a packet or an expired time to live; the error is a journey of its own.",
             "REJECT rules for Services without endpoints end like this, and so does an overlay with a wrong MTU.",
             "nstat -az | grep -i icmp"),
+        entry("flowtable", &[], "A flowtable of nftables forwards the packet from device to device.",
+            "Once a connection is in it, its packets are neither routed nor seen by the hooks of the firewall.",
+            "Rare on nodes; routers and some firewalls use it to be faster.",
+            "nft list flowtables; conntrack -L | grep OFFLOAD"),
         entry("drop", &[], "The kernel frees the packet because something is wrong with it, or forbids it.",
             "It is the last step; the reason and the kernel function say why.",
             "A network policy, a missing route, conntrack, or a Service without endpoints.",
@@ -99,6 +103,14 @@ pub(super) fn hooks() -> Vec<Entry> {
             "Sources are translated (SNAT, MASQUERADE) here.",
             "KUBE-POSTROUTING and the CNI plugin's masquerading put the node's address in place of the pod's.",
             "iptables -t nat -S POSTROUTING"),
+        entry("ingress", &[], "The netfilter hook of a device, for what comes in by it: in front of PREROUTING.",
+            "Chains of family netdev (and inet) with `hook ingress device` are here; iptables knows nothing of them.",
+            "Guards against floods, and rewriting without connection tracking; no kube-proxy.",
+            "nft list ruleset netdev; nft list hooks device DEV"),
+        entry("egress", &[], "The netfilter hook of a device, for what leaves by it: behind POSTROUTING.",
+            "Chains of family netdev with `hook egress device` are here.",
+            "Rare; the last place where a packet of a pod can be dropped by a rule.",
+            "nft list ruleset netdev; nft list hooks device DEV"),
     ]
 }
 

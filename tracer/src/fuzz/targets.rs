@@ -34,7 +34,7 @@ pub(super) static TARGETS: LazyLock<Vec<Target>> = LazyLock::new(|| {
     vec![
         bytes("event", events(), |input| Event::decode(input).is_ok()),
         bytes("packet", packets(), |input| {
-            Packet::parse(0, input).is_some() | Packet::parse(0x0806, input).is_some()
+            Packet::parse(0, input, 2).is_some() | Packet::parse(0x0806, input, 0).is_some()
         }),
         bytes("btf", vec![btf::sample()], btf_of),
         bytes("dns", vec![DNS.to_vec()], |input| probe::dns(input) > 0),

@@ -70,6 +70,8 @@ pub(super) struct Walk<'a> {
     pub(super) outer: Option<Tuple>,
     /// Hop of the last look at a tuple: what changed since then happened from there on.
     pub(super) observed_at: usize,
+    /// That look was inside the hook of that hop, not behind it.
+    pub(super) is_observed_inside: bool,
     pub(super) is_encap: bool,
     /// How many tunnels it is in.
     pub(super) tunnels: u16,
@@ -79,6 +81,8 @@ pub(super) struct Walk<'a> {
     pub(super) traversal: Option<Traversal>,
     /// The bridge sends the frame out by every port.
     is_flooded: bool,
+    /// Time to live when last seen.
+    pub(super) ttl: Option<u8>,
     /// `PREROUTING` has run for the bridged frame that is now going up.
     pub(super) has_bridge_prerouting: bool,
     /// The routing decision of this stay in a namespace.
@@ -108,12 +112,14 @@ impl<'a> Walk<'a> {
             tuple: None,
             outer: None,
             observed_at: 0,
+            is_observed_inside: false,
             is_encap: false,
             tunnels: 0,
             carrier: None,
             port: None,
             traversal: None,
             is_flooded: false,
+            ttl: None,
             has_bridge_prerouting: false,
             routed: None,
             place: Place::Moving,
@@ -140,9 +146,9 @@ impl<'a> Walk<'a> {
 
     /// Adds what is missing at the end, and counts what is missing altogether: `lost` as the
     /// kernel side counted, `surplus` events that were too many to keep.
-    pub(super) fn close_gaps(&mut self, lost: u16, surplus: u32) -> u32 {
+    pub(super) fn close_gaps(&mut self, lost: u32, surplus: u32) -> u32 {
         let seen: u32 = self.gaps.iter().map(|gap| gap.events).sum();
-        let at_end = u32::from(lost).saturating_sub(seen);
+        let at_end = lost.saturating_sub(seen);
         // With surplus events the gap before the end is made of them.
         let at_end = if seen == 0 { at_end.max(surplus) } else { at_end };
         if at_end > 0 {
@@ -279,6 +285,7 @@ impl<'a> Walk<'a> {
         self.close_traversal();
         self.close_tc(e);
         self.cross_bridge(e, d);
+        self.cross_flowtable(e, d);
         let mut hop = self.hop(e, Stage::Queue);
         hop.dev = self.own_dev(e, d);
         hop.frame = self.frame(e, d);
@@ -306,6 +313,22 @@ impl<'a> Walk<'a> {
             ..self.hop(e, Stage::Bridge)
         };
         self.hops.push(bridge);
+    }
+
+    /// What came in by one device and is seen going out by another one, its time to live spent but
+    /// neither routed nor seen by a hook, a flowtable forwarded (`nf_flow_offload_ip_hook`).
+    fn cross_flowtable(&mut self, e: &Event, d: &DeviceDetail) {
+        let ttl = e.packet.as_ref().and_then(|p| p.headers.ttl);
+        let Some(last) = self.hops.last().filter(|h| h.stage == Stage::Rx && h.netns == e.netns)
+        else {
+            return;
+        };
+        let is_spent = self.ttl.zip(ttl).is_some_and(|(was, now)| now.checked_add(1) == Some(was));
+        if is_spent && last.master.is_none() && self.port.is_none() {
+            let dev = last.dev.clone();
+            let out_dev = self.own_dev(e, d);
+            self.hops.push(Hop { dev, out_dev, ..self.hop(e, Stage::Flowtable) });
+        }
     }
 
     fn xmit(&mut self, e: &Event, d: &DeviceDetail) {

@@ -15,7 +15,7 @@ use super::{
     conntracked::Conntracked,
     device::{leaves_node, swallows},
     fate::holds,
-    forwarding, lineage, path, prefix,
+    forwarding, lineage, midway, path, prefix,
     recent::Recent,
 };
 use crate::{
@@ -65,6 +65,8 @@ struct Open {
     has_parts: bool,
     /// Events beyond [`Options::max_events`].
     surplus: u32,
+    /// Events were lost while it was open, and it is not known whose they are.
+    may_lack: bool,
 }
 
 /// Builds journeys from events.
@@ -78,6 +80,12 @@ pub struct Builder {
     /// When to look at a journey again. One entry for each open journey; it is not moved when an
     /// event comes but looked up when it is due.
     deadlines: BinaryHeap<Reverse<(u64, u64)>>,
+    /// Events that were lost, of journeys that are not handed out yet.
+    lost: HashMap<u64, u64>,
+    /// Lost events of journeys that were handed out before: their late ends.
+    lost_late: u64,
+    /// Journeys that came to nothing worth telling.
+    dismissed: u64,
     /// Buffers to use again.
     spare: Vec<Vec<Event>>,
 }
@@ -93,6 +101,9 @@ impl Builder {
             conntracked: Conntracked::default(),
             ready: Vec::new(),
             deadlines: BinaryHeap::new(),
+            lost: HashMap::new(),
+            lost_late: 0,
+            dismissed: 0,
             spare: Vec::new(),
         }
     }
@@ -123,6 +134,7 @@ impl Builder {
                 continues: None,
                 has_parts: false,
                 surplus: 0,
+                may_lack: false,
             }
         });
         open.last_ns = open.last_ns.max(event.ktime_ns);
@@ -198,6 +210,38 @@ impl Builder {
         }
     }
 
+    /// Events of a journey were lost. Others of it may still be on their way here.
+    pub fn lose(&mut self, journey: u64, events: u64) {
+        if self.recent.trace(journey).is_some_and(|t| !t.is_open) {
+            self.lost_late += events;
+        } else {
+            *self.lost.entry(journey).or_default() += events;
+        }
+    }
+
+    /// Events were lost, and it is not known whose: they may be of any journey that is open.
+    pub fn lose_unknown(&mut self) {
+        self.open.values_mut().for_each(|open| open.may_lack = true);
+    }
+
+    /// Lost events that no journey lacks: they came when it had been handed out.
+    #[must_use]
+    pub fn lost_late(&self) -> u64 {
+        self.lost_late
+    }
+
+    /// Journeys that are none to tell of: a free that was no drop, and nothing else.
+    #[must_use]
+    pub fn dismissed(&self) -> u64 {
+        self.dismissed
+    }
+
+    /// Journeys of which no event arrived at all, once everything is handed out.
+    #[must_use]
+    pub fn unheard(&self) -> u64 {
+        self.lost.len() as u64
+    }
+
     /// Hands out the journeys that are over at `now_ns` (CLOCK_MONOTONIC, as the events have it),
     /// by their begin.
     pub fn take_finished(
@@ -252,13 +296,16 @@ impl Builder {
             open.parent = self.late_parent(&open.events);
         }
         self.recent.end(id);
-        let mut journey = build(&open, state, names, &self.conntracked);
+        let lost = self.lost.remove(&id).unwrap_or(0);
+        let is_new = open.events.first().is_some_and(Event::is_birth);
+        let mut journey = build(&open, lost, state, names, &self.conntracked);
         if let Some(journey) = &mut journey {
             if open.vanishes(journey, state, is_overdue) {
                 journey.add_gap(journey.hops.len(), GapCause::IdentityEnded);
             }
             journey.un_nat = self.un_nat(journey);
         }
+        self.dismissed += u64::from(is_new && journey.is_none());
         if self.spare.len() < 256 {
             open.events.clear();
             self.spare.push(open.events);
@@ -387,6 +434,7 @@ impl Open {
 /// A journey from its events, which are in order.
 fn build(
     open: &Open,
+    lost: u64,
     state: &NetworkState,
     names: &dyn Names,
     conntracked: &Conntracked,
@@ -412,7 +460,8 @@ fn build(
     if open.events.len() == 1 && head.probe == Probe::Kfree && fate != Fate::Dropped {
         return None;
     }
-    let lost_events = walk.close_gaps(tail.lost, open.surplus);
+    let lost = u32::try_from(lost).unwrap_or(u32::MAX).max(u32::from(tail.lost));
+    let lost_events = walk.close_gaps(lost, open.surplus);
     // `Reused` comes whenever the address is met again: the packet was gone by then.
     let last = open.events.iter().rfind(|e| e.probe != Probe::Reused).unwrap_or(head);
     let shown = open.events.iter().find_map(|e| Some((e, e.followed()?)));
@@ -438,6 +487,12 @@ fn build(
         un_nat: None,
         path: String::new(),
     };
+    if midway::is_joined(&journey, state) {
+        journey.add_gap(0, GapCause::JoinedMidway);
+    }
+    if open.may_lack {
+        journey.add_gap(journey.hops.len(), GapCause::EventsLost);
+    }
     let first = journey.first.map(|headers| headers.tuple);
     prefix::name_routes(&mut journey.hops, first, state);
     forwarding::decide(&mut journey.hops, state, false);

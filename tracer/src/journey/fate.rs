@@ -7,6 +7,7 @@ use tracer_common::event::FreeDetail;
 use super::{
     DropPoint, Fate, Freed, Hook, Hop, Layer, Stage, Verdict,
     assemble::{Ending, Place, Walk},
+    caller::{self, Runs},
 };
 use crate::{
     event::{Event, Headers, L4, Proto, Tcp, Tuple},
@@ -35,7 +36,17 @@ impl Walk<'_> {
             self.outcome = Some((fate, None));
             return;
         }
-        self.drop_packet(e, reason, function);
+        let runs = self.runs(d);
+        self.drop_packet(e, reason, function, runs);
+    }
+
+    /// The hook in which the packet was freed, by the functions that led there.
+    fn runs(&self, d: &FreeDetail) -> Option<Runs> {
+        let callers = d.callers.iter().take_while(|distance| **distance != 0);
+        let known = [0].iter().chain(callers);
+        let places = known.map(|distance| d.location.wrapping_add_signed(i64::from(*distance)));
+        let names: Vec<String> = places.map_while(|place| self.function(place)).collect();
+        caller::runs(names.iter().map(String::as_str))
     }
 
     pub(super) fn consume(&mut self, e: &Event, d: &FreeDetail) {
@@ -91,7 +102,13 @@ impl Walk<'_> {
         self.hops.is_empty() && dst.is_some_and(|dst| holds(self.state, e.netns, dst))
     }
 
-    fn drop_packet(&mut self, e: &Event, reason: String, function: Option<String>) {
+    fn drop_packet(
+        &mut self,
+        e: &Event,
+        reason: String,
+        function: Option<String>,
+        runs: Option<Runs>,
+    ) {
         self.unanswered(e, &reason, function.as_deref());
         // `nf_hook_slow` frees for that alone; before 5.18 it gave no reason.
         let is_unexplained = reason == NOT_SPECIFIED;
@@ -101,19 +118,20 @@ impl Walk<'_> {
             || (is_unexplained
                 && function.as_deref().is_none_or(|f| f.starts_with("nf") || f.contains("ipt_")));
         let mut hook = None;
-        if is_maybe_hook && self.open_hook().is_some() {
+        let is_other = |open: Hook| runs.is_some_and(|runs| is_by_netfilter && runs.hook != open);
+        if is_maybe_hook && self.open_hook().is_some_and(|open| !is_other(open)) {
             hook = self.decide(Verdict::Drop);
+        } else if let Some(runs) = runs.filter(|_| is_by_netfilter) {
+            self.close_traversal();
+            hook = Some(runs.hook);
+            self.blame(e, hook, runs.layer);
         } else if is_by_netfilter {
-            hook = self.infer_hook(self.bridge_above(e).is_some());
-            self.blame(e, hook);
+            hook = self.infer_hook(e, self.bridge_above(e).is_some());
+            self.blame(e, hook, None);
         }
         // A reason of its own inside a hook says nothing of the verdict.
         self.traversal = None;
-        if matches!(reason.as_str(), "TC_INGRESS" | "TC_EGRESS")
-            && let Some(hop) = self.open_tc()
-        {
-            hop.note = Some("dropped by a tc program".to_owned());
-        }
+        self.blame_program(e, &reason, function.as_deref());
         let dropped = DropPoint {
             reason: reason.clone(),
             function: function.clone(),
@@ -126,16 +144,46 @@ impl Walk<'_> {
         self.outcome = Some((Fate::Dropped, Some(dropped)));
     }
 
-    /// Gives the hook that dropped the packet, seen or not, its hop and verdict.
-    fn blame(&mut self, e: &Event, hook: Option<Hook>) {
+    /// Gives the hook that dropped the packet, seen or not, its hop and verdict. One that is not
+    /// known has none.
+    fn blame(&mut self, e: &Event, hook: Option<Hook>, layer: Option<Layer>) {
+        let Some(hook) = hook else { return };
         let verdict = Some(Verdict::Drop);
         match self.hops.last_mut() {
-            Some(hop) if hop.stage == Stage::Netfilter && hop.hook == hook => hop.verdict = verdict,
+            Some(hop) if hop.stage == Stage::Netfilter && hop.hook == Some(hook) => {
+                hop.verdict = verdict;
+            }
+            _ if hook.is_netdev() => {
+                let (dev, hook) = (self.dev(e.netns, e.ifindex), Some(hook));
+                self.hops.push(Hop { dev, hook, verdict, ..self.hop(e, Stage::Netfilter) });
+            }
             _ => {
                 let hop = self.unseen_hook(e, hook);
-                self.hops.push(Hop { hook, verdict, ..hop });
+                let layer = hop.layer.or(layer);
+                self.hops.push(Hop { hook: Some(hook), layer, verdict, ..hop });
             }
         }
+    }
+
+    /// Gives the tc or XDP program that dropped the packet its hop and verdict.
+    fn blame_program(&mut self, e: &Event, reason: &str, function: Option<&str>) {
+        let stage = match (reason, function) {
+            ("TC_INGRESS", _) | (_, Some("sch_handle_ingress")) => Stage::TcIngress,
+            ("TC_EGRESS", _) | (_, Some("sch_handle_egress")) => Stage::TcEgress,
+            ("XDP", _) | (_, Some("do_xdp_generic" | "bpf_prog_run_generic_xdp")) => Stage::Xdp,
+            (_, Some("veth_xdp_rcv_skb")) => Stage::Xdp,
+            _ => return,
+        };
+        let verdict = Some(Verdict::Drop);
+        if stage != Stage::Xdp
+            && let Some(hop) = self.open_tc()
+        {
+            hop.verdict = verdict;
+            hop.note = Some("dropped by a tc program".to_owned());
+            return;
+        }
+        let dev = self.dev(e.netns, e.ifindex);
+        self.hops.push(Hop { dev, verdict, ..self.hop(e, stage) });
     }
 
     /// The bridge that the device of an event is a port of.
@@ -147,7 +195,7 @@ impl Walk<'_> {
 
     /// The hop of a hook that was not seen, with the devices that the rules saw: the kernel's own
     /// is the port for a bridged frame, and the one it came in by where it is forwarded.
-    fn unseen_hook(&self, e: &Event, hook: Option<Hook>) -> Hop {
+    fn unseen_hook(&self, e: &Event, hook: Hook) -> Hop {
         let hop = self.hop(e, Stage::Netfilter);
         let before = self.hops.iter().rev().take_while(|h| h.netns == e.netns);
         let bridged = before.clone().find(|h| h.layer.is_some());
@@ -157,12 +205,12 @@ impl Walk<'_> {
         }
         if let Some(bridged) = bridged.filter(|_| self.port.is_some()) {
             let dev = bridged.dev.clone();
-            let out_dev = dev.clone().filter(|_| hook == Some(Hook::Forward));
+            let out_dev = dev.clone().filter(|_| hook == Hook::Forward);
             return Hop { dev, out_dev, layer: bridged.layer, ..hop };
         }
         let route = before.clone().find_map(|h| h.route.as_ref());
-        let out_dev = route.and_then(|r| r.dev.clone()).filter(|_| hook != Some(Hook::Input));
-        let dev = self.dev(e.netns, e.ifindex).filter(|_| hook != Some(Hook::Output));
+        let out_dev = route.and_then(|r| r.dev.clone()).filter(|_| hook != Hook::Input);
+        let dev = self.dev(e.netns, e.ifindex).filter(|_| hook != Hook::Output);
         Hop { dev, out_dev, ..hop }
     }
 

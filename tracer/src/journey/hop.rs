@@ -148,6 +148,10 @@ pub enum Stage {
     Socket,
     /// Handed to the process that holds a tun device, or made by it.
     Tun,
+    /// An XDP program that runs on packets (generic XDP).
+    Xdp,
+    /// Forwarded past routing and hooks by a flowtable.
+    Flowtable,
     /// Causes an ICMP error.
     IcmpError,
     /// Dropped.
@@ -174,6 +178,8 @@ impl Stage {
             Self::Decap => "decap",
             Self::Socket => "socket",
             Self::Tun => "tun",
+            Self::Xdp => "xdp",
+            Self::Flowtable => "flowtable",
             Self::IcmpError => "icmp-error",
             Self::Drop => "drop",
             Self::Free => "free",
@@ -229,9 +235,19 @@ pub enum Hook {
     Output,
     /// `NF_INET_POST_ROUTING`
     Postrouting,
+    /// `NF_NETDEV_INGRESS`: a device's own, before the protocols.
+    Ingress,
+    /// `NF_NETDEV_EGRESS`: a device's own, behind them.
+    Egress,
 }
 
 impl Hook {
+    /// It is a device's, not a protocol's.
+    #[must_use]
+    pub fn is_netdev(self) -> bool {
+        matches!(self, Self::Ingress | Self::Egress)
+    }
+
     /// From `enum nf_inet_hooks`.
     #[must_use]
     pub fn from_wire(n: u8) -> Option<Self> {
@@ -249,6 +265,8 @@ impl Hook {
             Self::Forward => "forward",
             Self::Output => "output",
             Self::Postrouting => "postrouting",
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
         }
     }
 
@@ -261,6 +279,8 @@ impl Hook {
             Self::Forward => "FORWARD",
             Self::Output => "OUTPUT",
             Self::Postrouting => "POSTROUTING",
+            Self::Ingress => "INGRESS",
+            Self::Egress => "EGRESS",
         }
     }
 }

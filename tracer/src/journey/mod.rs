@@ -5,6 +5,7 @@
 
 mod assemble;
 mod builder;
+mod caller;
 mod conntracked;
 mod device;
 mod fate;
@@ -13,6 +14,7 @@ mod flow;
 pub mod forwarding;
 mod hop;
 mod lineage;
+mod midway;
 mod model;
 mod nat;
 mod netfilter;

@@ -10,6 +10,10 @@ use super::{
 };
 use crate::event::{CtInfo, Event, Tuple};
 
+/// A change that conntrack knows nothing of.
+const OUTSIDE: &str =
+    "rewritten behind here, not by conntrack: tc, a chain at the device, or a stateless rule";
+
 impl Walk<'_> {
     /// Compares the packet with the last look at it.
     pub(super) fn observe(&mut self, e: &Event) {
@@ -18,6 +22,7 @@ impl Walk<'_> {
             return;
         }
         let now = packet.headers.tuple;
+        self.ttl = packet.headers.ttl;
         let slot = if self.is_encap { &mut self.outer } else { &mut self.tuple };
         let was = slot.replace(now);
         if self.is_encap && self.tuple.is_none() {
@@ -27,6 +32,7 @@ impl Walk<'_> {
             self.translate(e, was, now);
         }
         self.observed_at = self.hops.len() - 1;
+        self.is_observed_inside = self.traversal.is_some();
     }
 
     fn translate(&mut self, e: &Event, was: Tuple, now: Tuple) {
@@ -45,12 +51,14 @@ impl Walk<'_> {
             now
         };
         if destination {
-            let hop = self.place_of(e, [Hook::Prerouting, Hook::Output, Hook::Input]);
+            let status = if is_reply { "snat" } else { "dnat" };
+            let hop = self.place_of(e, [Hook::Prerouting, Hook::Output, Hook::Input], status);
             let kind = self.destination_kind(hop, is_reply, now.dst);
             self.record(Nat { hop, kind, before: was, after: middle });
         }
         if source {
-            let hop = self.place_of(e, [Hook::Postrouting, Hook::Input, Hook::Forward]);
+            let status = if is_reply { "dnat" } else { "snat" };
+            let hop = self.place_of(e, [Hook::Postrouting, Hook::Input, Hook::Forward], status);
             let kind = self.source_kind(hop, is_reply, now.src);
             let before = if destination { middle } else { was };
             self.record(Nat { hop, kind, before, after: now });
@@ -65,17 +73,45 @@ impl Walk<'_> {
     }
 
     /// The hop that made the change: a hook that may make it and that the packet was in since
-    /// the last look, else the hop of this look.
-    fn place_of(&self, e: &Event, hooks: [Hook; 3]) -> usize {
+    /// the last look, else the hop of this look. A change between a device and a hook that cannot
+    /// have made it is the device's: tc, a chain at the device, a flowtable.
+    fn place_of(&mut self, e: &Event, hooks: [Hook; 3], status: &str) -> usize {
         let last = self.hops.len() - 1;
         // The first function of a hook sees what came before the hook.
         let end =
             if matches!(e.probe, Probe::NfFirst | Probe::HookEnter) { last } else { last + 1 };
-        let start = self.observed_at.min(end);
+        // A hook that was seen to its end made its changes before that.
+        let start = (self.observed_at + usize::from(!self.is_observed_inside)).min(end);
         let may = |at: &usize| {
             self.hops.get(*at).and_then(|h| h.hook).is_some_and(|hook| hooks.contains(&hook))
         };
-        (start..end).rev().find(may).unwrap_or(last)
+        let found = (start..end).rev().find(may);
+        let is_hook = |at: usize| self.hops[at].stage == Stage::Netfilter;
+        match found {
+            Some(at) if !self.is_outside(e, at, status) => at,
+            // The routing decision that the hook implies stands before it.
+            _ if is_hook(last) && !is_hook(self.observed_at) => {
+                let hop = &mut self.hops[self.observed_at];
+                hop.note.get_or_insert_with(|| OUTSIDE.to_owned());
+                self.observed_at
+            }
+            _ => last,
+        }
+    }
+
+    /// Whether a translation that was first seen behind `PREROUTING` was made before it: by
+    /// conntrack's word it is none of its own.
+    fn is_outside(&self, e: &Event, at: usize, status: &str) -> bool {
+        let was_inside = self.is_observed_inside && at == self.observed_at;
+        if was_inside || self.hops[at].hook != Some(Hook::Prerouting) {
+            return false;
+        }
+        match (e.ct, e.connection) {
+            (None | Some(CtInfo::Untracked | CtInfo::Invalid), _) => true,
+            (Some(_), Some(connection)) => !connection.status().any(|said| said == status),
+            // The kernel does not say how it keeps connections.
+            (Some(_), None) => false,
+        }
     }
 
     fn destination_kind(&self, hop: usize, is_reply: bool, now: IpAddr) -> NatKind {

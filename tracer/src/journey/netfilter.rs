@@ -1,5 +1,7 @@
 //! Netfilter hooks: the first and the last function of a traversal make one hop.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use tracer_common::{
     Probe,
     event::{NfDetail, StepDetail, step},
@@ -8,6 +10,7 @@ use tracer_common::{
 use super::{
     Hook, Hop, Layer, Stage, Verdict,
     assemble::{Place, Walk, source},
+    fate::holds,
 };
 use crate::{
     event::{CtInfo, Event},
@@ -230,15 +233,16 @@ impl Walk<'_> {
 
     /// The hook that dropped a packet between hooks that were seen: the one that comes after the
     /// last of them. `INPUT` and `POSTROUTING` have none after them; there, conntrack's
-    /// confirmation runs behind our last function. Of a packet that was not seen before, it is the
-    /// first hook of those that are made here; a copy that a bridge was about to send out of a
-    /// port has been through PREROUTING as what it was copied from.
-    pub(super) fn infer_hook(&self, is_at_port: bool) -> Option<Hook> {
+    /// confirmation runs behind our last function. Of a packet that was not seen before it is known
+    /// only where there is one choice: what has no device yet is made here; a copy that a bridge was
+    /// about to send out of a port has been through PREROUTING as what it was copied from.
+    pub(super) fn infer_hook(&self, e: &Event, is_at_port: bool) -> Option<Hook> {
         let last = self.hops.iter().rev().find(|h| {
             matches!(h.stage, Stage::Netfilter | Stage::Route | Stage::Rx | Stage::Decap)
         });
         let Some(hop) = last else {
-            return Some(if is_at_port { Hook::Forward } else { Hook::Output });
+            let is_made_here = (e.ifindex == 0).then_some(Hook::Output);
+            return if is_at_port { Some(Hook::Forward) } else { is_made_here };
         };
         match (hop.stage, &hop.route) {
             (Stage::Route, Some(route)) => Some(match route.kind {
@@ -247,28 +251,29 @@ impl Walk<'_> {
                 _ => Hook::Output,
             }),
             (Stage::Rx, _) if self.port.is_none() && self.has_bridge_prerouting => {
-                Some(self.after_prerouting(hop))
+                self.after_prerouting(hop)
             }
             (Stage::Rx, _) => Some(Hook::Prerouting),
-            (Stage::Netfilter, _) => hop.hook.map(|hook| match hook {
+            (Stage::Netfilter, _) => match hop.hook? {
                 Hook::Prerouting => self.after_prerouting(hop),
-                Hook::Forward | Hook::Output => Hook::Postrouting,
-                Hook::Input | Hook::Postrouting => hook,
-            }),
+                Hook::Forward | Hook::Output => Some(Hook::Postrouting),
+                hook => Some(hook),
+            },
             _ => None,
         }
     }
 
-    /// `INPUT` when the destination is the namespace's own, else `FORWARD`.
-    fn after_prerouting(&self, hop: &Hop) -> Hook {
-        let is_own = || {
-            let dst = self.outer.or(self.tuple).map(|t| t.dst);
-            let netns = self.state.netns.get(&hop.netns);
-            dst.zip(netns).is_some_and(|(dst, netns)| {
-                netns.devices.values().any(|d| d.addresses.iter().any(|(a, _)| *a == dst))
-            })
-        };
-        if hop.layer.is_none() && is_own() { Hook::Input } else { Hook::Forward }
+    /// `INPUT` when the destination is the namespace's own, else `FORWARD`; groups may be both.
+    fn after_prerouting(&self, hop: &Hop) -> Option<Hook> {
+        if hop.layer.is_some() {
+            return Some(Hook::Forward);
+        }
+        let dst = self.outer.or(self.tuple)?.dst;
+        if holds(self.state, hop.netns, dst) {
+            return Some(Hook::Input);
+        }
+        let is_group = dst.is_multicast() || dst == IpAddr::V4(Ipv4Addr::BROADCAST);
+        (!is_group).then_some(Hook::Forward)
     }
 
     /// What is known where the packet is handed to its neighbour: a route, if none was seen.

@@ -66,10 +66,19 @@ struct Routed {
 impl Line<'_> {
     fn hop(&mut self, journey: &Journey, n: usize, hop: &Hop) {
         match hop.stage {
-            Stage::Rx | Stage::Queue | Stage::Xmit | Stage::TcIngress | Stage::TcEgress => {
+            Stage::Rx | Stage::Queue | Stage::Xmit => self.device(hop),
+            Stage::TcIngress | Stage::TcEgress => {
                 self.device(hop);
+                if hop.verdict == Some(Verdict::Drop) {
+                    self.word(hop.stage.name(), false);
+                }
             }
             Stage::Bridge => self.bridge(hop),
+            Stage::Xdp => {
+                self.device(hop);
+                self.word("XDP", false);
+            }
+            Stage::Flowtable => self.word("flowtable", false),
             Stage::Netfilter => self.hook(journey, n, hop),
             Stage::Route => self.route(journey, n, hop),
             Stage::Neigh => {
@@ -161,7 +170,8 @@ impl Line<'_> {
         }
         // br_netfilter runs PREROUTING before the frame is seen on the bridge device, and a packet
         // put together from fragments is first seen there.
-        if (hop.layer.is_some() || is_start) && hook == Hook::Prerouting {
+        let is_first_here = (hop.layer.is_some() || is_start) && hook == Hook::Prerouting;
+        if is_first_here || hook.is_netdev() {
             self.device(hop);
         }
         self.word(hook.title(), false);

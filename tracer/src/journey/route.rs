@@ -5,10 +5,12 @@ use tracer_common::event::{FibDetail, NfDetail};
 use super::{
     Hook, Hop, Route, RouteKind, Stage,
     assemble::{Walk, address},
+    fate::holds,
 };
 use crate::{event::Event, net::DeviceKind};
 
 const RT_TABLE_LOCAL: u32 = 255;
+const RT_TABLE_MAIN: u32 = 254;
 const AF_INET6: u8 = 10;
 
 const EAGAIN: i32 = -11;
@@ -27,7 +29,7 @@ impl Walk<'_> {
             return;
         }
         let kind = match d.err {
-            0 if d.table == RT_TABLE_LOCAL => RouteKind::Local,
+            0 if self.is_local(e, d) => RouteKind::Local,
             0 => RouteKind::Unicast,
             EINVAL => RouteKind::Blackhole,
             EHOSTUNREACH => RouteKind::Unreachable,
@@ -58,6 +60,15 @@ impl Walk<'_> {
         self.decide_route(e, route);
     }
 
+    /// Whether what was found leads to this namespace itself. Without rules of its own a namespace
+    /// keeps the tables local and main as one, which goes by the name of main
+    /// (`fib_trie_unmerge`); then the next hop tells, or the address.
+    fn is_local(&self, e: &Event, d: &FibDetail) -> bool {
+        let tuple = if self.is_encap { self.outer } else { self.tuple };
+        let is_own = || tuple.is_some_and(|t| holds(self.state, e.netns, t.dst));
+        d.table == RT_TABLE_LOCAL || d.is_local != 0 || (d.table == RT_TABLE_MAIN && is_own())
+    }
+
     fn decide_route(&mut self, e: &Event, route: Route) {
         self.routed = Some(self.hops.len());
         let hop = Hop { route: Some(route), ..self.hop(e, Stage::Route) };
@@ -68,7 +79,7 @@ impl Walk<'_> {
     /// that must have been made (route caches, sockets and early demultiplexing do no lookup).
     pub(super) fn route_for_hook(&mut self, e: &Event, d: &NfDetail, hook: Hook) {
         match hook {
-            Hook::Prerouting => {}
+            Hook::Prerouting | Hook::Ingress | Hook::Egress => {}
             Hook::Input => {
                 if let Some(route) = self.decided() {
                     route.kind = RouteKind::Local;

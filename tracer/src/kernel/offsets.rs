@@ -78,6 +78,7 @@ pub fn find(btf: &KernelBtf) -> Result<KernelOffsets, Error> {
         fl6_daddr: of.need("flowi6", "daddr")?,
         nhc_dev: of.need("fib_nh_common", "nhc_dev")?,
         nhc_gw_family: of.need("fib_nh_common", "nhc_gw_family")?,
+        nhc_scope: of.any("fib_nh_common", &["nhc_scope"]),
         nhc_gw: of.need("fib_nh_common", "nhc_gw")?,
         fib6_result_nh: of.any("fib6_result", &["nh"]),
         fib6_result_f6i: of.any("fib6_result", &["f6i"]),
@@ -87,6 +88,6 @@ pub fn find(btf: &KernelBtf) -> Result<KernelOffsets, Error> {
         neigh_dev: of.need("neighbour", "dev")?,
         neigh_state: of.need("neighbour", "nud_state")?,
         neigh_key: of.need("neighbour", "primary_key")?,
-        reserved: [0; 3],
+        reserved: [0; 2],
     })
 }

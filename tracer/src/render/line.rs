@@ -3,7 +3,7 @@
 use std::io;
 
 use super::{
-    Renderer, Style,
+    Group, Renderer, Style,
     style::{Role, of_fate},
     text,
 };
@@ -21,6 +21,28 @@ impl Line {
 
 impl Renderer for Line {
     fn journey(&mut self, journey: &report::Journey, out: &mut dyn io::Write) -> io::Result<()> {
+        self.write(journey, &text::duration(journey.duration_ns), "", out)
+    }
+
+    fn group(&mut self, group: &Group, out: &mut dyn io::Write) -> io::Result<()> {
+        let duration = format!("p50/p99 {}", text::spread(group.duration()));
+        let times = format!(" ×{} to #{}", group.count, group.last_id);
+        self.write(&group.first, &duration, &times, out)
+    }
+
+    fn summary(&mut self, _: &report::Summary, _: &mut dyn io::Write) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Line {
+    fn write(
+        &self,
+        journey: &report::Journey,
+        duration: &str,
+        times: &str,
+        out: &mut dyn io::Write,
+    ) -> io::Result<()> {
         let paint = |role, text: &str| self.style.paint(role, text);
         let mut fate = journey.fate.clone();
         if let Some(drop) = &journey.drop {
@@ -39,19 +61,16 @@ impl Renderer for Line {
         let lost = text::missing(journey).map_or_else(String::new, |said| format!("  {said}"));
         writeln!(
             out,
-            "{}  #{}  {}  {}  {}  {}{}{}",
+            "{}  #{}{}  {}  {}  {}  {}{}{}",
             paint(Role::Faint, &text::time(journey.start_ns)),
             paint(Role::Plain, &journey.id),
+            paint(Role::Change, times),
             paint(Role::Heading, &text::packet(journey, ">")),
             paint(Role::Plain, &journey.path),
             paint(of_fate(&journey.fate), &fate),
-            paint(Role::Plain, &text::duration(journey.duration_ns)),
+            paint(Role::Plain, duration),
             paint(Role::Faint, &parent),
             paint(Role::Warning, &lost),
         )
-    }
-
-    fn summary(&mut self, _: &report::Summary, _: &mut dyn io::Write) -> io::Result<()> {
-        Ok(())
     }
 }

@@ -2,7 +2,9 @@
 //!
 //! A new format is a file with an `impl Renderer`, its `mod` line and its row in `formats!`.
 
+mod ascii;
 pub mod diagnosis;
+mod fold;
 mod json;
 mod line;
 mod meaning;
@@ -14,6 +16,8 @@ mod tree;
 
 use std::io;
 
+pub use ascii::Ascii;
+pub use fold::{Group, Spread};
 pub use meaning::{meaning, meanings, reasons};
 pub(crate) use style::Role;
 pub use style::Style;
@@ -29,6 +33,23 @@ pub trait Renderer {
     /// # Errors
     /// The writer's.
     fn journey(&mut self, journey: &report::Journey, out: &mut dyn io::Write) -> io::Result<()>;
+
+    /// Writes journeys that went the same way.
+    ///
+    /// # Errors
+    /// The writer's.
+    fn group(&mut self, group: &Group, out: &mut dyn io::Write) -> io::Result<()> {
+        self.journey(&group.first, out)
+    }
+
+    /// Time goes on: writes what was held back long enough at `now_ns`, Unix time.
+    ///
+    /// # Errors
+    /// The writer's.
+    fn turn(&mut self, now_ns: u64, out: &mut dyn io::Write) -> io::Result<()> {
+        let _ = (now_ns, out);
+        Ok(())
+    }
 
     /// Writes what was held back, and the summary where the format has one.
     ///
@@ -59,6 +80,14 @@ macro_rules! formats {
             }
         }
     };
+}
+
+/// The renderer of a format, for a run: packets of one flow that went the same way are told as
+/// one, but by formats for programs, and not when each is asked for.
+#[must_use]
+pub fn of_run(format: Format, style: Style, each: bool) -> Box<dyn Renderer> {
+    let inner = new(format, style);
+    if each || format == Format::Json { inner } else { Box::new(fold::Fold::new(inner)) }
 }
 
 formats! {

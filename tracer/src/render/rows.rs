@@ -13,6 +13,8 @@ pub(super) struct Row {
     /// Time, place, device, step, outcome.
     pub(super) cells: [String; COLUMNS],
     pub(super) detail: String,
+    /// Number of the hop that the time is of.
+    pub(super) hop: Option<usize>,
     /// A sentence to go under it, if any was asked for.
     pub(super) explain: Option<String>,
     /// Of the whole row.
@@ -59,6 +61,7 @@ fn gap_row(journey: &Journey, before: usize) -> Option<Row> {
     Some(Row {
         cells,
         detail,
+        hop: None,
         explain: None,
         role: Role::Warning,
         outcome: Role::Plain,
@@ -87,6 +90,7 @@ fn hop_row(journey: &Journey, hop: &Hop, sent: Option<&Hop>) -> Row {
             step(hop, sent),
             outcome,
         ],
+        hop: Some(hop.n),
         detail: [said, strange.unwrap_or_default()].join("  ").trim().to_owned(),
         explain: sent.unwrap_or(hop).explain.clone(),
         role: if is_drop { Role::Bad } else { Role::Plain },

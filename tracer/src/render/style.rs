@@ -9,6 +9,8 @@ pub struct Style {
     pub has_color: bool,
     /// Columns of the terminal; `None` when the output is not one: nothing is wrapped then.
     pub width: Option<usize>,
+    /// Seconds that clocks here are ahead of UTC.
+    pub utc_offset_s: i32,
 }
 
 /// What a piece of text means.

@@ -4,7 +4,7 @@ use std::io;
 
 use comfy_table::{Cell, Color, ContentArrangement, presets};
 
-use super::{Renderer, Style, style::Role, style::of_fate, text};
+use super::{Group, Renderer, Style, style::Role, style::of_fate, text};
 use crate::report;
 
 /// Rows of one table: a long run prints a table now and then instead of holding everything back.
@@ -44,6 +44,28 @@ impl Table {
 
 impl Renderer for Table {
     fn journey(&mut self, journey: &report::Journey, out: &mut dyn io::Write) -> io::Result<()> {
+        self.add(journey, "", &text::duration(journey.duration_ns), out)
+    }
+
+    fn group(&mut self, group: &Group, out: &mut dyn io::Write) -> io::Result<()> {
+        let times = format!(" ×{}", group.count);
+        self.add(&group.first, &times, &text::spread(group.duration()), out)
+    }
+
+    fn summary(&mut self, _: &report::Summary, out: &mut dyn io::Write) -> io::Result<()> {
+        self.print(out)
+    }
+}
+
+impl Table {
+    /// Adds a row.
+    fn add(
+        &mut self,
+        journey: &report::Journey,
+        times: &str,
+        duration: &str,
+        out: &mut dyn io::Write,
+    ) -> io::Result<()> {
         let fate = match &journey.drop {
             Some(drop) => {
                 let function =
@@ -63,17 +85,13 @@ impl Renderer for Table {
         };
         let lost = text::missing(journey).map_or_else(String::new, |said| format!(" ({said})"));
         self.rows.push([
-            Cell::new(text::escape(&id)),
+            Cell::new(text::escape(&(id + times))),
             Cell::new(text::escape(&text::packet(journey, "→"))),
             cell,
-            Cell::new(text::duration(journey.duration_ns) + &lost),
+            Cell::new(duration.to_owned() + &lost),
             Cell::new(text::escape(&journey.path)),
         ]);
         if self.rows.len() >= ROWS { self.print(out) } else { Ok(()) }
-    }
-
-    fn summary(&mut self, _: &report::Summary, out: &mut dyn io::Write) -> io::Result<()> {
-        self.print(out)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Pieces of text that the formats for people share.
 
+use super::fold::Spread;
 use crate::report::{Flow, Gap, Hop, Journey, Packet};
 
 /// Makes a name safe to print: control characters (and what turns text around or hides it) would
@@ -97,6 +98,11 @@ pub(super) fn duration(ns: u64) -> String {
     };
     let digits = if value < 100.0 && unit != "µs" { 2 } else { 1 };
     format!("{value:.digits$} {unit}")
+}
+
+/// The middle and the far end of many durations.
+pub(super) fn spread(spread: Spread) -> String {
+    format!("{} / {}", duration(spread.p50_ns), duration(spread.p99_ns))
 }
 
 /// `ADDRESS` or `ADDRESS:PORT`.
@@ -207,6 +213,13 @@ pub(super) fn time(unix_ns: u64) -> String {
     let (year, month, day) = civil(days);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
+}
+
+/// Time of day with microseconds, so many seconds east of UTC.
+pub(super) fn clock(unix_ns: u64, utc_offset_s: i32) -> String {
+    let local = (unix_ns / 1_000_000_000).saturating_add_signed(i64::from(utc_offset_s));
+    let (second, micros) = (local % 86_400, unix_ns / 1_000 % 1_000_000);
+    format!("{:02}:{:02}:{:02}.{micros:06}", second / 3600, second / 60 % 60, second % 60)
 }
 
 /// Date of a day since 1970, by Howard Hinnant's `civil_from_days`.

@@ -6,15 +6,17 @@
 use std::io::{self, Write};
 
 use super::{
-    Renderer, Style,
+    Group, Renderer, Style,
     rows::{COLUMNS, Row, rows},
     style::{Role, of_fate},
     text,
 };
 use crate::report::{Journey, Summary};
 
-/// A column is not made wider than this by one long name.
+/// A column is not made wider than this by one long name, but on a wide terminal.
 const MAX_WIDTH: usize = 24;
+/// See [`MAX_WIDTH`]; on a terminal of this many columns and more.
+const WIDE: usize = 160;
 /// Nor narrower for want of room.
 const SHORTEST: usize = 9;
 /// Columns that a sentence needs beside others.
@@ -36,19 +38,22 @@ impl Tree {
 impl Renderer for Tree {
     fn journey(&mut self, journey: &Journey, out: &mut dyn Write) -> io::Result<()> {
         if is_minor(journey) {
-            return self.compact(journey, out);
+            return self.compact(journey, 1, out);
         }
         if !std::mem::take(&mut self.is_first) {
             writeln!(out)?;
         }
-        self.heading(journey, out)?;
-        self.path(&journey.path, out)?;
-        let rows = rows(journey);
-        let widths = self.widths(&rows);
-        for row in &rows {
-            self.row(row, &widths, out)?;
+        self.whole(journey, None, out)
+    }
+
+    fn group(&mut self, group: &Group, out: &mut dyn Write) -> io::Result<()> {
+        if is_minor(&group.first) {
+            return self.compact(&group.first, group.count, out);
         }
-        Ok(())
+        if !std::mem::take(&mut self.is_first) {
+            writeln!(out)?;
+        }
+        self.whole(&group.first, Some(group), out)
     }
 
     fn summary(&mut self, _: &Summary, _: &mut dyn Write) -> io::Result<()> {
@@ -69,7 +74,36 @@ fn is_minor(journey: &Journey) -> bool {
 }
 
 impl Tree {
-    fn heading(&self, journey: &Journey, out: &mut dyn Write) -> io::Result<()> {
+    /// The timeline of a journey, or of all those that a group has in its place.
+    fn whole(
+        &self,
+        journey: &Journey,
+        group: Option<&Group>,
+        out: &mut dyn Write,
+    ) -> io::Result<()> {
+        self.heading(journey, group, out)?;
+        self.path(&journey.path, out)?;
+        let mut rows = rows(journey);
+        if let Some(group) = group {
+            for row in &mut rows {
+                if let Some(hop) = row.hop {
+                    row.cells[0] = format!("+{}", text::spread(group.at(hop)));
+                }
+            }
+        }
+        let widths = self.widths(&rows);
+        for row in &rows {
+            self.row(row, &widths, out)?;
+        }
+        Ok(())
+    }
+
+    fn heading(
+        &self,
+        journey: &Journey,
+        group: Option<&Group>,
+        out: &mut dyn Write,
+    ) -> io::Result<()> {
         let style = &self.style;
         let parent = journey.parent.as_ref();
         let parent = parent.map_or(String::new(), |p| format!("  ({} of #{})", p.kind, p.id));
@@ -79,18 +113,26 @@ impl Tree {
             None => ("complete", Role::Faint),
             Some(missing) => (missing.as_str(), Role::Warning),
         };
-        let id = format!("#{}", journey.id);
+        let id = match group {
+            None => format!("#{}", journey.id),
+            Some(group) => format!("#{} to #{}  ×{}", journey.id, group.last_id, group.count),
+        };
+        let time = text::clock(journey.start_ns, self.style.utc_offset_s);
         let packet = text::packet(journey, "→");
-        let duration = text::duration(journey.duration_ns);
-        let length = [&id, &packet, &parent, &fate, &duration]
+        let duration = match group {
+            None => text::duration(journey.duration_ns),
+            Some(group) => format!("p50 / p99 {}", text::spread(group.duration())),
+        };
+        let length = [&id, &time, &packet, &parent, &fate, &duration]
             .map(|part| columns(part))
             .iter()
             .sum::<usize>();
-        let is_long = style.width.is_some_and(|width| length + columns(completeness) + 11 > width);
+        let is_long = style.width.is_some_and(|width| length + columns(completeness) + 13 > width);
         writeln!(
             out,
-            "{}  {}{}{}{}   {}   {}",
+            "{}  {}  {}{}{}{}   {}   {}",
             style.paint(Role::Faint, &id),
+            style.paint(Role::Faint, &time),
             style.paint(Role::Heading, &packet),
             style.paint(Role::Faint, &parent),
             if is_long { "\n    " } else { "   " },
@@ -177,11 +219,12 @@ impl Tree {
     }
 
     /// One line for a journey that only repeats another one.
-    fn compact(&mut self, journey: &Journey, out: &mut dyn Write) -> io::Result<()> {
+    fn compact(&mut self, journey: &Journey, count: u64, out: &mut dyn Write) -> io::Result<()> {
         let Some(parent) = &journey.parent else { return Ok(()) };
         self.is_first = false;
         let role = if journey.fate == "dropped" { Role::Warning } else { Role::Faint };
-        let head = format!("└ {} of #{}", parent.kind, parent.id);
+        let times = if count > 1 { format!("  ×{count}") } else { String::new() };
+        let head = format!("└ {} of #{}{times}", parent.kind, parent.id);
         let tail = format!("{}   {}", journey.fate, text::duration(journey.duration_ns));
         let taken = columns(&head) + columns(&tail) + 4 + 2 + 3;
         let path = self.style.width.map_or_else(
@@ -200,10 +243,14 @@ impl Tree {
     /// As wide as the longest cell of each column; on a narrow terminal the names of places and
     /// devices share what the others leave.
     fn widths(&self, rows: &[Row]) -> [usize; COLUMNS] {
+        let max = match self.style.width {
+            Some(width) if width >= WIDE => 2 * MAX_WIDTH,
+            _ => MAX_WIDTH,
+        };
         let mut widths = [0; COLUMNS];
         for row in rows {
             for (width, cell) in widths.iter_mut().zip(&row.cells) {
-                *width = (*width).max(columns(cell).min(MAX_WIDTH));
+                *width = (*width).max(columns(cell).min(max));
             }
         }
         let [time, place, device, step, outcome] = widths;
@@ -250,6 +297,7 @@ mod tests {
         Row {
             cells: cells.map(str::to_owned),
             detail: detail.to_owned(),
+            hop: None,
             explain: None,
             role: Role::Plain,
             outcome: Role::Plain,

@@ -5,10 +5,12 @@
 
 mod convert;
 pub mod diagnosis;
+mod ids;
 mod schema;
 mod summary;
 
 pub use convert::Context;
+pub use ids::Ids;
 pub use schema::SCHEMA_TEXT;
 pub use summary::{Probes, Summary, Unavailable};
 

@@ -49,6 +49,7 @@ impl Capture {
     pub fn turn(&mut self) -> &[Journey] {
         let builder = &mut self.builder;
         let drained = self.live.drain(|event| builder.push(event));
+        self.live.tell_lost(builder);
         let done = builder.take_finished(drained.read_to_ns, self.live.state(), &self.names);
         self.keep(done);
         &self.finished

@@ -5,20 +5,24 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use tokio::sync::mpsc;
+use tracer_common::Portal;
+use tracer_common::filter::{Filter, terms};
 
 use super::coverage::Coverage;
+use super::entrances::{self, Goal};
 use super::routes::Routes;
 use crate::app;
-use crate::bpf::{self, Counters, KernelSide, LoadOptions, ProbeStatus};
+use crate::bpf::{self, Counters, KernelSide, LoadOptions, Misses, ProbeStatus};
 use crate::cli::filter::Network;
-use crate::config::{Config, add_service};
+use crate::config::{Config, add_service, portal};
 use crate::event::Event;
-use crate::journey::Journey;
+use crate::journey::{Builder, Journey};
 use crate::kernel::{btf::KernelBtf, btf::VMLINUX, names::KernelNames, offsets, symbols::Symbols};
 use crate::net::watch::{Change, DeviceChange, Watcher};
 use crate::net::{self, Inum, Netns, NetworkState};
@@ -34,7 +38,7 @@ use super::rules::Rules;
 /// packet did in the hooks is missing, and its journey says so.
 const ATTACH_ALL: usize = 512;
 /// Records read from the ring before other work gets its turn.
-const BATCH: usize = 65_536;
+const BATCH: usize = 8_192;
 
 /// A source of live events.
 #[derive(Debug)]
@@ -49,6 +53,10 @@ pub struct Live {
     tc_only_beside_others: bool,
     /// Addresses that the filter asks for.
     networks: Vec<Network>,
+    /// Entrances of the addresses that the filter asks for.
+    entered: Vec<Portal>,
+    /// Addresses of the scope, when its entrances were looked for last.
+    surrounded: Vec<IpAddr>,
     coverage: Coverage,
     /// Journeys begin from now on.
     is_enabled: bool,
@@ -67,6 +75,8 @@ pub struct Drained {
     /// No event up to here waits any more. Behind a flood this is earlier than now, and silence
     /// since then is the reader's, not the packet's.
     pub read_to_ns: u64,
+    /// There may be more.
+    pub is_behind: bool,
 }
 
 /// What starting gives beside the source.
@@ -106,11 +116,22 @@ impl Live {
             portals = add_service(&mut filter, &service).context("--service")?;
             networks.extend(service.networks());
         }
-        let rules = config.rules.then(|| Rules::new(Wanted::of(&filter, &portals)));
+        let goal = Goal { networks: goal_networks(config), port: config.port, proto: config.proto };
+        let entered = entrances_of(&state, &goal).await?;
+        filter.terms |= if entered.is_empty() { 0 } else { terms::ENTRANCES };
+        let has_owner = has_owner(&config.scope);
+        filter.terms |= if has_owner { terms::SURROUNDINGS } else { 0 };
+        // What enters by another address is told of by the rules as well: they see it before it is
+        // translated.
+        let beside = terms::DST | terms::HOST | terms::DPORT | terms::PORT;
+        let told = if entered.is_empty() { 0 } else { beside };
+        let told = Filter { terms: filter.terms & !told, ..filter };
+        let rules = config.rules.then(|| Rules::new(Wanted::of(&told, &portals)));
         let side = KernelSide::load(
             LoadOptions {
                 filter,
                 portals,
+                has_entrances: has_owner || !entered.is_empty(),
                 offsets,
                 ring_bytes: config.ring_bytes,
                 max_journeys: config.max_journeys,
@@ -130,13 +151,21 @@ impl Live {
             dev_spec: config.dev.clone(),
             tc_only_beside_others: config.tc_only_beside_others,
             networks,
+            entered,
+            surrounded: Vec::new(),
             coverage: Coverage::default(),
             is_enabled: false,
             rules,
             routes: Routes::default(),
         };
+        if has_owner {
+            live.surround()?;
+        } else if !live.entered.is_empty() {
+            live.side.set_entrances(&live.entered)?;
+        }
         live.set_scope()?;
         live.attach_all();
+        live.side.count_misses(!config.quiet)?;
         if let Some(rules) = &mut live.rules {
             rules.settle();
         }
@@ -176,7 +205,35 @@ impl Live {
             }
         }
         let read_to_ns = if count == BATCH { newest_ns.min(before_ns) } else { before_ns };
-        Drained { events: count, newest_ns, read_to_ns }
+        Drained { events: count, newest_ns, read_to_ns, is_behind: count == BATCH }
+    }
+
+    /// Tells whose events did not fit.
+    pub fn tell_lost(&mut self, builder: &mut Builder) {
+        // A failure leaves them for the next turn.
+        let Ok(lost) = self.side.take_lost() else { return };
+        lost.known.into_iter().for_each(|(journey, events)| builder.lose(journey, events));
+        if lost.has_unknown {
+            builder.lose_unknown();
+        }
+    }
+
+    /// What did not match, as long as that is counted.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn misses(&mut self) -> Result<Misses> {
+        Ok(self.side.misses()?)
+    }
+
+    /// Counts what does not match, or no longer.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn count_misses(&mut self, is_on: bool) -> Result<()> {
+        Ok(self.side.count_misses(is_on)?)
     }
 
     /// Reads what nftables told of the packets so far.
@@ -231,6 +288,9 @@ impl Live {
         // Once a burst: it may look through all processes. The names were good when it started;
         // what they mean now is all that is asked.
         let _ = self.set_scope();
+        if has_owner(&self.scope) {
+            let _ = self.surround();
+        }
     }
 
     fn follow(&mut self, change: Change) {
@@ -343,6 +403,25 @@ impl Live {
         }
     }
 
+    /// Resolves `--container` and `--pod` to addresses and entrances: their packets are followed
+    /// from where they enter the node.
+    fn surround(&mut self) -> Result<()> {
+        let inums = self.scope.resolve(&self.owners.owners()).ok().flatten().unwrap_or_default();
+        let addresses = entrances::addresses(&self.state, &inums);
+        if addresses == self.surrounded {
+            return Ok(());
+        }
+        let networks = addresses.iter().copied().map(Network::host).collect();
+        let found = entrances::find(&self.state, &Goal { networks, ..Goal::default() });
+        // A whole address that is no member's stands for later fragments, which are not followed
+        // from there: all packets of a node's address would be.
+        let mut all: Vec<Portal> = found.into_iter().filter(|p| p.port != 0).collect();
+        all.extend(addresses.iter().map(|addr| portal(*addr, 0, 0)));
+        self.side.set_entrances(&all)?;
+        self.surrounded = addresses;
+        Ok(())
+    }
+
     /// Resolves `--netns`, `--container`, `--pod` and `--dev` anew.
     fn set_scope(&mut self) -> Result<()> {
         let mut netns = None;
@@ -366,6 +445,28 @@ impl Live {
         }
         Ok(())
     }
+}
+
+/// Whether namespaces are meant by whose they are.
+fn has_owner(scope: &Scope) -> bool {
+    scope.container.is_some() || scope.pod.is_some()
+}
+
+/// The addresses that are asked for as a destination, or as either end: but for whole networks,
+/// which are no place to be translated to.
+fn goal_networks(config: &Config) -> Vec<Network> {
+    let is_host = |network: &Network| network.len == if network.addr.is_ipv4() { 32 } else { 128 };
+    config.goals.iter().copied().filter(is_host).collect()
+}
+
+/// The entrances of what is asked for. Rules are read only where the node has the address: what is
+/// translated to one beyond it, the packet has become when it leaves.
+async fn entrances_of(state: &NetworkState, goal: &Goal) -> Result<Vec<Portal>> {
+    if !state.netns.values().any(|n| holds_any(n, &goal.networks)) {
+        return Ok(Vec::new());
+    }
+    let (state, goal) = (state.clone(), goal.clone());
+    Ok(tokio::task::spawn_blocking(move || entrances::find(&state, &goal)).await?)
 }
 
 /// Whether the namespace holds an address of one of the networks.

@@ -2,6 +2,7 @@
 
 mod capture;
 mod coverage;
+mod entrances;
 mod live;
 mod routes;
 mod rules;

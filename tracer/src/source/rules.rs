@@ -38,7 +38,8 @@ pub(super) struct Rules {
     /// Namespaces with rules of which this kernel tells only that they change.
     untold: BTreeMap<Inum, Watch>,
     attribution: Attribution,
-    /// The rules that nobody tells of: those of iptables-legacy, and all where tracing cannot be had.
+    /// The rules that nobody tells of: those of iptables-legacy, those at devices, and all where
+    /// tracing cannot be had.
     computed: BTreeMap<Inum, Firewall>,
     /// Where all rules can lead.
     destinations: BTreeMap<Inum, Destinations>,
@@ -279,7 +280,7 @@ impl Rules {
         self.cover_bridge(netns, firewall);
         self.destinations.insert(netns, Destinations::of(firewall));
         let is_untold = self.untold.contains_key(&netns);
-        match if is_untold { Some(firewall.clone()) } else { firewall.legacy() } {
+        match if is_untold { Some(firewall.clone()) } else { firewall.untold() } {
             Some(rules) => _ = self.computed.insert(netns, rules),
             None => _ = self.computed.remove(&netns),
         }

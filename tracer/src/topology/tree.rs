@@ -276,7 +276,8 @@ mod tests {
 
     fn printed(parts: &[&str], width: usize) -> String {
         let mut text = String::new();
-        line(parts).print(&mut text, Style { has_color: false, width: Some(width) });
+        line(parts)
+            .print(&mut text, Style { has_color: false, width: Some(width), ..Style::default() });
         text
     }
 

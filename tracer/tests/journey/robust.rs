@@ -2,7 +2,7 @@
 
 use pkttrace::{
     event::Event,
-    journey::{Builder, Journey, Options, group},
+    journey::{Builder, GapCause, Journey, Options, group},
     net::NetworkState,
     render::{self, Format, Style},
     report::{self, Context, Summary},
@@ -60,7 +60,7 @@ fn no_events_make_the_way_to_the_terminal_panic() {
     let mut builder = Builder::new(Options { max_events: 40, ..Options::default() });
     let mut renderers: Vec<_> = Format::ALL
         .iter()
-        .map(|f| render::new(*f, Style { has_color: true, width: Some(80) }))
+        .map(|f| render::new(*f, Style { has_color: true, width: Some(80), ..Style::default() }))
         .collect();
     let mut journeys = Vec::new();
     for round in 0..40_000_u64 {
@@ -123,6 +123,32 @@ fn a_packet_in_a_loop_is_bounded_and_its_end_is_kept() {
     assert_eq!(journey.hops.len(), 10);
     assert_eq!(journey.lost_events, 91);
     assert_eq!(journey.dropped.as_ref().map(|d| d.reason.as_str()), Some("IP_INHDR"));
+}
+
+#[test]
+fn lost_events_are_marked_in_their_journey_though_none_of_it_follows() {
+    let text = "packet a = udp 10.244.1.2:1 > 10.244.1.3:2 data=5 ip_id=1\n\
+                packet b = udp 10.244.1.2:1 > 10.244.1.3:2 data=5 ip_id=2\n\
+                at 1 1 rx n1/veth-p1 a\nat 2 2 rx n1/veth-p1 b\n";
+    let (records, kernel) = support::records(text);
+    let mut builder = Builder::new(Options::default());
+    for record in &records {
+        builder.push(Event::decode(record).expect("a record"));
+    }
+    builder.lose(1, 3);
+    builder.lose(99, 2);
+    let journeys = builder.flush(&network::cluster(), &kernel);
+    let [a, b] = &journeys[..] else { panic!("{} journeys", journeys.len()) };
+    let gaps = |journey: &Journey| -> Vec<_> {
+        let lost = journey.gaps.iter().filter(|gap| gap.why == GapCause::EventsLost);
+        lost.map(|gap| (gap.before_hop, gap.events)).collect()
+    };
+    assert_eq!((gaps(a), a.lost_events), (vec![(a.hops.len(), 3)], 3));
+    assert_eq!((gaps(b), b.lost_events), (vec![], 0));
+    // Of one nothing arrived at all; what another one loses when it is told already, it lacks not.
+    assert_eq!((builder.unheard(), builder.lost_late()), (1, 0));
+    builder.lose(1, 1);
+    assert_eq!((builder.unheard(), builder.lost_late()), (1, 1));
 }
 
 #[test]

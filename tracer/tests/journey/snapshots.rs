@@ -32,7 +32,11 @@ fn every_format_renders_as_before() {
         for format in Format::ALL {
             let value = format.to_possible_value().expect("every format has a name");
             let path = dir.join(format!("{name}.{}", value.get_name()));
-            let text = rendered(name, *format, Style { has_color: false, width: Some(100) });
+            let text = rendered(
+                name,
+                *format,
+                Style { has_color: false, width: Some(100), ..Style::default() },
+            );
             if is_update {
                 fs::write(&path, &text).expect("the snapshot is writable");
             }
@@ -46,8 +50,16 @@ fn every_format_renders_as_before() {
 fn colour_adds_nothing_but_escape_sequences() {
     for name in SHOWN {
         for format in [Format::Tree, Format::Line] {
-            let plain = rendered(name, format, Style { has_color: false, width: Some(100) });
-            let colored = rendered(name, format, Style { has_color: true, width: Some(100) });
+            let plain = rendered(
+                name,
+                format,
+                Style { has_color: false, width: Some(100), ..Style::default() },
+            );
+            let colored = rendered(
+                name,
+                format,
+                Style { has_color: true, width: Some(100), ..Style::default() },
+            );
             assert!(colored.contains("\x1b["));
             assert_eq!(without_escapes(&colored), plain);
         }

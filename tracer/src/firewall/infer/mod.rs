@@ -10,18 +10,18 @@ use std::net::IpAddr;
 
 use super::{
     At, End, Firewall, Flavour, Hit, Match, Packet, Policy, Stateful, Target, Translation,
-    Traversal, traverse,
+    Traversal, traverse, traverse_device,
 };
 use crate::event::{CtInfo, L4, Tuple};
 use crate::journey::{Basis, Hook, Hop, Journey, Layer, Rule, Stage, Verdict};
 use crate::net::{Inum, NetworkState};
 
 impl Firewall {
-    /// The rules of iptables-legacy alone; `None` when there are none.
+    /// The rules that nftables' tracing does not tell of: those of iptables-legacy, and those at
+    /// devices, in front of where tracing is switched on. `None` when there are none.
     #[must_use]
-    pub fn legacy(&self) -> Option<Self> {
-        let is_legacy = |t: &&super::Table| t.flavour == Flavour::IptablesLegacy;
-        let tables: Vec<_> = self.tables.iter().filter(is_legacy).cloned().collect();
+    pub fn untold(&self) -> Option<Self> {
+        let tables: Vec<_> = self.tables.iter().filter_map(untold).collect();
         (!tables.is_empty()).then(|| Self {
             tables,
             ipsets: self.ipsets.clone(),
@@ -29,6 +29,18 @@ impl Firewall {
             unread: Vec::new(),
         })
     }
+}
+
+fn untold(table: &super::Table) -> Option<super::Table> {
+    let mut table = table.clone();
+    if table.flavour != Flavour::IptablesLegacy {
+        if table.chains.iter().all(|chain| chain.devices.is_none()) {
+            return None;
+        }
+        // With those that they may lead to.
+        table.chains.retain(|chain| chain.devices.is_some() || chain.hook.is_none());
+    }
+    Some(table)
 }
 
 /// Names the rules of `firewall` at the hops of `journey` in `netns` where none is known to have
@@ -222,7 +234,12 @@ fn ask<'a>(
         phys_out: ports.output.as_deref(),
         locals,
     };
-    traverse(firewall, packet, &place)
+    match &hop.dev {
+        Some(dev) if hook.is_netdev() => {
+            traverse_device(firewall, packet, &place, (&dev.name, hook == Hook::Ingress))
+        }
+        _ => traverse(firewall, packet, &place),
+    }
 }
 
 /// The rule that dropped the packet here.
