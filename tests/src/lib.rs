@@ -6,6 +6,7 @@
 //! Nothing here sleeps to become ready or asserts on time.
 
 mod bpf;
+mod deal;
 mod diagnosis;
 mod journey;
 mod kernel;
@@ -16,6 +17,7 @@ mod site;
 mod tracer;
 
 pub use bpf::{PinnedProgram, Verdict};
+pub use deal::side_by_side;
 pub use diagnosis::{Diagnosis, diagnose};
 pub use journey::Journey;
 pub use kernel::{Feature, Version, version};

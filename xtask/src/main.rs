@@ -49,6 +49,9 @@ enum Task {
         /// Leave out what takes long
         #[arg(long)]
         fast: bool,
+        /// Only this stage, as in `guests`; may be repeated
+        #[arg(long, value_parser = test::stages())]
+        stage: Vec<String>,
     },
     /// A tour: a cluster lab, packets as timelines, a fault named and healed; needs root
     Demo,
@@ -105,7 +108,9 @@ fn run(task: &Task) -> Result<ExitCode> {
             build::run(&layout)?;
         }
         Task::Lint => lint::run(&layout)?,
-        Task::Test { fast } => return Ok(test::run(&layout, test::Options { fast: *fast })),
+        Task::Test { fast, stage } => {
+            return Ok(test::run(&layout, test::Options { fast: *fast }, stage));
+        }
         Task::Demo => demo::run(&layout)?,
         Task::Bench { rounds, seconds, json, tracer } => {
             let (rounds, seconds, json) = (*rounds, *seconds, *json);

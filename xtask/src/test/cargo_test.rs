@@ -2,13 +2,13 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
-use std::thread::available_parallelism;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use super::pool::{self, Settings};
 use super::tally::Tally;
-use super::{Options, catalogue};
+use super::{Options, catalogue, suites};
 use crate::build::{cargo, user_cargo};
 use crate::layout::Layout;
 use crate::sh;
@@ -38,18 +38,20 @@ pub(super) fn integration(layout: &Layout, options: Options) -> Result<Tally> {
     if !sh::is_root() {
         bail!("integration tests make network namespaces and load BPF programs: run as root");
     }
-    let threads = available_parallelism().map_or(1, usize::from);
-    let (mut test, out) = (test(layout, options), layout.test_out());
+    let out = layout.test_out();
     std::fs::create_dir_all(&out)?;
     catalogue::forget(&out)?;
-    test.env("PKTTRACE_BIN", layout.binary()).env("PKTTRACE_OUT", &out);
-    test.args(["--package", "pkttrace-tests"]);
-    let tally = counted(test.args(["--", "--test-threads", &threads.to_string()]))?;
+    let suites = suites::build(layout, options)?;
+    let mut environment = vec![("PKTTRACE_BIN", layout.binary()), ("PKTTRACE_OUT", out.clone())];
+    environment.extend(options.fast.then(|| ("PKTTRACE_TEST_FAST", "1".into())));
+    let settings = Settings { directory: suites::directory(layout), environment };
+    let tally = pool::run(&suites, &settings, &mut std::io::stdout())?;
     catalogue::update(&layout.root.join("docs/diagnosis.md"), &out)?;
     Ok(tally)
 }
 
-fn test(layout: &Layout, options: Options) -> Command {
+/// A `cargo test` that goes on after a failure.
+pub(super) fn test(layout: &Layout, options: Options) -> Command {
     let mut test = user_cargo(layout, "test");
     // One failing binary must not hide the others.
     test.arg("--no-fail-fast");

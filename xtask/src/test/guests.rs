@@ -1,60 +1,32 @@
 //! The stage that runs tests under other kernels: built once here, run in a guest of each.
 //!
-//! A suite is a row of [`SUITES`]. What counts is what libtest prints: a suite that printed no
+//! What runs where is [`plan`]'s. What counts is what libtest prints: a test that printed no
 //! result, and a guest that did not finish, are failures.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::thread::available_parallelism;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use serde_json::Value;
 
 use super::Options;
 use super::costs;
 use super::matrix::{self, Column};
+use super::plan::{self, Part, Plan, Share};
+use super::suites::{self, Suite};
 use super::tally::Tally;
-use crate::build::user_cargo;
 use crate::layout::Layout;
-use crate::vm::kernel::{KERNELS, Kernel};
+use crate::vm::kernel::KERNELS;
 use crate::vm::run::{Job, Outcome};
 use crate::{process, sh, vm};
 
-/// A test binary of `pkttrace-tests`, by the name of its file.
-struct Suite {
-    name: &'static str,
-    /// Part of the names of its tests that are run; all where it is empty.
-    only: &'static str,
+/// Emulated, one more at a time than there are processors: each waits now and then.
+fn jobs() -> usize {
+    1 + available_parallelism().map_or(1, usize::from)
 }
-
-const fn whole(name: &'static str) -> Suite {
-    Suite { name, only: "" }
-}
-
-/// The suites of the main job, and of each kind of fault some.
-const SUITES: &[Suite] = &[
-    whole("probes"),
-    whole("bridge"),
-    whole("overlay"),
-    whole("datapaths"),
-    whole("service"),
-    whole("egress"),
-    whole("ingress"),
-    whole("docker"),
-    whole("protocols"),
-    whole("drops"),
-    whole("filters"),
-    whole("clsact"),
-    whole("ipvs"),
-    whole("vlan"),
-    // Seen from 5.12 on, computed before.
-    Suite { name: "rules", only: "as_nft_prints_them" },
-    // Each kernel takes its share of it: see `script`.
-    Suite { name: "catalogue", only: "a_third_of_the_catalogue" },
-];
-
-/// Emulated, two at a time: more would compete for the same processors and run into deadlines.
-const JOBS: usize = 2;
 
 /// For one kernel, on a machine that does other things too.
 const TIMEOUT: Duration = Duration::from_secs(2400);
@@ -65,23 +37,35 @@ const PATIENCE: u32 = 300;
 /// What every guest's kernel has, so that no test may do without: see `tests/src/kernel.rs`.
 const FEATURES: &str = "ipvs,vlan,netem";
 
-/// Runs every suite under every kernel.
+/// Runs each kernel's share under it.
 pub(super) fn run(layout: &Layout, options: Options) -> Result<Tally> {
     if options.fast {
         sh::note("left out: --fast");
         return Ok(Tally::default());
     }
     process::catch_signals();
-    let ready = vm::fetch(layout, &[], false)?;
+    let suites = suites::build(layout, options)?;
+    let plan = plan::plan(&suites)?;
+    let mut ready = vm::fetch(layout, &[], false)?;
+    // What takes longest begins first.
+    let load = |series: &str| plan.get(series).map_or(0, |share| share.load);
+    ready.kernels.sort_by_key(|(kernel, _)| std::cmp::Reverse(load(kernel.series)));
     let mut files = vec![("pkttrace".to_owned(), layout.binary())];
-    files.extend(binaries(layout)?);
-    let script = script();
-    let job = Job { script, files, jobs: JOBS, timeout: TIMEOUT, keep: false };
-    let outcomes = vm::run::run(&ready, &job, &|series, text| vm::show(false, series, text))?;
+    files.extend(programs(&plan));
+    let job = Job { script: script(&plan), files, jobs: jobs(), timeout: TIMEOUT, keep: false };
+    let clock = Clock::default();
+    let line = |series: &str, text: &str| {
+        clock.line(series, text);
+        vm::show(false, series, text);
+    };
+    let mut outcomes = vm::run::run(&ready, &job, &line)?;
+    outcomes.sort_by_key(|o| KERNELS.iter().position(|kernel| kernel.series == o.series));
     let failures = ready.missing.clone();
-    let mut tally = Tally { failed: failures.len(), failures, ..Tally::default() };
+    let times = clock.times();
+    let mut tally = Tally { failed: failures.len(), failures, times, ..Tally::default() };
     for outcome in &outcomes {
-        tally.add(count(outcome)?);
+        let share = plan.get(outcome.series).context("a kernel of the plan")?;
+        tally.add(count(outcome, share)?);
     }
     matrix(layout, &outcomes)?;
     for outcome in &outcomes {
@@ -105,34 +89,16 @@ fn matrix(layout: &Layout, outcomes: &[Outcome]) -> Result<()> {
     matrix::update(&layout.root.join("docs/kernel-support.md"), &columns)
 }
 
-/// Builds the test binaries; each with its name in a guest.
-fn binaries(layout: &Layout) -> Result<Vec<(String, PathBuf)>> {
-    let mut build = user_cargo(layout, "test");
-    build.args(["--no-run", "--message-format=json", "--package", "pkttrace-tests"]);
-    let built = executables(&sh::output(&mut build)?);
-    let suite = |Suite { name, .. }: &Suite| {
-        let found = built.iter().find(|(built, _)| built == name);
-        let (name, path) =
-            found.with_context(|| format!("pkttrace-tests has no test binary `{name}`"))?;
-        Ok((program(name), path.clone()))
-    };
-    SUITES.iter().map(suite).collect()
+/// The suites that some kernel runs, each with its name in a guest.
+fn programs(plan: &Plan<'_>) -> BTreeMap<String, PathBuf> {
+    let parts = plan.values().flat_map(|share| &share.parts);
+    parts.map(|Part { suite, .. }| (program(&suite.name), suite.program.clone())).collect()
 }
 
 /// What a suite's binary is called in a guest: suite `bridge` must not stand before the `bridge` of
 /// iproute2.
 fn program(suite: &str) -> String {
     format!("suite-{suite}")
-}
-
-/// Names and paths of what cargo says it built.
-fn executables(messages: &str) -> Vec<(String, PathBuf)> {
-    let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let executable = |message: Value| {
-        let path = message["executable"].as_str()?.into();
-        Some((message["target"]["name"].as_str()?.to_owned(), path))
-    };
-    messages.filter_map(executable).collect()
 }
 
 /// Begins the line that a guest prints before each suite.
@@ -142,31 +108,66 @@ fn head(suite: &str) -> String {
     format!("{HEAD}{suite}\n")
 }
 
-/// The same for all kernels, but for their shares.
-fn script() -> String {
+/// One script, of which each kernel runs its part; of the catalogue too.
+fn script(plan: &Plan<'_>) -> String {
     let mut script = format!(
         "export PKTTRACE_BIN=/usr/local/bin/pkttrace PKTTRACE_OUT=/out RUST_BACKTRACE=0\n\
-         export PKTTRACE_TEST_PATIENCE={PATIENCE} PKTTRACE_TEST_FEATURES={FEATURES}\ncode=0\n"
+         export PKTTRACE_TEST_PATIENCE={PATIENCE} PKTTRACE_TEST_FEATURES={FEATURES}\ncode=0\n\
+         case $(uname -r) in\n"
     );
-    for (share, Kernel { series, .. }) in KERNELS.iter().enumerate() {
-        script += &format!(
-            "case $(uname -r) in {series}.*) export PKTTRACE_TEST_SHARE={share}/{};; esac\n",
-            KERNELS.len()
-        );
+    for (number, (series, share)) in plan.iter().enumerate() {
+        let shares = plan.len();
+        script += &format!("{series}.*)\nexport PKTTRACE_TEST_SHARE={number}/{shares}\n");
+        for Part { suite: Suite { name, .. }, tests } in &share.parts {
+            let (head, program, tests) = (head(name), program(name), tests.join(" "));
+            let head = head.trim_end();
+            script +=
+                &format!("echo '{head}'; {program} --exact --test-threads=1 {tests} || code=1\n");
+        }
+        script += ";;\n";
     }
-    for Suite { name, only } in SUITES {
-        let (head, program) = (head(name), program(name));
-        script +=
-            &format!("echo '{}'; {program} {only} --test-threads=1 || code=1\n", head.trim_end());
+    script + "esac\nexit $code\n"
+}
+
+/// When each test ended, by the lines as they come: in a guest they run one after the other.
+#[derive(Default)]
+struct Clock(Mutex<BTreeMap<String, Watched>>);
+
+/// Of one kernel.
+struct Watched {
+    suite: String,
+    since: Instant,
+    times: Vec<(String, f64)>,
+}
+
+impl Clock {
+    fn line(&self, series: &str, text: &str) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let fresh = || Watched { suite: String::new(), since: now, times: Vec::new() };
+        let watched = all.entry(series.to_owned()).or_insert_with(fresh);
+        if let Some(suite) = text.strip_prefix(HEAD) {
+            (watched.suite, watched.since) = (suite.to_owned(), now);
+        } else if let Some((test, _)) =
+            text.strip_prefix("test ").and_then(|t| t.split_once(" ... "))
+        {
+            let name = format!("kernel {series}: {}::{test}", watched.suite);
+            watched.times.push((name, (now - watched.since).as_secs_f64()));
+            watched.since = now;
+        }
     }
-    script + "exit $code\n"
+
+    fn times(self) -> Vec<(String, f64)> {
+        let all = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        all.into_values().flat_map(|watched| watched.times).collect()
+    }
 }
 
 /// What a guest's log says, the kernel and the suite before each test's name.
-fn count(outcome: &Outcome) -> Result<Tally> {
+fn count(outcome: &Outcome, share: &Share<'_>) -> Result<Tally> {
     let log =
         fs::read(&outcome.log).with_context(|| format!("cannot read {}", outcome.log.display()))?;
-    let mut tally = suites(outcome.series, &String::from_utf8_lossy(&log));
+    let mut tally = results(outcome.series, share, &String::from_utf8_lossy(&log));
     if outcome.code.is_none() {
         tally.failed += 1;
         tally.failures.push(format!("kernel {}: the guest did not finish", outcome.series));
@@ -174,19 +175,20 @@ fn count(outcome: &Outcome) -> Result<Tally> {
     Ok(tally)
 }
 
-fn suites(series: &str, log: &str) -> Tally {
+fn results(series: &str, share: &Share<'_>, log: &str) -> Tally {
     let mut all = Tally::default();
-    for Suite { name: suite, .. } in SUITES {
+    for Part { suite, tests } in &share.parts {
         let mut tally = Tally::default();
-        let text = log.split_once(&head(suite)).map_or("", |(_, rest)| rest);
+        let text = log.split_once(&head(&suite.name)).map_or("", |(_, rest)| rest);
         let text = text.split_once(HEAD).map_or(text, |(text, _)| text);
         text.lines().for_each(|line| tally.line(line));
-        if !text.lines().any(|line| line.starts_with("test result: ")) {
-            tally.failed += 1;
-            tally.failures.push("no result".to_owned());
+        let silent = tests.len().saturating_sub(tally.passed + tally.not_green());
+        if silent > 0 {
+            tally.failed += silent;
+            tally.failures.push(format!("no result of {silent} tests"));
         }
         for name in tally.failures.iter_mut().chain(&mut tally.ignored) {
-            *name = format!("kernel {series}: {suite}: {name}");
+            *name = format!("kernel {series}: {}: {name}", suite.name);
         }
         all.add(tally);
     }
@@ -196,40 +198,56 @@ fn suites(series: &str, log: &str) -> Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::test::plan::tests::suites;
 
     #[test]
-    fn every_kernel_has_a_share_and_every_suite() {
-        let script = script();
-        for (share, kernel) in KERNELS.iter().enumerate() {
-            let of = format!("{}.*) export PKTTRACE_TEST_SHARE={share}/", kernel.series);
-            assert!(script.contains(&of), "{script}");
+    fn the_script_names_every_test_of_every_kernel() {
+        let suites = suites();
+        let plan = plan::plan(&suites).expect("suites are there");
+        let script = script(&plan);
+        for (series, share) in &plan {
+            let part = script.split_once(&format!("\n{series}.*)\n")).expect("its part").1;
+            let part = part.split_once(";;").expect("an end").0;
+            assert!(part.contains("PKTTRACE_TEST_SHARE="), "{script}");
+            for Part { suite, tests } in &share.parts {
+                let call = format!("suite-{} --exact --test-threads=1", suite.name);
+                assert!(part.contains(&format!("; {call} {} ||", tests.join(" "))), "{script}");
+            }
         }
-        for Suite { name, .. } in SUITES {
-            assert!(script.contains(&format!("; {} ", program(name))), "{script}");
-        }
-        assert_eq!(suites("6.12", "").failed, SUITES.len());
+        let syntax = std::process::Command::new("bash").args(["-n", "-c", &script]).status();
+        assert!(syntax.expect("bash starts").success(), "{script}");
+        assert!(programs(&plan).contains_key("suite-bridge"));
     }
 
     #[test]
-    fn the_executables_are_read_from_cargos_messages() {
-        let messages = "{\"target\":{\"name\":\"drops\"},\"executable\":\"/t/drops-1\"}\n\
-            {\"target\":{\"name\":\"lib\"},\"executable\":null}\nnoise\n";
-        assert_eq!(executables(messages), [("drops".to_owned(), PathBuf::from("/t/drops-1"))]);
+    fn a_test_without_result_is_a_failure_and_names_tell_the_kernel() {
+        let suites = suites();
+        let plan = plan::plan(&suites).expect("suites are there");
+        let share = &plan["6.12"];
+        let all: usize = share.parts.iter().map(|part| part.tests.len()).sum();
+        let first = &share.parts[0];
+        let log = format!(
+            "{}test a ... FAILED\ntest result: FAILED. 1 passed; 1 failed\n",
+            head(&first.suite.name)
+        );
+        let tally = results("6.12", share, &log);
+        assert_eq!((tally.passed, tally.failed), (1, all - 1));
+        let (suite, silent) = (&first.suite.name, first.tests.len() - 2);
+        assert_eq!(tally.failures[0], format!("kernel 6.12: {suite}: a"));
+        assert_eq!(tally.failures[1], format!("kernel 6.12: {suite}: no result of {silent} tests"));
+        assert_eq!(results("6.12", share, "").failed, all);
     }
 
     #[test]
-    fn a_suite_without_result_is_a_failure_and_names_tell_the_kernel() {
-        let results: String = SUITES
-            .iter()
-            .skip(1)
-            .map(|suite| {
-                head(suite.name) + "test a ... FAILED\ntest result: FAILED. 2 passed; 1 failed\n"
-            })
-            .collect();
-        let tally = suites("6.12", &format!("{}died\n{results}", head(SUITES[0].name)));
-        let others = SUITES.len() - 1;
-        assert_eq!((tally.passed, tally.failed), (2 * others, others + 1));
-        assert_eq!(tally.failures[0], format!("kernel 6.12: {}: no result", SUITES[0].name));
-        assert_eq!(tally.failures[1], format!("kernel 6.12: {}: a", SUITES[1].name));
+    fn a_test_takes_from_the_end_of_the_one_before() {
+        let clock = Clock::default();
+        let lines = ["==> suite drops", "running 2 tests", "test a ... ok", "test b ... FAILED"];
+        for line in lines {
+            clock.line("6.1", line);
+        }
+        let times = clock.times();
+        let names: Vec<_> = times.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["kernel 6.1: drops::a", "kernel 6.1: drops::b"]);
+        assert!(times.iter().all(|(_, seconds)| (0.0..60.0).contains(seconds)), "{times:?}");
     }
 }

@@ -7,8 +7,12 @@ mod catalogue;
 mod costs;
 mod guests;
 mod matrix;
+mod plan;
+mod pool;
 mod report;
+mod suites;
 mod tally;
+mod times;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -39,7 +43,7 @@ const STAGES: &[Stage] = &[
     gate("lint", |layout, _| lint::run(layout).map(|()| Tally::default())),
     gate("build", |layout, _| build::run(layout).map(|()| Tally::default())),
     tests("unit", cargo_test::unit),
-    tests("kernel side on the host", cargo_test::kernel_side),
+    tests("kernel-side", cargo_test::kernel_side),
     tests("integration", cargo_test::integration),
     tests("guests", guests::run),
 ];
@@ -52,10 +56,16 @@ const fn tests(name: &'static str, run: fn(&Layout, Options) -> Result<Tally>) -
     Stage { name, is_gate: false, run }
 }
 
-/// Runs the stages in order; the closing line is the last thing printed, come what may.
-pub(crate) fn run(layout: &Layout, options: Options) -> ExitCode {
+/// The names of all stages.
+pub(crate) fn stages() -> Vec<&'static str> {
+    STAGES.iter().map(|stage| stage.name).collect()
+}
+
+/// Runs the stages in order, all where none is named; the closing line is the last thing printed,
+/// come what may.
+pub(crate) fn run(layout: &Layout, options: Options, only: &[String]) -> ExitCode {
     let mut report = Report::default();
-    for stage in STAGES {
+    for stage in STAGES.iter().filter(|s| only.is_empty() || only.iter().any(|o| o == s.name)) {
         sh::step(format!("stage: {}", stage.name));
         let started = Instant::now();
         let result = (stage.run)(layout, options);
@@ -67,6 +77,15 @@ pub(crate) fn run(layout: &Layout, options: Options) -> ExitCode {
         if failed && stage.is_gate {
             break;
         }
+    }
+    // The times of a run that failed, or did not do all, say nothing.
+    if report.is_green()
+        && !options.fast
+        && only.is_empty()
+        && let Err(error) =
+            times::update(&layout.root.join("docs/testing.md"), &report.stages(), &report.times())
+    {
+        eprintln!("warning: the times are not kept: {error:#}");
     }
     report.print();
     if report.is_green() { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::tally::Tally;
+use super::times;
 
 struct Row {
     name: &'static str,
@@ -47,6 +48,10 @@ impl Report {
             let end = if *broke { "  broke off" } else { "" };
             text += &format!("{name:<26}{seconds:>9.1}{:>9}{failed:>9}{end}\n", tally.passed);
         }
+        text += "\nslowest tests             seconds\n";
+        for (name, seconds) in times::slowest(&self.times()) {
+            text += &format!("{seconds:>33.1}  {name}\n");
+        }
         for tally in self.rows.iter().map(|row| &row.tally) {
             for name in &tally.failures {
                 text += &format!("failed: {name}\n");
@@ -56,6 +61,16 @@ impl Report {
             }
         }
         text
+    }
+
+    /// Seconds of each stage.
+    pub(super) fn stages(&self) -> Vec<(&'static str, f64)> {
+        self.rows.iter().map(|row| (row.name, row.seconds)).collect()
+    }
+
+    /// Seconds of each test that was watched.
+    pub(super) fn times(&self) -> Vec<(String, f64)> {
+        self.rows.iter().flat_map(|row| row.tally.times.clone()).collect()
     }
 
     /// Prints the table and the closing line.

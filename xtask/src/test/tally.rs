@@ -1,7 +1,7 @@
 //! Counting what libtest prints.
 
 /// Tests counted over one or more test binaries.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq)]
 pub(crate) struct Tally {
     pub(crate) passed: usize,
     pub(crate) failed: usize,
@@ -9,6 +9,8 @@ pub(crate) struct Tally {
     pub(crate) ignored: Vec<String>,
     /// Names of failed tests.
     pub(crate) failures: Vec<String>,
+    /// Seconds that tests took, where each was watched.
+    pub(crate) times: Vec<(String, f64)>,
 }
 
 impl Tally {
@@ -31,6 +33,7 @@ impl Tally {
         self.failed += other.failed;
         self.ignored.extend(other.ignored);
         self.failures.extend(other.failures);
+        self.times.extend(other.times);
     }
 
     fn outcome(&mut self, name: &str, outcome: &str) {

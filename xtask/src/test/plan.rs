@@ -1,0 +1,161 @@
+//! Which kernel runs which tests: in a guest runs what that kernel alone can show, and not again
+//! what the machine itself or a kernel of the same kind has shown. `docs/testing.md` says why.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+
+use super::suites::Suite;
+use crate::vm::kernel::KERNELS;
+
+/// Kernels by what a suite can see of them: each of its tests runs once under one kernel of every
+/// list.
+type Kinds = &'static [&'static [&'static str]];
+
+/// Every kernel differs in what the suite looks at.
+const EACH: Kinds = &[&["5.10"], &["6.1"], &["6.12"], &["6.18"], &["7.2"]];
+
+/// Hooks are seen by functions before BPF netfilter links (6.4), and by both from then on. 6.18
+/// lies between two others of its kind.
+const DATAPATH: Kinds = &[&["5.10", "6.1"], &["6.12", "7.2"]];
+
+/// The oldest names no reason of a drop, the newest has other functions that drop than the rest.
+const DROPS: Kinds = &[&["5.10"], &["6.1", "6.12", "6.18"], &["7.2"]];
+
+/// Rules are computed before 5.12, and seen by nftables' own tracing from then on.
+const TRACED_RULES: Kinds = &[&["5.10"], &["6.1", "6.12", "6.18", "7.2"]];
+
+/// A suite that runs in guests.
+struct Row {
+    suite: &'static str,
+    /// Part of the names of its tests that are run; all where it is empty.
+    only: &'static str,
+    kinds: Kinds,
+    /// What one of its tests takes, as a multiple of what most take.
+    weight: usize,
+}
+
+const fn row(suite: &'static str, kinds: Kinds) -> Row {
+    Row { suite, only: "", kinds, weight: 1 }
+}
+
+const ROWS: &[Row] = &[
+    Row { weight: 4, ..row("probes", EACH) },
+    // Each kernel takes its share of it: see `guests::script`.
+    Row { only: "a_sixth_of_the_catalogue", weight: 5, ..row("catalogue", EACH) },
+    row("drops", DROPS),
+    Row { only: "as_nft_prints_them", ..row("rules", TRACED_RULES) },
+    row("bridge", DATAPATH),
+    row("overlay", DATAPATH),
+    row("datapaths", DATAPATH),
+    row("service", DATAPATH),
+    row("egress", DATAPATH),
+    row("ingress", DATAPATH),
+    row("docker", DATAPATH),
+    row("protocols", DATAPATH),
+    row("filters", DATAPATH),
+    row("clsact", DATAPATH),
+    row("ipvs", DATAPATH),
+    row("vlan", DATAPATH),
+];
+
+/// The tests of a suite that a kernel runs.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Part<'a> {
+    pub(super) suite: &'a Suite,
+    pub(super) tests: Vec<&'a str>,
+}
+
+/// What one kernel runs, in the order of the suites.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Share<'a> {
+    pub(super) parts: Vec<Part<'a>>,
+    /// What it takes, in tests.
+    pub(super) load: usize,
+}
+
+/// By kernel.
+pub(super) type Plan<'a> = BTreeMap<&'static str, Share<'a>>;
+
+/// Deals the tests: each to the kernel of its kind that has the least to do.
+///
+/// # Errors
+///
+/// When a suite is not there, or has no test of the name asked for.
+pub(super) fn plan(suites: &[Suite]) -> Result<Plan<'_>> {
+    let mut plan: Plan<'_> =
+        KERNELS.iter().map(|kernel| (kernel.series, Share::default())).collect();
+    for Row { suite: name, only, kinds, weight } in ROWS {
+        let suite = suites.iter().find(|suite| suite.name == *name);
+        let suite = suite.with_context(|| format!("pkttrace-tests has no suite `{name}`"))?;
+        let tests = suite.tests.iter().filter(|test| test.contains(only)).map(String::as_str);
+        let tests: Vec<_> = tests.collect();
+        tests.first().with_context(|| format!("suite `{name}` has no test of `{only}`"))?;
+        for kind in *kinds {
+            for test in &tests {
+                let least = kind.iter().min_by_key(|series| plan.get(*series).map(|s| s.load));
+                let share = least.and_then(|series| plan.get_mut(series));
+                let share = share.with_context(|| format!("suite `{name}`: no such kernel"))?;
+                share.take(suite, test, *weight);
+            }
+        }
+    }
+    Ok(plan)
+}
+
+impl<'a> Share<'a> {
+    fn take(&mut self, suite: &'a Suite, test: &'a str, weight: usize) {
+        self.load += weight;
+        match self.parts.last_mut().filter(|part| part.suite.name == suite.name) {
+            Some(part) => part.tests.push(test),
+            None => self.parts.push(Part { suite, tests: vec![test] }),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::collections::BTreeSet;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    /// Suites as [`ROWS`] names them, with three tests each.
+    pub(in crate::test) fn suites() -> Vec<Suite> {
+        let suite = |row: &Row| Suite {
+            name: row.suite.to_owned(),
+            program: PathBuf::from("/t").join(row.suite),
+            tests: ["x", "y", "z"].map(|end| format!("{}{end}", row.only)).to_vec(),
+        };
+        ROWS.iter().map(suite).collect()
+    }
+
+    #[test]
+    fn every_test_runs_under_each_kind_of_kernel_once() {
+        let suites = suites();
+        let plan = plan(&suites).expect("suites are there");
+        for row in ROWS {
+            for kind in row.kinds {
+                let parts = kind.iter().flat_map(|series| &plan[series].parts);
+                let tests = parts.filter(|p| p.suite.name == row.suite).flat_map(|p| &p.tests);
+                let tests: Vec<_> = tests.collect();
+                let names: BTreeSet<_> = tests.iter().collect();
+                assert_eq!((tests.len(), names.len()), (3, 3), "{} in {kind:?}", row.suite);
+            }
+        }
+    }
+
+    #[test]
+    fn every_kernel_is_in_the_lists_and_the_lists_know_no_other() {
+        let all: BTreeSet<_> = KERNELS.iter().map(|kernel| kernel.series).collect();
+        for kinds in [EACH, DATAPATH, DROPS, TRACED_RULES] {
+            assert!(kinds.iter().copied().flatten().all(|series| all.contains(series)));
+        }
+        assert_eq!(EACH.iter().copied().flatten().copied().collect::<BTreeSet<_>>(), all);
+    }
+
+    #[test]
+    fn a_suite_that_is_not_there_is_an_error() {
+        assert!(plan(&suites()[1..]).is_err());
+    }
+}
