@@ -450,7 +450,7 @@ fn memory_is_bounded_under_a_flood() {
     // Memory that grows with what was seen has not been bounded.
     let mut sizes = Vec::new();
     let mut flood = Flood::new(64_000);
-    for _ in 0..if is_fast() { 4 } else { 20 } {
+    for _ in 0..if is_fast() { 4 } else { 12 } {
         lab.flood(flood).join().expect("a sender");
         flood.first += u64::from(flood.count);
         sizes.push(usage(tracer.pid()).0);

@@ -1,10 +1,10 @@
-//! `cargo xtask lint`: format, clippy on both sides, docs, the house rules, and licences.
+//! `cargo xtask lint`: format, clippy on both sides, docs, the house rules, and cargo-deny.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::build::{cargo, user_cargo};
 use crate::layout::Layout;
-use crate::{sh, tidy, toolchain};
+use crate::{deny, sh, tidy, toolchain};
 
 /// Runs every check; each is a failure of its own, the first ends the run.
 ///
@@ -19,7 +19,7 @@ pub(crate) fn run(layout: &Layout) -> Result<()> {
     tidy::check(&layout.root)?;
     user_side(layout)?;
     kernel_side(layout)?;
-    licences(layout)
+    deny::check(layout)
 }
 
 fn user_side(layout: &Layout) -> Result<()> {
@@ -43,19 +43,5 @@ fn kernel_side(layout: &Layout) -> Result<()> {
     } else {
         sh::step("kernel side (its toolchain has no clippy: compiler warnings only)");
         sh::run(&mut toolchain.cargo(layout, "check", &["-D", "warnings"])?)
-    }
-}
-
-fn licences(layout: &Layout) -> Result<()> {
-    if sh::which("cargo-deny").is_none() {
-        sh::step("licences and advisories: left out, cargo-deny is not installed");
-        return Ok(());
-    }
-    sh::step("licences and advisories");
-    let mut deny = cargo(layout);
-    if sh::succeeds(cargo(layout).args(["deny", "--version"])) {
-        sh::run(deny.args(["deny", "check"]))
-    } else {
-        bail!("cargo-deny is installed but does not run")
     }
 }

@@ -7,6 +7,7 @@
 mod bench;
 mod build;
 mod demo;
+mod deny;
 mod fuzz;
 mod install;
 mod layout;
@@ -102,7 +103,7 @@ fn main() -> ExitCode {
 fn run(task: &Task) -> Result<ExitCode> {
     let layout = Layout::find()?;
     match task {
-        Task::Setup => setup::run(&layout)?,
+        Task::Setup => setup::with_lint(&layout)?,
         Task::Build => {
             setup::run(&layout)?;
             build::run(&layout)?;

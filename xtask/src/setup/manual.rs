@@ -18,6 +18,7 @@ pub(super) fn explain(error: Error) -> Error {
         `apt-get install rustc-web rust-web-src cargo-web`\n\
         \x20 3. bpf-linker {version} in PATH, from https://github.com/aya-rs/bpf-linker/releases \
         (built with the LLVM of that compiler, or a later one)\n\
+        \x20 4. for lint and tests: `cargo install --locked cargo-deny`\n\
         Then run `cargo xtask setup` again."
     )
 }

@@ -14,9 +14,22 @@ use anyhow::{Context, Result, bail};
 
 use crate::layout::Layout;
 use crate::toolchain::{self, Compiler, Origin, Toolchain};
-use crate::{linker, sh};
+use crate::{deny, linker, sh};
 
-/// Checks everything and installs what is missing.
+/// What [`run`] does, and what lint needs beyond it.
+///
+/// # Errors
+///
+/// As [`run`]'s.
+pub(crate) fn with_lint(layout: &Layout) -> Result<()> {
+    run(layout)?;
+    match deny::find(layout) {
+        Some(_) => Ok(()),
+        None => deny::install(layout).map_err(manual::explain),
+    }
+}
+
+/// Checks all that building and testing needs, and installs what is missing.
 ///
 /// # Errors
 ///

@@ -39,7 +39,7 @@ struct Stage {
 }
 
 const STAGES: &[Stage] = &[
-    gate("setup", |layout, _| setup::run(layout).map(|()| Tally::default())),
+    gate("setup", |layout, _| setup::with_lint(layout).map(|()| Tally::default())),
     gate("lint", |layout, _| lint::run(layout).map(|()| Tally::default())),
     gate("build", |layout, _| build::run(layout).map(|()| Tally::default())),
     tests("unit", cargo_test::unit),
