@@ -75,6 +75,31 @@ impl Site {
         ));
     }
 
+    /// Makes a port `p-HOST` of a bridge, whose other end is `e0` of a host.
+    pub fn plug(&self, at: &str, bridge: &str, host: &str) {
+        let (at, there) = (self.netns(at), self.netns(host));
+        run(&format!(
+            "ip -n {at} link add p-{host} type veth peer name e0 netns {there} \
+             && ip -n {at} link set p-{host} master {bridge} up && ip -n {there} link set e0 up"
+        ));
+    }
+
+    /// One echo request that must be answered.
+    pub fn ping_once(&self, host: &str, to: &str) {
+        self.exec(host, &format!("ping -n -c1 -W5 {to}"));
+    }
+
+    /// Gives a host a resolv.conf of its own, as `ip netns exec` would show it to its processes.
+    ///
+    /// # Panics
+    ///
+    /// If that cannot be written.
+    pub fn resolver(&self, host: &str, text: &str) {
+        let dir = Path::new("/etc/netns").join(self.netns(host));
+        std::fs::create_dir_all(&dir).expect("a directory for the namespace");
+        std::fs::write(dir.join("resolv.conf"), text).expect("a resolv.conf");
+    }
+
     /// Runs a shell command inside a host, however it ends.
     ///
     /// # Panics
@@ -129,6 +154,7 @@ impl Drop for Site {
     fn drop(&mut self) {
         for host in &self.hosts {
             let _ = Command::new("ip").args(["netns", "del", &self.netns(host)]).output();
+            let _ = std::fs::remove_dir_all(Path::new("/etc/netns").join(self.netns(host)));
         }
         let _ = std::fs::remove_dir_all(&self.scratch);
     }

@@ -11,8 +11,8 @@ use clap::{Args, ValueEnum};
 use super::filter::{FilterArgs, Proto};
 use super::trace::{Color, Span};
 use crate::app;
-use crate::diagnose::Method;
 use crate::diagnose::run::{self, Ask, To, Watch};
+use crate::diagnose::{Method, Verdict};
 use crate::render::{self, Style};
 use crate::report;
 use crate::signals::{self, Signals};
@@ -31,7 +31,8 @@ const WATCH: Duration = Duration::from_secs(3);
     pkttrace diagnose --from web --to 10.96.0.10:80       a Service, all its endpoints\n  \
     pkttrace diagnose --from web --to db.prod --proto dns the name, by web's own resolver\n  \
     pkttrace diagnose --dst 10.244.2.2 --duration 10s     while you reproduce the fault\n\n\
-    Exit codes: 0 nothing wrong was found, 1 a finding of severity error, 2 could not run.")]
+    Exit codes: 0 what was asked works and nothing wrong was found, 1 a finding of severity error, \
+    2 could not run, 3 inconclusive: nothing was seen to work and nothing to fail.")]
 pub struct DiagnoseArgs {
     /// Where to send probes from: a network namespace, container, pod, process, or host.
     #[arg(long, value_name = "NETNS|CONTAINER|POD|PID|host", requires = "to")]
@@ -63,6 +64,9 @@ pub struct DiagnoseArgs {
     /// Colours: auto is a terminal without NO_COLOR.
     #[arg(long, value_name = "WHEN", value_enum, default_value_t = Color::Auto)]
     color: Color,
+    /// Do not say on stderr what is being done.
+    #[arg(short, long)]
+    quiet: bool,
 }
 
 /// [`FilterArgs`] but for the protocol, which probes have too.
@@ -122,12 +126,20 @@ pub fn run(args: &DiagnoseArgs) -> Result<ExitCode> {
             _ => run::passive(&args.watch()?, signals.recv()).await,
         }
     })?;
-    let healthy = outcome.diagnosis.is_healthy();
     print(args, &outcome)?;
-    Ok(ExitCode::from(u8::from(!healthy)))
+    Ok(ExitCode::from(match outcome.diagnosis.verdict {
+        Verdict::Healthy => 0,
+        Verdict::Broken => 1,
+        Verdict::Inconclusive => 3,
+    }))
 }
 
 impl DiagnoseArgs {
+    /// What becomes of words on what is being done.
+    fn say(&self) -> fn(&str) {
+        if self.quiet { |_| () } else { app::say }
+    }
+
     fn ask(&self, from: &str, to: &To) -> Result<Ask> {
         let proto = match self.proto.as_deref() {
             None => None,
@@ -144,6 +156,7 @@ impl DiagnoseArgs {
             sport: self.filter.sport,
             timeout: self.timeout.0,
             view: self.view.clone(),
+            say: self.say(),
         })
     }
 
@@ -167,6 +180,7 @@ impl DiagnoseArgs {
             duration: self.duration.map_or(WATCH, |d| d.0),
             view: self.view.clone(),
             ready_file: self.ready_file.clone(),
+            say: self.say(),
         })
     }
 }

@@ -8,9 +8,45 @@ use super::finding::{Confidence, Finding, Severity, Where};
 use super::remedy;
 use super::rules::{self, RULES, unexplained};
 
+/// What it comes to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Verdict {
+    /// What was asked was seen to work, and no finding has severity error.
+    Healthy,
+    /// A finding has severity error.
+    Broken,
+    /// Nothing was seen to work and nothing to fail.
+    #[default]
+    Inconclusive,
+}
+
+impl Verdict {
+    /// As reports spell it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Broken => "broken",
+            Self::Inconclusive => "inconclusive",
+        }
+    }
+
+    /// Of these findings, where `works` says that what was asked was seen to work.
+    #[must_use]
+    pub fn of(findings: &[Finding], works: bool) -> Self {
+        match findings.iter().any(|f| f.severity == Severity::Error) {
+            true => Self::Broken,
+            false if works => Self::Healthy,
+            false => Self::Inconclusive,
+        }
+    }
+}
+
 /// The answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Diagnosis {
+    /// What it comes to.
+    pub verdict: Verdict,
     /// Root cause first.
     pub findings: Vec<Finding>,
     /// What was looked at and found healthy, in sentences.
@@ -18,10 +54,10 @@ pub struct Diagnosis {
 }
 
 impl Diagnosis {
-    /// No finding has severity error.
+    /// What was asked was seen to work.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
-        self.findings.iter().all(|f| f.severity != Severity::Error)
+        self.verdict == Verdict::Healthy
     }
 }
 
@@ -38,6 +74,10 @@ pub fn conclude(case: &Case<'_>) -> Diagnosis {
         findings.extend(unexplained::check(case));
         findings = settle(findings, true);
     }
+    super::cause::put_first(case, &mut findings);
+    if case.is_aside() {
+        set_aside(&mut findings);
+    }
     for finding in &mut findings {
         if finding.explain.is_empty() {
             rules::explain(finding.id).unwrap_or_default().clone_into(&mut finding.explain);
@@ -45,7 +85,8 @@ pub fn conclude(case: &Case<'_>) -> Diagnosis {
     }
     remedy::conclude(case, &mut findings);
     let checked = super::checked::healthy(case, &findings);
-    Diagnosis { findings, checked }
+    let verdict = Verdict::of(&findings, case.works());
+    Diagnosis { verdict, findings, checked }
 }
 
 /// The findings of several cases as those of one.
@@ -67,6 +108,16 @@ fn temper(findings: &mut Vec<Finding>) {
         if finding.place.rule.is_some() && finding.severity == Severity::Error {
             finding.severity = Severity::Warning;
         }
+    }
+    findings.sort_by_key(|f| f.severity);
+}
+
+/// Where only a long echo failed: what a rule does to it, it need not do to what was asked. That a
+/// way does not take the length is another matter: that holds for every packet.
+fn set_aside(findings: &mut [Finding]) {
+    let is_rule = |f: &&mut Finding| f.place.rule.is_some() && !rules::is_about_length(f.id);
+    for finding in findings.iter_mut().filter(is_rule) {
+        finding.severity = finding.severity.max(Severity::Warning);
     }
     findings.sort_by_key(|f| f.severity);
 }

@@ -5,6 +5,7 @@
 //! [`probe`] sends packets.
 
 mod case;
+mod cause;
 mod checked;
 pub mod engine;
 mod finding;
@@ -22,6 +23,6 @@ pub mod walk;
 pub use case::{
     Case, Counters, Direction, Drop, Met, Method, Outcome, Probed, Purpose, Target, Way,
 };
-pub use engine::{Diagnosis, conclude};
+pub use engine::{Diagnosis, Verdict, conclude};
 pub use finding::{Confidence, Finding, Scenario, Severity, Where};
 pub use rules::{RULES, Rule};

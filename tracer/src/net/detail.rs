@@ -16,6 +16,8 @@ pub type Prefix = (IpAddr, u8);
 pub struct Detail {
     /// All tables, IPv4 and IPv6, in the kernel's order.
     pub routes: Vec<Route>,
+    /// IPv6 addresses that are not simply there: unusable yet, or learned from a router.
+    pub v6_addresses: Vec<AddressState>,
     /// Policy routing, by ascending priority.
     pub rules: Vec<RoutingRule>,
     /// ARP and neighbour discovery.
@@ -45,6 +47,21 @@ pub struct Detail {
     pub resolver: Option<Resolver>,
     /// What could not be read, and why; one sentence each.
     pub unread: Vec<String>,
+}
+
+/// What the kernel thinks of an IPv6 address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressState {
+    /// Interface index.
+    pub dev: u32,
+    /// The address.
+    pub addr: IpAddr,
+    /// Duplicate address detection found it in use: the kernel does not use it.
+    pub is_failed: bool,
+    /// Duplicate address detection is not over: the kernel does not use it yet.
+    pub is_tentative: bool,
+    /// With a lifetime: from a router's advertisement, or DHCP.
+    pub is_learned: bool,
 }
 
 /// A VLAN that a port of a bridge, or the bridge for itself, is in.

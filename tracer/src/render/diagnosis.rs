@@ -51,15 +51,17 @@ fn verdict(diagnosis: &Diagnosis, style: Style, out: &mut dyn Write) -> io::Resu
         None => "this node".to_owned(),
     };
     let errors = diagnosis.findings.iter().filter(|f| f.severity == "error").count();
-    let (word, role) = match (diagnosis.healthy, &diagnosis.target) {
-        (true, _) => ("HEALTHY", Role::Good),
-        (false, Some(_)) => ("BROKEN", Role::Bad),
-        (false, None) => ("FAULTY", Role::Bad),
+    let (word, role) = match (diagnosis.verdict.as_str(), &diagnosis.target) {
+        ("healthy", _) => ("HEALTHY", Role::Good),
+        ("inconclusive", _) => ("INCONCLUSIVE", Role::Warning),
+        (_, Some(_)) => ("BROKEN", Role::Bad),
+        (_, None) => ("FAULTY", Role::Bad),
     };
     let rtt = diagnosis.probes.iter().filter_map(|p| p.rtt_us).min();
     let tail = match (diagnosis.healthy, rtt, errors) {
         (true, Some(us), _) => format!("   {:.1} ms", us as f64 / 1e3),
         (false, _, n) if n > 1 => format!("   {n} causes, the first one first"),
+        (false, _, 0) => "   nothing was seen to work, and nothing to fail".to_owned(),
         _ => String::new(),
     };
     writeln!(out, "{}  {}{tail}", style.paint(role, word), style.paint(Role::Heading, &what))
@@ -190,6 +192,7 @@ mod tests {
             schema: 1,
             kind: "diagnosis".to_owned(),
             healthy: false,
+            verdict: "broken".to_owned(),
             target: None,
             findings: vec![finding],
             probes: Vec::new(),

@@ -15,8 +15,11 @@ pub struct Diagnosis {
     /// `diagnosis`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// No finding has severity error.
+    /// What was asked was seen to work: true exactly for the first verdict.
     pub healthy: bool,
+    /// `healthy`, `broken` (a finding has severity error), `inconclusive` (nothing was seen to work
+    /// and nothing to fail).
+    pub verdict: String,
     /// What was asked; null without probes.
     pub target: Option<Target>,
     /// Root cause first.
@@ -132,6 +135,7 @@ impl Diagnosis {
             schema: SCHEMA,
             kind: "diagnosis".to_owned(),
             healthy: outcome.diagnosis.is_healthy(),
+            verdict: outcome.diagnosis.verdict.name().to_owned(),
             target: outcome.target.as_ref().map(Target::from),
             findings: findings.iter().map(|f| Finding::new(f, node)).collect(),
             probes: probes(&outcome.probes),

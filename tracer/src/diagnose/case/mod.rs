@@ -179,6 +179,13 @@ impl<'a> Case<'a> {
         self.probes.iter().filter(|p| p.decides() && !p.is_answered())
     }
 
+    /// Whether what was asked works, and only a long packet beside it was lost.
+    #[must_use]
+    pub fn is_aside(&self) -> bool {
+        let mut failed = self.failed().peekable();
+        failed.peek().is_some() && self.works() && failed.all(|p| p.purpose == Purpose::FullSize)
+    }
+
     /// Whether anything is known to fail: without a probe, a drop that was seen, or a way that
     /// leads nowhere.
     #[must_use]
@@ -189,6 +196,19 @@ impl<'a> Case<'a> {
         } else {
             self.failed().next().is_some()
         }
+    }
+
+    /// Whether what was asked was seen to work: a probe of the target itself was answered. Without
+    /// probes: a packet came to somebody who took it, or what is configured was walked to its end.
+    #[must_use]
+    pub fn works(&self) -> bool {
+        if self.target.is_some() {
+            let asked = |p: &&Probed| matches!(p.purpose, Purpose::Reach | Purpose::FullSize);
+            return self.probes.iter().filter(asked).any(Probed::was_reached);
+        }
+        let arrived = |j: &Journey| j.fate == Fate::Delivered;
+        let is_known = |w: &Way| matches!(w.request.end, walk::End::Delivered { .. });
+        self.journeys.iter().any(arrived) || self.ways.iter().any(is_known)
     }
 
     /// The connection that a probe made, if any packet of it was seen.
@@ -218,12 +238,21 @@ impl<'a> Case<'a> {
     /// The drops seen that mean something: not those of healthy traffic, and of a flood only what
     /// the others did not deliver.
     pub fn drops(&self) -> impl Iterator<Item = Drop<'a>> + '_ {
-        self.flows.iter().flat_map(move |flow| {
+        self.flows.iter().filter(|flow| !self.is_beside(flow)).flat_map(move |flow| {
             let both = [(&flow.forward, Direction::Request), (&flow.backward, Direction::Reply)];
             both.into_iter().flat_map(move |(indices, direction)| {
                 indices.iter().filter_map(move |i| self.drop_of(&self.journeys[*i], direction))
             })
         })
+    }
+
+    /// An echo that decides nothing, and its answers: an address of which only ports are open may
+    /// well refuse it.
+    fn is_beside(&self, flow: &Flow) -> bool {
+        let first = flow.forward.first().and_then(|i| self.journeys[*i].first);
+        let Some(first) = first.filter(|_| !self.probes.is_empty()) else { return false };
+        let is_echo = first.icmp().is_some_and(|i| matches!(i.kind, 8 | 128));
+        is_echo && !self.probes.iter().any(|p| p.decides() && p.sent(&first.tuple))
     }
 
     fn drop_of(&self, journey: &'a Journey, direction: Direction) -> Option<Drop<'a>> {

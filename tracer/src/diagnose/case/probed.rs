@@ -100,7 +100,8 @@ impl Probed {
     #[must_use]
     pub fn is_answered(&self) -> bool {
         match &self.outcome {
-            Outcome::Answered | Outcome::Silent { asked: false } => true,
+            // Whether what was cut off comes over TCP is a probe of its own.
+            Outcome::Answered | Outcome::Silent { asked: false } | Outcome::Truncated => true,
             Outcome::Dns { rcode, addresses } => *rcode == 0 && !addresses.is_empty(),
             Outcome::Silent { asked: true }
             | Outcome::Refused
@@ -109,6 +110,12 @@ impl Probed {
             | Outcome::Local(_)
             | Outcome::Timeout => false,
         }
+    }
+
+    /// Somebody took it, whatever the application makes of it: a completed handshake is one.
+    #[must_use]
+    pub fn was_reached(&self) -> bool {
+        self.is_answered() || matches!(self.outcome, Outcome::Silent { .. })
     }
 
     /// What came of it, in a sentence.
@@ -143,6 +150,10 @@ impl Probed {
                     _ => "an error",
                 };
                 format!("{what} says {said} to {name}{rtt}")
+            }
+            Outcome::Truncated => {
+                let name = self.question.as_deref().unwrap_or_default();
+                format!("{what} says that its answer to {name} is too long for a datagram{rtt}")
             }
             Outcome::Icmp { kind, code, from, .. } => {
                 let from = from.map(|a| format!(" from {a}")).unwrap_or_default();
@@ -204,6 +215,8 @@ pub enum Outcome {
         /// A records. None without an error: the name exists, and has no such record.
         addresses: Vec<IpAddr>,
     },
+    /// DNS: an answer that was cut off, to be asked for again over TCP.
+    Truncated,
     /// An ICMP error came back.
     Icmp {
         /// Type, in the numbers of its family.

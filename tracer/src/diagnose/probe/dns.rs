@@ -1,20 +1,22 @@
-//! DNS queries for A records (RFC 1035), and datagrams to other UDP ports.
+//! DNS queries for A records, and datagrams to other UDP ports.
 
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use simple_dns::rdata::RData;
+use simple_dns::{CLASS, Name, Packet, PacketFlag, QCLASS, QTYPE, Question, TYPE};
+
 use super::socket::{self, Ready};
 use super::{Plan, Wait, errors};
 use crate::diagnose::case::{Outcome, Probed};
 use crate::net::detail::Resolver;
 
+const SERVFAIL: u8 = 2;
 const NXDOMAIN: u8 = 3;
-const TYPE_A: u16 = 1;
 /// A question that is not answered is asked once more.
 const AGAIN: Duration = Duration::from_millis(1500);
-const TRUNCATED: u8 = 2;
 
 /// Asks for each name in turn until one exists.
 pub(super) fn run(
@@ -27,7 +29,7 @@ pub(super) fn run(
     for (number, name) in (1..).zip(&plan.questions) {
         probed.question = Some(name.clone());
         let sent = Instant::now();
-        probed.outcome = ask(&socket, plan, number, name, wait)?;
+        probed.outcome = ask(&socket, number, name, wait)?;
         match &probed.outcome {
             Outcome::Dns { rcode, addresses } => {
                 probed.rtt = Some(sent.elapsed());
@@ -73,7 +75,7 @@ fn connected(plan: &Plan, sends: &dyn Fn(u16), probed: &mut Probed) -> io::Resul
     Ok(socket)
 }
 
-fn ask(socket: &OwnedFd, plan: &Plan, number: u16, name: &str, wait: &Wait) -> io::Result<Outcome> {
+fn ask(socket: &OwnedFd, number: u16, name: &str, wait: &Wait) -> io::Result<Outcome> {
     let query = encode(number, name)?;
     let mut answer = vec![0; 4096];
     while !wait.is_over() {
@@ -86,94 +88,71 @@ fn ask(socket: &OwnedFd, plan: &Plan, number: u16, name: &str, wait: &Wait) -> i
                 Ready::Yes => {}
             }
             let n = socket::receive(socket, &mut answer)?.unwrap_or(0);
-            if n < 12 || answer[..2] != number.to_be_bytes() {
-                continue;
+            if let Some(outcome) = decode(&answer[..n], number, name) {
+                return Ok(outcome);
             }
-            if answer[2] & TRUNCATED != 0 {
-                return by_tcp(plan, &query, wait, socket::port(socket));
-            }
-            return Ok(decode(&answer[..n]));
         }
     }
     Ok(Outcome::Timeout)
 }
 
-/// The same question over TCP (RFC 7766), from the same port: its packets are this probe's too.
-fn by_tcp(plan: &Plan, query: &[u8], wait: &Wait, sport: u16) -> io::Result<Outcome> {
-    let socket = socket::open(plan.to, libc::SOCK_STREAM, 0)?;
-    // Where that is taken, any other will do.
-    let _ = socket::bind(&socket, plan.to, sport);
-    socket::connect(&socket, plan.aim())?;
-    match socket::wait(&socket, libc::POLLOUT, wait)? {
-        Ready::No => return Ok(Outcome::Timeout),
-        Ready::Error => return Ok(errors::take(&socket).unwrap_or(Outcome::Timeout)),
-        Ready::Yes => {}
-    }
+/// The same question on a connection (RFC 7766), as it is asked again where an answer was cut off.
+pub(super) fn by_tcp(socket: &OwnedFd, name: &str, wait: &Wait) -> io::Result<Outcome> {
+    let query = encode(1, name)?;
     let len = u16::try_from(query.len()).unwrap_or(0).to_be_bytes();
-    socket::send(&socket, &[&len, query].concat())?;
+    socket::send(socket, &[&len, &query[..]].concat())?;
     let (mut answer, mut part) = (Vec::new(), [0; 4096]);
-    while socket::wait(&socket, libc::POLLIN, wait)? == Ready::Yes {
-        match socket::receive(&socket, &mut part)? {
+    while socket::wait(socket, libc::POLLIN, wait)? == Ready::Yes {
+        match socket::receive(socket, &mut part)? {
             Some(0) => break,
             Some(n) => answer.extend_from_slice(&part[..n]),
             None => {}
         }
         let wanted = answer.get(..2).map(|l| usize::from(u16::from_be_bytes([l[0], l[1]])));
         if wanted.is_some_and(|wanted| answer.len() >= wanted + 2) {
-            return Ok(decode(&answer[2..]));
+            return Ok(decode(&answer[2..], 1, name).unwrap_or(Outcome::Silent { asked: true }));
         }
     }
-    Ok(Outcome::Timeout)
+    Ok(Outcome::Silent { asked: true })
 }
 
 /// A query for the A record of `name`.
 fn encode(id: u16, name: &str) -> io::Result<Vec<u8>> {
-    let [id_hi, id_lo] = id.to_be_bytes();
-    let mut query = vec![id_hi, id_lo, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-    for label in name.split('.').filter(|label| !label.is_empty()) {
-        let len = u8::try_from(label.len()).ok().filter(|len| *len < 64);
-        let too_long = || io::Error::from_raw_os_error(libc::ENAMETOOLONG);
-        query.push(len.ok_or_else(too_long)?);
-        query.extend_from_slice(label.as_bytes());
-    }
-    query.extend_from_slice(&[0, 0, 1, 0, 1]);
-    Ok(query)
+    let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
+    let name = Name::new(name).map_err(invalid)?;
+    let mut query = Packet::new_query(id);
+    query.set_flags(PacketFlag::RECURSION_DESIRED);
+    let (kind, class) = (QTYPE::TYPE(TYPE::A), QCLASS::CLASS(CLASS::IN));
+    query.questions.push(Question::new(name, kind, class, false));
+    query.build_bytes_vec().map_err(invalid)
 }
 
-/// Response code and A records.
-pub(super) fn decode(answer: &[u8]) -> Outcome {
-    let rcode = answer.get(3).map_or(2, |b| b & 0xf);
-    let addresses = records(answer).unwrap_or_default();
-    Outcome::Dns { rcode, addresses }
-}
-
-fn records(answer: &[u8]) -> Option<Vec<IpAddr>> {
-    let word = |at: usize| Some(u16::from_be_bytes([*answer.get(at)?, *answer.get(at + 1)?]));
-    let mut at = 12;
-    for _ in 0..word(4)? {
-        at = skip_name(answer, at)? + 4;
-    }
-    let mut found = Vec::new();
-    for _ in 0..word(6)? {
-        at = skip_name(answer, at)?;
-        let (kind, len) = (word(at)?, usize::from(word(at + 8)?));
-        let data = answer.get(at + 10..at + 10 + len)?;
-        if let (TYPE_A, [a, b, c, d]) = (kind, data) {
-            found.push(IpAddr::from([*a, *b, *c, *d]));
+/// What the answer to that question says; `None` for what is none.
+pub(super) fn decode(answer: &[u8], id: u16, name: &str) -> Option<Outcome> {
+    let answer = match Packet::parse(answer) {
+        Ok(answer) => answer,
+        // Something that nobody can read is no answer to those who ask, either.
+        Err(_) => {
+            let is_ours = answer.get(..2) == Some(&id.to_be_bytes()[..]);
+            return is_ours.then(|| Outcome::Dns { rcode: SERVFAIL, addresses: Vec::new() });
         }
-        at += 10 + len;
+    };
+    let is_its = |q: &Question<'_>| {
+        let asked = name.trim_end_matches('.');
+        q.qname.to_string().trim_end_matches('.').eq_ignore_ascii_case(asked)
+    };
+    let is_answer = answer.has_flags(PacketFlag::RESPONSE) && answer.id() == id;
+    if !is_answer || !answer.questions.iter().all(is_its) {
+        return None;
     }
-    Some(found)
-}
-
-fn skip_name(answer: &[u8], mut at: usize) -> Option<usize> {
-    loop {
-        match *answer.get(at)? {
-            0 => return Some(at + 1),
-            len if len & 0xc0 == 0xc0 => return Some(at + 2),
-            len => at += 1 + usize::from(len),
-        }
+    if answer.has_flags(PacketFlag::TRUNCATION) {
+        return Some(Outcome::Truncated);
     }
+    let addresses = answer.answers.iter().filter_map(|record| match &record.rdata {
+        RData::A(a) => Some(IpAddr::from(a.address.to_be_bytes())),
+        _ => None,
+    });
+    Some(Outcome::Dns { rcode: answer.rcode() as u8, addresses: addresses.collect() })
 }
 
 /// The names to ask for, in turn, as the C library's resolver does (resolv.conf(5)).
@@ -211,9 +190,16 @@ mod tests {
         answer[7] = 1;
         answer.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4, 10, 0, 0, 1]);
         let one = vec!["10.0.0.1".parse().unwrap()];
-        assert_eq!(decode(&answer), Outcome::Dns { rcode: 0, addresses: one });
+        let read = |answer: &[u8], name| decode(answer, 1, name);
+        assert_eq!(read(&answer, "AB.c."), Some(Outcome::Dns { rcode: 0, addresses: one }));
+        assert_eq!(read(&answer, "other.c"), None, "an answer to something else");
+        assert_eq!(decode(&answer, 2, "ab.c"), None, "or to somebody else");
+        answer[2] |= 2;
+        assert_eq!(read(&answer, "ab.c"), Some(Outcome::Truncated));
+        answer[2] &= !2;
         answer[3] = 2;
-        assert!(matches!(decode(&answer), Outcome::Dns { rcode: 2, .. }));
-        assert!(matches!(decode(&answer[..20]), Outcome::Dns { rcode: 2, .. }));
+        assert!(matches!(read(&answer, "ab.c"), Some(Outcome::Dns { rcode: 2, .. })));
+        assert!(matches!(read(&answer[..20], "ab.c"), Some(Outcome::Dns { rcode: 2, .. })));
+        assert!(encode(1, &"a".repeat(64)).is_err());
     }
 }

@@ -41,7 +41,7 @@ pub struct Plan {
     pub sport: Option<u16>,
     /// Length of the IP packet, and DF, for echoes.
     pub size: Option<u32>,
-    /// Names to ask for, in turn, for DNS.
+    /// Names to ask for, in turn, for DNS; over TCP the one whose answer was cut off.
     pub questions: Vec<String>,
     /// How long to wait for an answer.
     pub timeout: Duration,
@@ -154,8 +154,11 @@ pub(crate) mod fuzz {
     use super::{Outcome, dns};
 
     pub(crate) fn dns(answer: &[u8]) -> usize {
-        match dns::decode(answer) {
-            Outcome::Dns { addresses, .. } => addresses.len(),
+        let id = answer.get(..2).map_or(0, |b| u16::from_be_bytes([b[0], b[1]]));
+        let asked = simple_dns::Packet::parse(answer).ok();
+        let name = asked.and_then(|a| Some(a.questions.first()?.qname.to_string()));
+        match dns::decode(answer, id, &name.unwrap_or_default()) {
+            Some(Outcome::Dns { addresses, .. }) => addresses.len(),
             _ => 0,
         }
     }

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use super::socket::{self, Ready};
-use super::{Plan, Wait, errors};
+use super::{Plan, Wait, dns, errors};
 use crate::diagnose::case::{Outcome, Probed};
 
 /// How long a server may take to speak first. Most wait for us; what counts is that it accepts.
@@ -41,30 +41,41 @@ pub(super) fn run(
         Ready::Yes => {}
     }
     probed.rtt = Some(start.elapsed());
-    probed.outcome = converse(&socket, plan, wait)?;
+    probed.outcome = match plan.questions.first() {
+        Some(name) => dns::by_tcp(&socket, name, wait)?,
+        None => converse(&socket, plan, wait)?,
+    };
     Ok(())
 }
 
-/// Says what the port suggests, and hears what comes.
+/// Hears whether the server speaks first, else says what the port suggests and hears what comes.
+/// Who greets and hangs up never reads what it is told, and its kernel resets the connection then:
+/// so it is not told anything before it had its turn.
 fn converse(socket: &OwnedFd, plan: &Plan, wait: &Wait) -> io::Result<Outcome> {
-    let asks = speaks_http(plan.dport);
-    let patience = if asks {
-        let host = plan.aim();
-        socket::send(socket, format!("GET / HTTP/1.0\r\nHost: {host}\r\n\r\n").as_bytes())?;
-        wait.clone()
-    } else {
-        wait.at_most(GREETING)
-    };
-    let mut start = [0; 512];
-    match socket::wait(socket, libc::POLLIN, &patience)? {
-        Ready::No => Ok(Outcome::Silent { asked: asks }),
-        Ready::Error => Ok(errors::take(socket).unwrap_or(Outcome::Reset)),
-        Ready::Yes => match socket::receive(socket, &mut start) {
-            // An end without a word is an answer too: the application is there.
-            Ok(_) => Ok(Outcome::Answered),
-            Err(e) => Ok(errors::of_errno(e.raw_os_error().unwrap_or(libc::EIO))),
-        },
+    if let Some(heard) = hear(socket, &wait.at_most(GREETING))? {
+        return Ok(heard);
     }
+    if !speaks_http(plan.dport) {
+        return Ok(Outcome::Silent { asked: false });
+    }
+    let request = format!("GET / HTTP/1.0\r\nHost: {}\r\n\r\n", plan.aim());
+    // What waits by now is heard below, an error too.
+    let _ = socket::send(socket, request.as_bytes());
+    Ok(hear(socket, wait)?.unwrap_or(Outcome::Silent { asked: true }))
+}
+
+/// What comes in time. What came before a reset was received all the same.
+fn hear(socket: &OwnedFd, patience: &Wait) -> io::Result<Option<Outcome>> {
+    if socket::wait(socket, libc::POLLIN, patience)? == Ready::No {
+        return Ok(None);
+    }
+    Ok(Some(match socket::receive(socket, &mut [0; 512]) {
+        // An end without a word is an answer too: the application is there.
+        Ok(Some(_)) => Outcome::Answered,
+        // An ICMP error waits, and nothing else.
+        Ok(None) => errors::take(socket).unwrap_or(Outcome::Reset),
+        Err(e) => errors::of_errno(e.raw_os_error().unwrap_or(libc::EIO)),
+    }))
 }
 
 /// Ports at which an HTTP server is to be expected: anything else may take a request amiss.

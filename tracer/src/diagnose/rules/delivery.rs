@@ -6,9 +6,9 @@ use crate::diagnose::remedy::{Remedy, sysctl_name};
 use crate::diagnose::walk::{End, ObstacleKind as Kind};
 use crate::diagnose::{Confidence, Drop, Met, Outcome, Severity, Where, place, show};
 use crate::event::{Proto, Tuple};
-use crate::net::Inum;
 use crate::net::detail::{RouteType, Socket};
 use crate::net::fib::{self, FibQuery, TABLE_MAIN};
+use crate::net::{Inum, Netns};
 
 pub(super) const RULE: Rule = Rule {
     id: "app-not-listening",
@@ -284,10 +284,24 @@ fn hung(case: &Case<'_>) -> Option<Finding> {
     let probe = case.failed().find(|p| p.outcome == Outcome::Silent { asked: true })?;
     let title =
         format!("the application at {} accepts connections and does not answer", case.aim());
+    let servers = case.ways.iter().filter_map(|way| match &way.request.end {
+        End::Delivered { netns, .. } => {
+            Some((case.netns(*netns)?, way.request.steps.last()?.tuple.dport))
+        }
+        _ => None,
+    });
+    let server = servers.max_by_key(|(server, port)| is_waiting(server, *port));
     // A packet of the connection that was dropped says more.
     let is_dropped = case.drops().any(|d| d.reason != "NO_SOCKET");
+    let severity = match server.map(|(server, port)| is_waiting(server, port)) {
+        _ if is_dropped => Severity::Info,
+        // Until it is asked what it understands, a server may well say nothing.
+        Some(false) => Severity::Info,
+        Some(true) => Severity::Error,
+        None => Severity::Warning,
+    };
     let mut finding = Finding::error("app-hung", case.scenario(), title)
-        .severity(if is_dropped { Severity::Info } else { Severity::Error })
+        .severity(severity)
         .confidence(Confidence::Likely)
         .fact(probe.sentence())
         .fix("# look at that application: it is busy, stopped, or does not speak HTTP at this port")
@@ -299,13 +313,15 @@ fn hung(case: &Case<'_>) -> Option<Finding> {
             "vxlan-fragments-dropped",
         ])
         .depth(case.depth(super::Direction::Request, 9_000));
-    let server = case.ways.iter().find_map(|way| match &way.request.end {
-        End::Delivered { netns, .. } => case.state.netns.get(netns),
-        _ => None,
-    });
-    finding.place.netns = server.map(|n| n.inum);
-    finding.place.netns_name = server.map(|n| n.name.clone());
+    finding.place.netns = server.map(|(n, _)| n.inum);
+    finding.place.netns_name = server.map(|(n, _)| n.name.clone());
     Some(finding)
+}
+
+/// Connections wait to be accepted at that port.
+fn is_waiting(server: &Netns, port: u16) -> bool {
+    let mut sockets = server.detail.iter().flat_map(|d| &d.sockets);
+    sockets.any(|s| (s.proto, s.port) == (6, port) && s.queued > 0)
 }
 
 fn list(sockets: &[Socket]) -> String {

@@ -10,7 +10,7 @@ use crate::journey::Fate;
 use crate::net::Netns;
 
 /// Asks `rule` about every obstacle that may have to do with a failure.
-pub(super) fn each<'a>(
+pub(in crate::diagnose) fn each<'a>(
     case: &'a Case<'_>,
     rule: impl Fn(&Case<'_>, &Met<'a>) -> Option<Finding>,
 ) -> Vec<Finding> {
@@ -83,7 +83,12 @@ fn is_refuted(case: &Case<'_>, met: &Met<'_>) -> bool {
 
 impl Met<'_> {
     /// A finding about it: its place, depth, certainty and journeys.
-    pub(super) fn finding(&self, case: &Case<'_>, id: &'static str, title: String) -> Finding {
+    pub(in crate::diagnose) fn finding(
+        &self,
+        case: &Case<'_>,
+        id: &'static str,
+        title: String,
+    ) -> Finding {
         let place = &self.obstacle.place;
         let mut at = Where::netns(case.state, place.netns);
         at.dev = place.dev.map(|dev| case.dev_name(place.netns, dev));
@@ -108,7 +113,7 @@ impl Met<'_> {
     }
 
     /// The namespace that it is in.
-    pub(super) fn netns<'a>(&self, case: &Case<'a>) -> Option<&'a Netns> {
+    pub(in crate::diagnose) fn netns<'a>(&self, case: &Case<'a>) -> Option<&'a Netns> {
         case.netns(self.obstacle.place.netns)
     }
 

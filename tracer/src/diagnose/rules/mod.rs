@@ -23,7 +23,7 @@ mod kube_nft;
 mod lengths;
 mod local_endpoint;
 mod located;
-mod met;
+pub(super) mod met;
 mod neighbours;
 mod other_address;
 mod paths;
@@ -80,6 +80,10 @@ pub const RULES: &[Rule] = &[
     beyond::RULE,
     rare::RULE,
     vlan::RULE,
+    super::cause::RULE,
+    super::cause::ipv6::RULE,
+    super::cause::elsewhere::RULE,
+    super::cause::names::RULE,
     unexplained::DROP,
     unexplained::NO_REPLY,
     unexplained::SILENT,
@@ -89,6 +93,12 @@ pub const RULES: &[Rule] = &[
 #[must_use]
 pub fn find(id: &str) -> Option<&'static Rule> {
     RULES.iter().find(|r| r.id == id).or_else(|| RULES.iter().find(|r| r.covers.contains(&id)))
+}
+
+/// Whether a finding of this id is about packets that are too long for a way.
+#[must_use]
+pub fn is_about_length(id: &str) -> bool {
+    lengths::RULE.covers.contains(&id)
 }
 
 /// Why a fault breaks connections.

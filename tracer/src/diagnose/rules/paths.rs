@@ -311,6 +311,7 @@ fn no_route(case: &Case<'_>, met: &Met<'_>, netns: &Netns, dst: IpAddr, is_pod: 
     };
     let finding =
         met.finding(case, id, format!("{node} has no route to {dst}")).follows(UNTRANSLATED);
+    let finding = finding.facts(crate::diagnose::cause::ipv6::ignored_router(netns, dst));
     finding.fixes(case.missing_route_fix(netns, Some(dst)))
 }
 

@@ -97,13 +97,13 @@ fn one_cause_is_one_error_with_its_fix() {
             "a: route default via 192.0.2.1 dev eth0 table 100\na: rule 100 from 10.1.1.0/24 lookup 100",
             "10.1.2.2",
             "policy-rule-hijack",
-            "ip rule del priority 100",
+            "ip rule add priority 99 to 10.1.2.2 table main",
         ),
         (
             "a: rule 100 from 10.1.1.0/24",
             "10.1.2.2",
             "policy-rule-hijack",
-            "ip rule del priority 100",
+            "ip rule add priority 99 to 10.1.2.2 table main",
         ),
         (
             "b: set vx0 mac 02:aa:00:00:00:07",

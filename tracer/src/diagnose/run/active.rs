@@ -1,5 +1,7 @@
 //! Active diagnosis: own probes, followed both ways.
 
+mod absolute;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::net::IpAddr;
@@ -46,14 +48,16 @@ const QUERIES: usize = 4;
 /// What keeps it from running, in one line.
 pub async fn active(ask: &Ask) -> Result<Outcome> {
     privileges::check(privileges::Command::Probe, false)?;
+    let proto = method(ask)?;
     let (owners, from, view) = who(ask).await?;
+    (ask.say)("reading the configuration of this node");
     let node = Node::read(owners, view, Some(from), ask.to.host.clone().ok()).await?;
     let Some(netns) = node.state.netns.get(&from) else {
         bail!("--from: network namespace {} cannot be read", ask.from);
     };
     let resolver = netns.detail.as_ref().and_then(|d| d.resolver.clone());
     let inside = setns::open(&netns.path, from).context("cannot enter --from")?;
-    let target = target(ask, from, resolver.as_ref())?;
+    let target = target(ask, (from, proto), resolver.as_ref());
     if target.proto == Method::Icmp && !privileges::may_send_icmp() {
         bail!(
             "not permitted: an ICMP probe needs CAP_NET_RAW; run it as root, in a container with \
@@ -61,6 +65,13 @@ pub async fn active(ask: &Ask) -> Result<Outcome> {
             ask.to.text
         );
     }
+    let limit = ask.timeout.as_secs_f64();
+    (ask.say)(&format!(
+        "asking {} from {} ({}), up to {limit} s",
+        ask.to.text,
+        ask.from,
+        target.proto.name()
+    ));
     let mut session = Session::start(&target, inside).await?;
     privileges::shed();
     let target = session.ask_all(ask, target, resolver.as_ref(), &node).await;
@@ -74,6 +85,7 @@ pub async fn active(ask: &Ask) -> Result<Outcome> {
     let has_failed = probes.iter().any(|p| p.decides() && !p.is_answered());
     let mut state = captured.state;
     if has_failed {
+        (ask.say)("not every question was answered: looking for the cause");
         node.details(&mut state).await;
     } else {
         state = node.state.clone();
@@ -92,11 +104,7 @@ async fn who(ask: &Ask) -> Result<(Owners, Inum, Option<Inum>)> {
 }
 
 /// What is asked of whom, as far as it is known before a name is resolved.
-fn target(ask: &Ask, netns: Inum, resolver: Option<&Resolver>) -> Result<Target> {
-    let proto = ask.proto.unwrap_or(match ask.to.port {
-        Some(_) => Method::Tcp,
-        None => Method::Icmp,
-    });
+fn target(ask: &Ask, (netns, proto): (Inum, Method), resolver: Option<&Resolver>) -> Target {
     let mut target = Target {
         from: ask.from.clone(),
         to: ask.to.text.clone(),
@@ -106,17 +114,25 @@ fn target(ask: &Ask, netns: Inum, resolver: Option<&Resolver>) -> Result<Target>
         port: ask.to.port,
         proto,
     };
-    match proto {
-        Method::Tcp | Method::Udp if target.port.is_none() => {
-            bail!("--proto {} needs a port: --to {}:PORT", proto.name(), ask.to.text)
+    if proto == Method::Dns {
+        target.port = Some(target.port.unwrap_or(53));
+        if target.name.is_some() {
+            target.addr = Some(nameserver(resolver));
         }
-        Method::Dns => target.port = Some(target.port.unwrap_or(53)),
-        Method::Icmp | Method::Tcp | Method::Udp => {}
     }
-    if proto == Method::Dns && target.name.is_some() {
-        target.addr = Some(nameserver(resolver));
+    target
+}
+
+/// How to ask: as it was said, else by TCP where there is a port.
+fn method(ask: &Ask) -> Result<Method> {
+    let proto = ask.proto.unwrap_or(match ask.to.port {
+        Some(_) => Method::Tcp,
+        None => Method::Icmp,
+    });
+    if matches!(proto, Method::Tcp | Method::Udp) && ask.to.port.is_none() {
+        bail!("--proto {} needs a port: --to {}:PORT", proto.name(), ask.to.text);
     }
-    Ok(target)
+    Ok(proto)
 }
 
 /// Whom the C library asks: without a name server, the machine itself (resolv.conf(5)).
@@ -196,6 +212,13 @@ impl Session {
             self.reach(ask, &target, addr, node);
             self.wait().await;
             let is_answered = |s: &Sent| s.probed.as_ref().is_some_and(Probed::is_answered);
+            let is_reached = |s: &Sent| {
+                s.plan.purpose == Purpose::Reach
+                    && s.probed.as_ref().is_some_and(Probed::was_reached)
+            };
+            if !self.sent.values().any(is_reached) {
+                self.ask_absolute(ask, &target, resolver).await;
+            }
             // Not before: a question from over there would teach this side what it cannot learn by
             // itself, and so heal what is looked for.
             if self.sent.values().any(is_answered) {
@@ -384,8 +407,14 @@ impl Session {
                 if self.send_again(number, &probed) {
                     return;
                 }
-                if let Some(sent) = self.sent.get_mut(&number) {
-                    sent.probed = Some(*probed);
+                let is_cut = probed.outcome == Came::Truncated;
+                let Some(sent) = self.sent.get_mut(&number) else { return };
+                let (plan, name) = (sent.plan.clone(), probed.question.clone());
+                sent.probed = Some(*probed);
+                if is_cut {
+                    // As the C library's resolver does: the same question over TCP.
+                    let questions = name.into_iter().collect();
+                    self.send(Plan { method: Method::Tcp, sport: None, questions, ..plan });
                 }
             }
         }

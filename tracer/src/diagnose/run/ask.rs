@@ -24,6 +24,8 @@ pub struct Ask {
     pub timeout: Duration,
     /// See the world as this node does.
     pub view: Option<String>,
+    /// Is told what is being done, in a few words, while it takes its time.
+    pub say: fn(&str),
 }
 
 /// `IP[:PORT]` or `NAME[:PORT]`.

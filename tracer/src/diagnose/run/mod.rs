@@ -41,6 +41,8 @@ pub struct Watch {
     pub view: Option<String>,
     /// Created when every probe point is watched.
     pub ready_file: Option<PathBuf>,
+    /// Is told what is being done, in a few words, while it takes its time.
+    pub say: fn(&str),
 }
 
 /// The whole of a diagnosis, for a report.

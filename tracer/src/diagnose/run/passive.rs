@@ -10,7 +10,7 @@ use super::{INTERRUPTED, Node, Outcome, Watch, Watched, ask, check, seen};
 use crate::cli::filter::FilterArgs;
 use crate::config::Config;
 use crate::diagnose::case::{Case, Counters};
-use crate::diagnose::engine::{Diagnosis, conclude, join};
+use crate::diagnose::engine::{Diagnosis, Verdict, conclude, join};
 use crate::diagnose::{Finding, view};
 use crate::net::{Inum, NetworkState};
 use crate::privileges;
@@ -39,6 +39,8 @@ pub async fn passive(watch: &Watch, ended: impl Future<Output = i32>) -> Result<
         _ = &mut ended => bail!(INTERRUPTED),
     };
     let (node, mut capture) = started;
+    let limit = watch.duration.as_secs_f64();
+    (watch.say)(&format!("watching for {limit} s, Ctrl-C ends it early"));
     let (mut next, until) = (Instant::now(), Instant::now() + watch.duration);
     let mut is_ended = false;
     loop {
@@ -54,6 +56,7 @@ pub async fn passive(watch: &Watch, ended: impl Future<Output = i32>) -> Result<
         }
     }
     let until_ns = crate::bpf::monotonic_ns();
+    (watch.say)("reading the configuration again, and concluding");
     let Captured { journeys, mut state, .. } = capture.end().await?;
     if !is_ended {
         node.details(&mut state).await;
@@ -73,6 +76,7 @@ async fn start(watch: &Watch) -> Result<(Node, Capture)> {
     privileges::check(privileges::Command::Watch, false)?;
     let view: Vec<_> = watch.view.iter().map(|name| ("--view", name.as_str())).collect();
     let (owners, view) = super::owners(&view).await?;
+    (watch.say)("reading the configuration of this node");
     let node = Node::read(owners, view.first().copied(), None, None).await?;
     let capture = Capture::start(&Config::capture(&watch.filter)?).await?;
     signals::flushing(Some(CONCLUDING));
@@ -115,6 +119,7 @@ pub(super) fn judge(case: &mut Case<'_>, until_ns: u64) -> Diagnosis {
     let mut diagnosis = conclude(case);
     found.push(std::mem::take(&mut diagnosis.findings));
     diagnosis.findings = join(found);
+    diagnosis.verdict = Verdict::of(&diagnosis.findings, asked > failed);
     diagnosis.checked.insert(
         0,
         match (asked, failed) {

@@ -323,9 +323,12 @@ impl<'a> Seen<'a> {
         if is_reset {
             return Some(Outcome::Reset);
         }
-        let sent = self.journeys(Direction::Request).filter_map(|j| j.first?.tcp().copied());
-        let asked = sent.into_iter().any(|t| t.payload_len > 0);
-        Some(Outcome::Silent { asked })
+        let sent = || self.journeys(Direction::Request).filter_map(|j| j.first?.tcp().copied());
+        // Whoever gets an answer to its SYN acknowledges it at once.
+        if !sent().any(|t| t.flags & Tcp::SYN == 0 && t.flags & Tcp::ACK != 0) {
+            return None;
+        }
+        Some(Outcome::Silent { asked: sent().any(|t| t.payload_len > 0) })
     }
 
     /// The longest segment that did not arrive, as an IP packet.

@@ -32,6 +32,12 @@ impl Walker<'_> {
         if self.conf.device(netns, dev).is_some_and(|d| d.kind == DeviceKind::Loopback) {
             return Next::Input { netns, dev, port };
         }
+        // The kernel has no route to such an address, though it is the namespace's own.
+        let own = super::neigh::unverified(self.conf, netns, self.flight.tuple.dst);
+        if let Some((holder, kind)) = own {
+            self.hinder(Effect::Stops, netns, Some(holder), kind);
+            return Next::Input { netns, dev, port };
+        }
         self.martian_destination(netns, dev);
         let Some(way) = self.route(netns, Some(dev)) else { return self.stop() };
         let (src, dst) = (self.flight.tuple.src, self.flight.tuple.dst);

@@ -283,6 +283,10 @@ impl Walker<'_> {
         let mut found = Vec::new();
         for arrival in &domain.arrivals {
             let (netns, dev) = arrival.at;
+            if addr.is_ipv6() {
+                found.extend(self.silent_proxy(arrival.at, asker, addr));
+                continue;
+            }
             let Some(device) = self.conf.device(netns, dev) else { continue };
             let routes = self.conf.netns(netns).is_some_and(|n| n.forwards_v4);
             let is_shared = device.kind == DeviceKind::Bridge
@@ -302,6 +306,21 @@ impl Walker<'_> {
             found.extend(arrival.obstacles.iter().cloned());
         }
         found
+    }
+
+    /// A router that has a route of its own to an address that is asked for on the link.
+    fn silent_proxy(&self, at: (Inum, u32), asker: Inum, addr: IpAddr) -> Option<Obstacle> {
+        let (netns, dev) = at;
+        let router = self.conf.netns(netns).filter(|n| n.forwards_v6 && netns != asker)?;
+        let query = FibQuery { iif: Some(dev), ..FibQuery::to(addr) };
+        let found = self.conf.lookup(router.inum, &query)?;
+        let is_its = found.route.is_some_and(|r| r.dst.1 > 0 && r.kind == RouteType::Unicast);
+        if !is_its || found.dev == Some(dev) {
+            return None;
+        }
+        let kind = ObstacleKind::ProxyNdpOff { addr, sysctl: proxy_ndp_off(self.conf, at) };
+        let place = Place { netns, dev: Some(dev) };
+        Some(Obstacle { kind, effect: Effect::Stops, place, leg: Leg::Answer })
     }
 
     fn duplicates(
@@ -470,7 +489,11 @@ fn answers_for(
     let device = conf.device(netns, dev)?;
     let has = |d: &Device| d.addresses.iter().any(|(a, _)| *a == addr);
     if addr.is_ipv6() {
-        return has(device).then(Vec::new);
+        let unverified = || unverified(conf, netns, addr).map(|(_, kind)| kind);
+        return match has(device) {
+            true => Some(unverified().into_iter().collect()),
+            false => proxies6(conf, at, addr).then(Vec::new),
+        };
     }
     if !has(device) && !conf.is_local(netns, addr) {
         return proxies(conf, at, addr, asker).then(Vec::new);
@@ -502,6 +525,27 @@ fn answers_for(
     // arp_process() asks ip_route_input_noref(), which validates the asker's address.
     found.extend(input::bad_source(conf, netns, dev, (asker, addr), 0));
     Some(found)
+}
+
+/// The address as the namespace has it, where its kernel does not use it: the device, and why.
+pub(super) fn unverified(conf: Conf<'_>, netns: Inum, addr: IpAddr) -> Option<(u32, ObstacleKind)> {
+    let all = conf.detail(netns).map_or(&[][..], |d| &d.v6_addresses);
+    let state = all.iter().find(|a| a.addr == addr && (a.is_failed || a.is_tentative))?;
+    Some((state.dev, ObstacleKind::Unverified { addr, is_failed: state.is_failed }))
+}
+
+/// An entry `ip -6 neigh add proxy`, where `proxy_ndp` has them looked at (`ndisc_recv_ns`).
+fn proxies6(conf: Conf<'_>, (netns, dev): (Inum, u32), addr: IpAddr) -> bool {
+    let Some(detail) = conf.detail(netns) else { return false };
+    let has_entry = detail.neighbours.iter().any(|n| n.is_proxy && n.addr == addr && n.dev == dev);
+    has_entry && proxy_ndp_off(conf, (netns, dev)).is_none()
+}
+
+/// The setting by which a device does not answer for others.
+fn proxy_ndp_off(conf: Conf<'_>, (netns, dev): (Inum, u32)) -> Option<String> {
+    let own = format!("ipv6/conf/{}/proxy_ndp", conf.name(netns, dev));
+    let is_on = |path: &str| conf.sysctl(netns, path).is_some_and(|v| v != 0);
+    (!is_on("ipv6/conf/all/proxy_ndp") && !is_on(&own)).then_some(own)
 }
 
 /// `proxy_arp`, or an entry `ip neigh add proxy`, and a route that does not lead back

@@ -245,6 +245,12 @@ pub enum ObstacleKind {
     WrongNeighbour { addr: IpAddr, has: Mac, actual: Option<Mac>, is_permanent: bool },
     /// No entry on a device that cannot ask (`noarp`, a tunnel that does not flood).
     NoNeighbour { addr: IpAddr },
+    /// Duplicate address detection has found the holder's address in use (or, not `is_failed`, is
+    /// not over), so that its kernel does not use it.
+    Unverified { addr: IpAddr, is_failed: bool },
+    /// A router on the link has a route to the address, and no entry by which it would answer
+    /// neighbour solicitations for it.
+    ProxyNdpOff { addr: IpAddr, sysctl: Option<String> },
     /// Several devices on the link hold the address.
     DuplicateAddress { addr: IpAddr, holders: Vec<(Inum, u32)> },
     /// Several devices on the link have the same link-layer address.

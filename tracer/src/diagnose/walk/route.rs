@@ -45,6 +45,10 @@ impl<'a> Walker<'a> {
                 step.tuple.src = src;
             }
         }
+        if let Some((dev, kind)) = super::neigh::unverified(self.conf, netns, self.flight.tuple.src)
+        {
+            self.hinder(Effect::Stops, netns, Some(dev), kind);
+        }
         let Some(way) = self.route_again(netns, way) else { return self.stop() };
         let before = (self.flight.tuple, self.flight.mark);
         let oif = self.out_dev(netns, &way);

@@ -4,6 +4,7 @@
 //! leaves. What cannot be read is empty and said in [`Detail::unread`]; nothing here fails as a
 //! whole, and nothing changes the node.
 
+mod addresses;
 pub mod conntrack;
 mod counters;
 #[cfg(test)]
@@ -240,6 +241,7 @@ fn read_here(job: &Job, what: What, shared: &Shared) -> Detail {
 
 fn read_route_family(netlink: &mut Netlink, job: &Job, what: What, detail: &mut Detail) {
     if what.routes {
+        detail.v6_addresses = addresses::states();
         detail.routes = detail.take("routes", routes::routes(netlink));
         detail.rules = detail.take("policy routing rules", routes::rules(netlink));
     }

@@ -72,7 +72,7 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
         findings.iter().filter(|f| !is_of_reply(f)).map(|f| (f.id, f.place.netns)).collect();
     // Rules of one kind take both directions: the one that takes the request is enough.
     findings.retain(|f| !is_of_reply(f) || !stopped.contains(&(f.id, f.place.netns)));
-    for drop in case.drops().filter(|d| is_firewalls(d) && !is_beside(case, d)) {
+    for drop in case.drops().filter(is_firewalls) {
         findings.extend(seen::unforeseen(case, &drop, &findings));
     }
     findings
@@ -97,7 +97,7 @@ fn walked(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
         return None;
     }
     // What may drop is worth telling only where a drop was seen.
-    let is_it = |d: &Drop<'_>| is_firewalls(d) && d.hop.netns == netns && !is_beside(case, d);
+    let is_it = |d: &Drop<'_>| is_firewalls(d) && d.hop.netns == netns;
     let dropped = case.drops().find(is_it);
     // Nobody watches ARP: what may drop that is a guess.
     if why.is_some() && dropped.is_none() && met.obstacle.leg == Leg::Packet {
@@ -121,6 +121,9 @@ fn walked(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
         let id = if met.way.purpose == Purpose::Upstream { "dns-upstream-unreachable" } else { id };
         invalid(case, met, blocked.fill(case, met.finding(case, id, title)))
     });
+    if met.obstacle.leg != Leg::Packet && met.walk.tuple.dst.is_ipv6() {
+        finding = discovery(case, netns, finding);
+    }
     if let Some(drop) = dropped {
         finding = finding.fact(drop.fact()).journeys([drop.journey.id]);
         finding.confidence = if why.is_some() { Confidence::Likely } else { Confidence::Certain };
@@ -128,18 +131,23 @@ fn walked(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
     Some(finding)
 }
 
+/// It is not the packet that the rule takes but the question for its next hop's link-layer address,
+/// or the answer: in IPv6 those are packets of ICMPv6, which rules meet as any other.
+fn discovery(case: &Case<'_>, netns: Inum, finding: Finding) -> Finding {
+    let node = case.state.netns_name(netns);
+    let title = format!(
+        "{node} drops neighbour solicitations or advertisements (NDP, ICMPv6 types 135 and 136), \
+         without which no next hop is found: {}",
+        finding.title
+    );
+    let advice =
+        "accept ICMPv6 neighbour-solicitation and neighbour-advertisement before that rule";
+    Finding { title, steps: vec![advice.into()], narrower: Vec::new(), ..finding }
+}
+
 /// By a rule, or by the queue that a rule hands packets to.
 fn is_firewalls(drop: &Drop<'_>) -> bool {
     drop.reason == "NETFILTER_DROP" || in_front::is_queues(drop)
-}
-
-/// Of an echo where a port was asked for, which decides nothing: an address of which only ports are
-/// open may refuse it.
-fn is_beside(case: &Case<'_>, drop: &Drop<'_>) -> bool {
-    let Some(first) = drop.journey.first else { return false };
-    let is_echo = first.icmp().is_some_and(|i| matches!(i.kind, 8 | 128));
-    let decides = case.probes.iter().any(|p| p.decides() && p.sent(&first.tuple));
-    is_echo && !case.probes.is_empty() && !decides
 }
 
 /// A Service's address that was not translated goes where it was never meant to, and is dropped

@@ -1,0 +1,234 @@
+//! Causes that lie elsewhere than where a packet ends, verdicts, and what only looks like a fault:
+//! on networks that are nobody's lab.
+
+use std::io::Write as _;
+use std::net::{TcpListener, UdpSocket};
+use std::path::PathBuf;
+use std::process::Command;
+
+use pkttrace::net::setns::run_in_path;
+use pkttrace_tests::{Diagnosis, Site, binary};
+
+fn path(site: &Site, host: &str) -> PathBuf {
+    format!("/run/netns/{}", site.netns(host)).into()
+}
+
+/// Whoever connects at `port` of `host` is greeted and left alone, until the test ends.
+fn greeter(site: &Site, host: &str, port: u16) {
+    let bind = || TcpListener::bind(("0.0.0.0", port));
+    let listener = run_in_path(&path(site, host), bind).expect("a listener");
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let Ok(mut client) = client else { return };
+            let _ = client.write_all(b"220 ready\r\n");
+        }
+    });
+}
+
+/// A name server for A records: `answer` says what a name has, 24 addresses do not fit a datagram.
+fn name_server(site: &Site, host: &str, answer: fn(&str) -> &'static [[u8; 4]]) {
+    let bind = || UdpSocket::bind(("0.0.0.0", 53));
+    let socket = run_in_path(&path(site, host), bind).expect("a socket");
+    std::thread::spawn(move || {
+        let mut question = [0; 512];
+        while let Ok((n, from)) = socket.recv_from(&mut question) {
+            let _ = socket.send_to(&reply(&question[..n], answer), from);
+        }
+    });
+}
+
+fn reply(question: &[u8], answer: fn(&str) -> &'static [[u8; 4]]) -> Vec<u8> {
+    let (mut labels, mut at) = (Vec::new(), 12);
+    while question[at] > 0 {
+        let end = at + 1 + usize::from(question[at]);
+        labels.push(String::from_utf8_lossy(&question[at + 1..end]).into_owned());
+        at = end;
+    }
+    let found = answer(&labels.join("."));
+    let is_cut = found.len() > 20;
+    let (flags, code) = (if is_cut { 0x87 } else { 0x85 }, if found.is_empty() { 3 } else { 0 });
+    let count = if is_cut { 0 } else { found.len() as u8 };
+    let mut reply = question[..2].to_vec();
+    reply.extend_from_slice(&[flags, code, 0, 1, 0, count, 0, 0, 0, 0]);
+    reply.extend_from_slice(&question[12..at + 5]);
+    for address in found.iter().take(usize::from(count)) {
+        reply.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+        reply.extend_from_slice(address);
+    }
+    reply
+}
+
+fn title(found: &Diagnosis) -> &str {
+    found.first()["title"].as_str().unwrap_or_default()
+}
+
+/// A client, a router between, and a server with a route back.
+fn routed() -> Site {
+    let site = Site::new(&["cl", "rt", "sv"]);
+    site.wire(("cl", "up0", "10.81.1.2/24"), ("rt", "in0", "10.81.1.1/24"));
+    site.wire(("rt", "out0", "10.81.2.1/24"), ("sv", "e0", "10.81.2.9/24"));
+    site.exec("rt", "sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0");
+    site.exec("cl", "ip route add default via 10.81.1.1");
+    site.exec("sv", "ip route add default via 10.81.2.1");
+    site
+}
+
+#[test]
+fn a_server_that_greets_and_hangs_up_works() {
+    let site = routed();
+    greeter(&site, "sv", 80);
+    for _ in 0..3 {
+        Diagnosis::of(&["--from", &site.netns("cl"), "--to", "10.81.2.9:80"]).assert_healthy();
+    }
+}
+
+#[test]
+fn what_was_not_seen_is_inconclusive() {
+    let site = Site::new(&["quiet"]);
+    let output = Command::new(binary())
+        .args(["diagnose", "--netns", &site.netns("quiet"), "--duration", "300ms", "-o", "json"])
+        .output()
+        .expect("diagnose starts");
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&found["verdict"], &found["healthy"]), (&"inconclusive".into(), &false.into()));
+    assert_eq!(output.status.code(), Some(3));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("watching"), "what is being done is said: {said}");
+}
+
+#[test]
+fn a_translation_that_takes_a_hosts_address_is_the_cause() {
+    let site = routed();
+    greeter(&site, "sv", 25);
+    site.ping_once("rt", "10.81.2.9");
+    site.exec(
+        "rt",
+        "iptables -t nat -A PREROUTING -d 10.81.2.9/32 -p tcp --dport 25 \
+         -j DNAT --to-destination 10.81.1.2:2525",
+    );
+    let found = Diagnosis::of(&["--from", &site.netns("cl"), "--to", "10.81.2.9:25"]);
+    found.assert_first("translation-takes-host", &site.netns("rt"));
+}
+
+#[test]
+fn a_masquerade_that_hides_the_sender_is_the_cause_of_the_refusal() {
+    let site = routed();
+    greeter(&site, "sv", 5432);
+    site.exec("sv", "iptables -A INPUT -p tcp --dport 5432 ! -s 10.81.1.0/24 -j DROP");
+    site.exec("rt", "iptables -t nat -A POSTROUTING -s 10.81.1.0/24 -j MASQUERADE");
+    let found = Diagnosis::of(&["--from", &site.netns("cl"), "--to", "10.81.2.9:5432"]);
+    found.assert_first("translation-hides-source", &site.netns("rt"));
+}
+
+#[test]
+fn a_policy_rule_is_spared_from_by_a_narrower_one() {
+    let site = routed();
+    greeter(&site, "sv", 445);
+    site.exec("sv", "ip link add vpn7 type veth peer name vpn8 && ip link set vpn7 up");
+    site.exec("sv", "ip link set vpn8 up");
+    site.exec(
+        "sv",
+        "ip route add 10.81.1.0/24 dev vpn7 table 77 && ip rule add pref 700 lookup 77",
+    );
+    let from = site.netns("cl");
+    let found = Diagnosis::of(&["--from", &from, "--to", "10.81.2.9:445"]);
+    found.assert_first("policy-rule-hijack", &site.netns("sv")).run_fix();
+    Diagnosis::of(&["--from", &from, "--to", "10.81.2.9:445"]).assert_healthy();
+    assert!(site.exec("sv", "ip rule").contains("700:"), "the rule itself stays");
+}
+
+#[test]
+fn an_address_that_failed_detection_is_not_used() {
+    let site = Site::new(&["sw", "a", "b"]);
+    site.exec("sw", "ip link add br9 type bridge mcast_snooping 0 && ip link set br9 up");
+    for host in ["a", "b"] {
+        site.plug("sw", "br9", host);
+    }
+    site.exec("a", "ip addr add fd81::a/64 dev e0 nodad");
+    site.exec(
+        "b",
+        "sysctl -qw net.ipv6.conf.all.enhanced_dad=0 net.ipv6.conf.e0.enhanced_dad=0 \
+         net.ipv6.conf.all.accept_dad=1 net.ipv6.conf.e0.accept_dad=1",
+    );
+    site.exec("sw", "bridge link set dev p-b hairpin on");
+    site.exec("b", "ip addr add fd81::b/64 dev e0");
+    site.until("b", "ip -6 addr show dev e0 | grep -q dadfailed");
+    let found = Diagnosis::of(&["--from", &site.netns("a"), "--to", "fd81::b"]);
+    found.assert_first("ipv6-address-unverified", &site.netns("b"));
+    assert!(found.json.to_string().contains("hairpin"), "{:#}", found.json);
+}
+
+#[test]
+fn a_router_without_a_proxy_entry_does_not_answer_solicitations() {
+    let site = Site::new(&["peer", "host", "box"]);
+    site.wire(("peer", "e0", "fd82::2/64"), ("host", "lan0", "fd82::1/64"));
+    site.wire(("host", "in0", "fd82::ff:1/112"), ("box", "e0", "fd82::ff:2/112"));
+    site.exec("host", "sysctl -qw net.ipv6.conf.all.forwarding=1");
+    site.exec("box", "ip -6 route add default via fd82::ff:1");
+    let from = site.netns("peer");
+    let ask = ["--from", &from, "--to", "fd82::ff:2"];
+    site.until("host", "ping -6 -c1 -W1 fd82::ff:2 && ping -6 -c1 -W1 fd82::2");
+    let found = Diagnosis::of(&ask);
+    found.assert_first("ndp-proxy-missing", &site.netns("host"));
+    site.exec("host", "sysctl -qw net.ipv6.conf.lan0.proxy_ndp=1");
+    site.exec("host", "ip -6 neigh add proxy fd82::ff:2 dev lan0");
+    Diagnosis::of(&ask).assert_healthy();
+}
+
+#[test]
+fn a_search_domain_that_answers_everything_takes_a_name() {
+    let site = Site::new(&["app", "net"]);
+    site.wire(("app", "e0", "10.83.0.2/24"), ("net", "e0", "10.83.0.1/24"));
+    site.exec("net", "ip addr add 10.83.9.9/32 dev lo && ip addr add 10.83.9.66/32 dev lo");
+    site.exec("app", "ip route add default via 10.83.0.1");
+    site.exec("net", "iptables -A INPUT -d 10.83.9.66 -p tcp -j REJECT --reject-with tcp-reset");
+    greeter(&site, "net", 8443);
+    name_server(&site, "net", |name| match name {
+        "hub.example.org" => &[[10, 83, 9, 9]],
+        name if name.ends_with(".wild.test") => &[[10, 83, 9, 66]],
+        _ => &[],
+    });
+    site.resolver("app", "search first.test wild.test\nnameserver 10.83.0.1\noptions ndots:4\n");
+    let found = Diagnosis::of(&["--from", &site.netns("app"), "--to", "hub.example.org:8443"]);
+    found.assert_first("dns-search-takes-name", &site.netns("app"));
+    assert!(title(&found).contains("wild.test"), "{:#}", found.json);
+}
+
+#[test]
+fn an_answer_too_long_for_a_datagram_needs_tcp() {
+    let site = Site::new(&["app", "net"]);
+    site.wire(("app", "e0", "10.84.0.2/24"), ("net", "e0", "10.84.0.1/24"));
+    name_server(&site, "net", |name| match name {
+        "many.test" => &[[10, 84, 0, 1]; 24],
+        "one.test" => &[[10, 84, 0, 1]],
+        _ => &[],
+    });
+    site.resolver("app", "nameserver 10.84.0.1\n");
+    let from = site.netns("app");
+    Diagnosis::of(&["--from", &from, "--to", "one.test", "--proto", "dns"]).assert_healthy();
+    let found = Diagnosis::of(&["--from", &from, "--to", "many.test", "--proto", "dns"]);
+    found.assert_first("dns-tcp-unreachable", &from);
+}
+
+#[test]
+fn bystanders_change_no_answer() {
+    let site = routed();
+    site.exec("sv", "iptables -A INPUT -p tcp --dport 9000 -j DROP");
+    let ask = ["--from", &site.netns("cl"), "--to", "10.81.2.9:9000"];
+    let before = Diagnosis::of(&ask);
+    // Only `lo`, half-made pods, a sandboxed service with the very address, and another lab.
+    let others = Site::new(&["b0", "b1", "b2", "b3", "half", "box", "cl2", "rt2", "sv2", "b4"]);
+    others.exec("half", "ip link add eth0 type veth peer name loose");
+    others.exec(
+        "box",
+        "ip link add d0 type veth peer name d1 && ip addr add 10.81.2.9/24 dev d0 && ip link set d0 up",
+    );
+    others.wire(("cl2", "up0", "10.81.1.2/24"), ("rt2", "in0", "10.81.1.1/24"));
+    others.wire(("rt2", "out0", "10.81.2.1/24"), ("sv2", "e0", "10.81.2.9/24"));
+    let after = Diagnosis::of(&ask);
+    for found in [&before, &after] {
+        found.assert_first("input-drop", &site.netns("sv"));
+    }
+    assert_eq!(before.first()["title"], after.first()["title"]);
+    assert_eq!(before.loud(), after.loud());
+}

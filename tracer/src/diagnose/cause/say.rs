@@ -1,0 +1,135 @@
+//! A cause in words.
+
+use std::net::SocketAddr;
+
+use super::undo::Alteration;
+use crate::diagnose::case::{Case, Way};
+use crate::diagnose::finding::{Finding, Scenario, Severity, Where};
+use crate::diagnose::rules::Rule;
+use crate::diagnose::show;
+use crate::diagnose::walk::{Nat, RuleRef};
+use crate::firewall::{self, Match, Target};
+
+const TAKES_HOST: &str = "translation-takes-host";
+const HIDES_SOURCE: &str = "translation-hides-source";
+const DIVERTS: &str = "policy-rule-hijack";
+
+pub(in crate::diagnose) const RULE: Rule = Rule {
+    id: TAKES_HOST,
+    covers: &[TAKES_HOST, HIDES_SOURCE],
+    check: |_| Vec::new(),
+    explain: "A rule of this node translates the address although the packet would get through as \
+              it is. A destination that is translated takes packets away from the host that has \
+              the address: an external IP of a Service, or a published port, on somebody else's. \
+              A source that is masqueraded makes all pods of a node look like the node: whoever \
+              filters by pod, or answers by another way, does not know them any more. What the \
+              packet meets afterwards is only a consequence.",
+};
+
+/// The finding for what is to blame. What was found without knowing it is its consequence.
+pub(super) fn finding(
+    case: &Case<'_>,
+    way: &Way,
+    alteration: &Alteration,
+    known: &[Finding],
+) -> Option<Finding> {
+    let consequence = known.iter().find(|f| f.severity == Severity::Error);
+    let found = match alteration {
+        Alteration::Translated(nat, rule) => translated(case, nat, rule),
+        Alteration::Diverted(netns, rule) => {
+            let text = show::rule(rule);
+            // Where the rule is meant so, and only its table's gateway is gone, it is not told.
+            let mut told = known.iter();
+            let told = told.find(|f| f.id == DIVERTS && f.place.netns == Some(*netns))?;
+            let mut found = told.clone();
+            found.severity = Severity::Error;
+            found.confidence = crate::diagnose::Confidence::Certain;
+            found = found.rather(alteration.exempted(case, way));
+            found.fact(format!("ip rule: {text}"))
+        }
+    };
+    Some(with_proof(found, consequence, way))
+}
+
+/// Two findings about one cause.
+pub(super) fn is_same(a: &Finding, b: &Finding) -> bool {
+    a.id == b.id && a.place.netns == b.place.netns && a.place.route == b.place.route
+}
+
+fn with_proof(found: Finding, consequence: Option<&Finding>, way: &Way) -> Finding {
+    let asked = way.request.ask.dst;
+    let mut found =
+        found.fact(format!("without it the way to {asked} is clear, there and back")).depth(0);
+    if let Some(consequence) = consequence.filter(|c| c.id != found.id) {
+        found = found
+            .fact(format!("what comes of it: {}", consequence.title))
+            .journeys(consequence.journeys.iter().copied());
+    }
+    found
+}
+
+fn translated(case: &Case<'_>, nat: &Nat, rule: &RuleRef) -> Finding {
+    let node = case.state.netns_name(nat.netns);
+    let (before, after) = (nat.before, nat.after);
+    let mut place = Where::netns(case.state, nat.netns);
+    place.table = Some(rule.table.clone());
+    place.chain = Some(rule.chain.clone());
+    place.rule = Some(rule.text.clone());
+    if !nat.kind.is_destination() {
+        let title = format!(
+            "{node} masquerades what {} sends to {}: it arrives from {}, a source address that is \
+             not the sender's",
+            before.src, before.dst, after.src
+        );
+        let advice = format!(
+            "except {} from that rule of {node}: traffic inside of the cluster keeps its source",
+            before.dst
+        );
+        return Finding::error(HIDES_SOURCE, case.scenario(), title)
+            .at(place)
+            .fact(format!("{} {}", rule.chain, rule.text))
+            .fix(advice);
+    }
+    let (from, to) =
+        (SocketAddr::new(before.dst, before.dport), SocketAddr::new(after.dst, after.dport));
+    let title = format!(
+        "{node} takes what is meant for {from}, a real host's address: a rule of its own translates \
+         it to {to}"
+    );
+    let asked = asks_for(case, nat, rule);
+    if let Some((chain, own)) = asked {
+        place.chain = Some(chain.to_owned());
+        place.rule = Some(own.text.clone());
+    }
+    let whose = asked.and_then(|(_, own)| own.comment.clone()).or_else(|| rule.comment.clone());
+    let whose = whose.map_or_else(|| "whoever wrote that rule".to_owned(), |w| format!("{w:?}"));
+    Finding::error(TAKES_HOST, Scenario::Service, title)
+        .at(place)
+        .facts(asked.map(|(chain, own)| format!("{chain} {}", own.text)))
+        .fact(format!("{} {}", rule.chain, rule.text))
+        .fix(format!("take {} out of {whose}: it is the address of another host", before.dst))
+}
+
+/// The rule that leads packets to this very address to the one that translates.
+fn asks_for<'a>(
+    case: &Case<'a>,
+    nat: &Nat,
+    rule: &RuleRef,
+) -> Option<(&'a str, &'a firewall::Rule)> {
+    let dst = nat.before.dst;
+    let is_host = |m: &Match| match m {
+        Match::Dst { nets, not: false } => {
+            nets.iter().any(|(a, len)| *a == dst && *len == if dst.is_ipv4() { 32 } else { 128 })
+        }
+        _ => false,
+    };
+    let leads = |target: &Target| match target {
+        Target::Jump(to) | Target::Goto(to) => *to == rule.chain || rule.via.contains(to),
+        _ => false,
+    };
+    let tables = &case.detail(nat.netns)?.firewall.tables;
+    let table = tables.iter().find(|t| t.flavour == rule.flavour && t.name == rule.table)?;
+    let rules = table.chains.iter().flat_map(|c| c.rules.iter().map(move |r| (c.name.as_str(), r)));
+    let mut asking = rules.filter(|(_, r)| r.matches.iter().any(is_host) && leads(&r.target));
+    asking.next()
+}
