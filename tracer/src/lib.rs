@@ -4,6 +4,7 @@ pub mod app;
 pub mod bpf;
 pub mod cli;
 pub mod config;
+mod descriptors;
 pub mod diagnose;
 pub mod doctor;
 pub mod event;

@@ -1,10 +1,7 @@
 //! The life of a lab: up, open, down. A prefix is claimed by making its state directory; what
 //! will be made is recorded before it is made, so `down` can also clear away half a lab.
 
-use std::io;
 use std::path::PathBuf;
-
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::host::{Host, find_program, sysctl_path};
 use super::inhabitants::{self, Inhabitant};
@@ -14,6 +11,7 @@ use super::server::Server;
 use super::state::{self, Record, StateDir};
 use super::topology::{Choice, Topology};
 use super::{Backend, Error, Prefix, build, daemon, netns, sys};
+use crate::signals::{self, Signals};
 
 /// A lab that is up.
 #[derive(Debug)]
@@ -49,7 +47,9 @@ impl Lab {
         let topology = spec.topology(choice)?;
         check_machine(&topology, backend)?;
         // From here on a signal does not end the process before it has cleaned up.
-        let mut signals = Signals::listen().map_err(|e| Error::Server(e.to_string()))?;
+        let mut signals = Signals::new().map_err(|e| Error::Server(e.to_string()))?;
+        // Cleaning up takes as long as it gets on.
+        signals::flushing(None);
         let state = StateDir::new(prefix);
         let record = Record {
             lab: spec.name.to_owned(),
@@ -69,7 +69,7 @@ impl Lab {
         }
         let built = tokio::select! {
             built = lab.realise(&topology) => built,
-            () = signals.next() => Err(Error::Interrupted),
+            _ = signals.recv() => Err(Error::Interrupted),
         };
         if let Err(e) = built {
             // The first error is the one to tell; `down` can be repeated if this one fails too.
@@ -298,25 +298,4 @@ fn check_machine(topology: &Topology, backend: Backend) -> Result<(), Error> {
         return Err(Error::NoSysctl { path: ipv6, remedy: "leave out --ipv6" });
     }
     Ok(())
-}
-
-/// The signals that ask a program to end.
-struct Signals([Signal; 3]);
-
-impl Signals {
-    fn listen() -> io::Result<Self> {
-        let on = |kind| signal(kind);
-        let [int, term, hup] =
-            [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
-        Ok(Self([on(int)?, on(term)?, on(hup)?]))
-    }
-
-    async fn next(&mut self) {
-        let [int, term, hup] = &mut self.0;
-        tokio::select! {
-            _ = int.recv() => {}
-            _ = term.recv() => {}
-            _ = hup.recv() => {}
-        }
-    }
 }

@@ -4,7 +4,6 @@
 //! runs are attached to, those that go are let go of at once, since a link would keep them alive.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -21,6 +20,7 @@ use crate::app;
 use crate::bpf::{self, Counters, KernelSide, LoadOptions, Misses, ProbeStatus};
 use crate::cli::filter::Network;
 use crate::config::{Config, add_service, portal};
+use crate::descriptors;
 use crate::event::Event;
 use crate::journey::{Builder, Journey};
 use crate::kernel::{btf::KernelBtf, btf::VMLINUX, names::KernelNames, offsets, symbols::Symbols};
@@ -97,7 +97,7 @@ impl Live {
     ///
     /// What keeps it from running, in one line.
     pub async fn start(config: &Config) -> Result<Setup> {
-        raise_descriptor_limit();
+        let descriptors = descriptors::raise();
         // The kernel takes its time to write them, and so it does to verify programs.
         let symbols = std::thread::spawn(Symbols::read);
         let btf = KernelBtf::read(Path::new(VMLINUX))?;
@@ -106,6 +106,10 @@ impl Live {
         let owners = owner::scan_in_time().await?;
         if !config.quiet {
             owners.doubts().iter().for_each(|doubt| app::say(doubt));
+        }
+        let all = state.netns.len();
+        if let Some(shortage) = descriptors::shortage(descriptors, all, all.min(ATTACH_ALL)) {
+            app::say(&shortage);
         }
         check_names(config, &state, &owners)?;
         let mut filter = config.filter;
@@ -503,19 +507,4 @@ fn check_names(config: &Config, state: &NetworkState, owners: &Owners) -> Result
         false => format!("; did you mean {}?", near.join(", ")),
     };
     bail!("--dev: no network namespace has a device {name:?}{hint} (`ip -br link` lists them)")
-}
-
-/// Links are descriptors, and there may be thousands; the hard limit is usually far higher.
-fn raise_descriptor_limit() {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: both calls only read or write the structure.
-    let done = unsafe {
-        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 && {
-            limit.rlim_cur = limit.rlim_max;
-            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) == 0
-        }
-    };
-    if !done {
-        log::debug!("cannot raise RLIMIT_NOFILE: {}", io::Error::last_os_error());
-    }
 }
