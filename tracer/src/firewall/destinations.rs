@@ -20,7 +20,8 @@ impl Destinations {
     pub fn of(firewall: &Firewall) -> Self {
         let mut all = Self::default();
         for table in &firewall.tables {
-            table.sets.iter().flat_map(|(_, elements)| elements).for_each(|e| all.read(e));
+            let elements = table.sets.iter().flat_map(|set| &set.elements);
+            elements.flat_map(|e| e.key.iter().chain(&e.value)).for_each(|word| all.read(word));
             table.chains.iter().flat_map(|chain| &chain.rules).for_each(|rule| all.take(rule));
         }
         all

@@ -23,10 +23,17 @@ pub use evaluate::{
 pub use infer::infer;
 pub(crate) use iptables::rule::split;
 pub use model::{
-    Chain, Counter, Devices, Firewall, Flavour, Ipset, Match, Policy, Rule, Stateful, Table, Target,
+    By, Chain, Counter, Devices, Element, Elements, Firewall, Flavour, Ipset, Map, MapKind, Match,
+    Policy, Rule, Set, Stateful, Table, Target,
 };
+pub use nft::field::Field;
 pub use query::{Published, Service};
 pub use read::{has_legacy_here, read_here, read_in};
+
+/// The element that these words of nft mean.
+pub(crate) fn element_of(words: &[String]) -> Element {
+    nft::element::one(words)
+}
 
 /// The rule that a tool makes of these words, in a chain of a table that was read.
 pub(crate) fn rule_of(table: &Table, chain: &str, words: &[&str]) -> Rule {
@@ -44,7 +51,7 @@ pub(crate) fn parsed(saved: &[(&str, &str)], ruleset: &str) -> Firewall {
     let of_family = |(family, text): &(&str, &str)| {
         iptables::parse(text, Flavour::IptablesNft, family, "iptables")
     };
-    let tables = saved.iter().flat_map(of_family).chain(nft::parse(ruleset)).collect();
+    let tables = saved.iter().flat_map(of_family).chain(nft::text::parse(ruleset)).collect();
     Firewall { tables, ..Firewall::default() }
 }
 

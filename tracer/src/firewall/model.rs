@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use super::nft::field::Field;
 use crate::journey::{Hook, NatKind};
 
 /// All rules of a namespace.
@@ -44,8 +45,72 @@ pub struct Table {
     pub command: String,
     /// Chains in the order of their own tool.
     pub chains: Vec<Chain>,
-    /// Named sets and maps of nftables by name: elements as nft prints them.
-    pub sets: Vec<(String, Vec<String>)>,
+    /// Named sets and maps of nftables.
+    pub sets: Vec<Set>,
+}
+
+/// A named set or map of nftables.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Set {
+    /// Its name.
+    pub name: String,
+    /// Its elements.
+    pub elements: Vec<Element>,
+    /// These are all.
+    pub is_whole: bool,
+}
+
+/// An element of a set or map of nftables; each word as nft prints it, names of devices in quotes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Element {
+    /// The parts of its key: `10.96.0.1`, `tcp`, `443`; `*` is any.
+    pub key: Vec<String>,
+    /// What a map has for it: `goto`, `service-…`; or `10.244.1.2`, `.`, `8080`.
+    pub value: Vec<String>,
+    /// Its comment.
+    pub comment: Option<String>,
+}
+
+/// The set or map that a rule asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Elements {
+    /// A named one of the same table.
+    Named(String),
+    /// One without a name.
+    Here(Vec<Element>),
+}
+
+/// A look-up in a map of nftables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Map {
+    /// What its values are.
+    pub kind: MapKind,
+    /// What it is asked for.
+    pub by: By,
+    /// Where.
+    pub elements: Elements,
+    /// The statement in nft's words.
+    pub text: String,
+}
+
+/// What is done with the value of a map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapKind {
+    /// It is the verdict.
+    Verdict,
+    /// It is the new destination; with this port, where the value has none.
+    Dnat { port: Option<u16> },
+    /// It is the new source.
+    Snat { port: Option<u16> },
+}
+
+/// What a map is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum By {
+    /// Fields of the packet.
+    Fields(Vec<Field>),
+    /// A number below `of`, plus `offset`, that only the kernel knows (`numgen`, `jhash`).
+    Number { of: u64, offset: u64 },
 }
 
 /// A chain.
@@ -150,13 +215,18 @@ pub enum Match {
     DstLocal { not: bool },
     /// Source address is one of this namespace.
     SrcLocal { not: bool },
+    /// Destination address is of one of these types (`addrtype`, `fib daddr type`), in small letters.
+    DstType { kinds: Vec<String>, not: bool },
+    /// Source address is of one of these types.
+    SrcType { kinds: Vec<String>, not: bool },
     /// Original destination address and port of the connection (`--ctorigdst`, `ct original`).
     CtOrigDst { nets: Vec<(IpAddr, u8)>, port: Option<u16>, not: bool },
     /// The connection was translated (`ct status dnat`, `--ctstate DNAT`).
     CtDnat { not: bool },
-    /// An ipset: its name and the directions (`src`, `dst`). A set of nftables: its name in the
-    /// table, or an anonymous one in braces, and the fields (`ip daddr`, `th dport`).
+    /// An ipset: its name and the directions (`src`, `dst`).
     Set { name: String, dirs: Vec<String>, not: bool },
+    /// A set of nftables, and which fields are looked up in it.
+    In { fields: Vec<Field>, set: Elements, not: bool },
     /// TCP flags: mask and value.
     TcpFlags { mask: u8, value: u8, not: bool },
     /// True for this share of connections, 0 to 1, as text (`statistic mode random`).
@@ -217,8 +287,8 @@ pub enum Target {
     Queue,
     /// Goes on with the next rule: counting, logging, or anything that decides nothing.
     Continue,
-    /// Decides by a map of nftables, in its own words.
-    Map(String),
+    /// Decides by a map of nftables.
+    Map(Map),
     /// Not modelled, in its own words: may do anything.
     Other(String),
 }
@@ -232,10 +302,18 @@ impl Target {
             Self::Snat { .. } => NatKind::Snat,
             Self::Masquerade => NatKind::Masquerade,
             Self::Redirect { .. } => NatKind::Redirect,
-            Self::Map(words) if words.starts_with("dnat ") => NatKind::Dnat,
-            Self::Map(words) if words.starts_with("snat ") => NatKind::Snat,
+            Self::Map(Map { kind: MapKind::Dnat { .. }, .. }) => NatKind::Dnat,
+            Self::Map(Map { kind: MapKind::Snat { .. }, .. }) => NatKind::Snat,
             _ => return None,
         })
+    }
+}
+
+impl Table {
+    /// Its named set or map.
+    #[must_use]
+    pub fn set(&self, name: &str) -> Option<&Set> {
+        self.sets.iter().find(|set| set.name == name)
     }
 }
 

@@ -1,7 +1,7 @@
-//! Reading the rules of a namespace with the system's own tools.
+//! Reading the rules of a namespace: nftables from the kernel itself, and the extensions of iptables,
+//! which only it understands, with its own tools.
 //!
-//! nf_tables is asked first which tables there are: where there is none, no tool runs, and tables
-//! that iptables-nft owns are not listed a second time by `nft`, whose rules there are many.
+//! nf_tables is asked first which tables there are: where iptables owns none, no tool runs.
 //! Only listing commands run, and those of iptables-legacy only where the namespace has such
 //! tables already: listing one creates it (`ip_tables` registers a table on first use).
 
@@ -9,7 +9,7 @@ use std::io;
 use std::path::Path;
 
 use super::tool::{self, Backend};
-use super::{Firewall, Flavour, Ipset, Table, ipset, iptables, nft};
+use super::{Chain, Firewall, Flavour, Ipset, Table, ipset, iptables, nft};
 use crate::net::{Inum, nftables, setns};
 use crate::nftrace;
 
@@ -63,8 +63,10 @@ fn read_nf_tables(fw: &mut Firewall, names: Vec<Name>) {
     // that of its parent: all of this stays here.
     std::thread::scope(|scope| {
         let saves = [("ip", "iptables"), ("ip6", "ip6tables")].map(|(family, base)| {
-            let is_any = candidates.iter().any(|(of, _)| *of == family);
-            (family, base, is_any.then(|| scope.spawn(move || save(family, base))))
+            let names: Vec<&str> =
+                candidates.iter().filter(|(of, _)| *of == family).map(|c| c.1.as_str()).collect();
+            let is_any = !names.is_empty();
+            (family, base, is_any.then(|| scope.spawn(move || save(family, base, &names))))
         });
         for (family, base, save) in saves {
             let Some(save) = save else { continue };
@@ -80,42 +82,31 @@ fn read_nf_tables(fw: &mut Firewall, names: Vec<Name>) {
     if is_read {
         fw.read.push(Flavour::IptablesNft);
     }
+    // What iptables does not own, or does not show, the kernel shows as its own.
     let is_owned = |(family, name): &Name| {
         owned.iter().any(|t: &Table| t.family == *family && t.name == *name)
     };
     native.extend(candidates.into_iter().filter(|name| !is_owned(name)));
-    match list(&native) {
-        Ok(tables) => {
-            fw.tables.extend(tables);
-            fw.read.extend([Flavour::Nft, Flavour::Ebtables]);
-        }
-        Err(reason) => fw.unread.push(format!("nftables rules: {reason}")),
+    let failed = fw.unread.len();
+    fw.tables.extend(nft::read(&native, &mut fw.unread));
+    if fw.unread.len() == failed {
+        fw.read.extend([Flavour::Nft, Flavour::Ebtables]);
     }
     fw.tables.extend(owned);
 }
 
-/// The tables that `nft` alone can show.
-fn list(names: &[Name]) -> Result<Vec<Table>, String> {
-    if names.is_empty() {
-        return Ok(Vec::new());
-    }
-    let commands: Vec<String> =
-        names.iter().map(|(family, name)| format!("list table {family} {name}")).collect();
-    // One of them may be gone by now, or have a name that nft's grammar does not take.
-    let text = tool::run("nft", &["-a", "-y", &commands.join("; ")])
-        .or_else(|_| tool::run("nft", &["-a", "-y", "list", "ruleset"]))?;
-    let mut tables = nft::parse(&text);
-    tables.retain(|t| names.iter().any(|(family, name)| t.family == *family && t.name == *name));
-    Ok(tables)
-}
-
-/// The tables that iptables-nft owns, with the kernel's handles.
-fn save(family: &str, base: &str) -> Result<Vec<Table>, String> {
+/// The tables of these names that iptables-nft owns, with the kernel's handles.
+fn save(family: &str, base: &str, names: &[&str]) -> Result<Vec<Table>, String> {
     let text = tool::run(&tool::save(base, Backend::Nft)?, &["-c"])?;
     let command = tool::command(base, Backend::Nft);
     let mut tables = iptables::parse(&text, Flavour::IptablesNft, family, &command);
-    tables.retain(|table| !is_foreign(&text, &table.name));
-    tables.iter_mut().for_each(take_handles);
+    let mut seen = Vec::new();
+    tables.retain(|table| {
+        let is_first = !seen.contains(&table.name);
+        seen.push(table.name.clone());
+        is_first && names.contains(&table.name.as_str()) && !is_foreign(&text, &table.name)
+    });
+    tables.retain_mut(take_handles);
     Ok(tables)
 }
 
@@ -126,12 +117,22 @@ fn is_foreign(text: &str, table: &str) -> bool {
     text.lines().any(|line| line.starts_with(&head) && line.contains("incompatible"))
 }
 
-/// The kernel has the rules in the same order; where it has others by now, a rule has no handle.
-fn take_handles(table: &mut Table) {
+/// The kernel has the rules in the same order; where a chain has others by now, they have no
+/// handle. False where the table has no such chains: what was printed is not what is there, as
+/// where a name with a line break in it looks like more than one line.
+fn take_handles(table: &mut Table) -> bool {
     let handles = match nftables::handles_here(&table.family, &table.name) {
         Ok(handles) => handles,
-        Err(error) => return log::debug!("handles of table {}: {error}", table.name),
+        Err(error) => {
+            log::debug!("handles of table {}: {error}", table.name);
+            return true;
+        }
     };
+    let is_there =
+        |chain: &Chain| chain.rules.is_empty() || handles.contains_key(chain.name.as_str());
+    if !table.chains.iter().all(is_there) {
+        return false;
+    }
     for chain in &mut table.chains {
         let Some(handles) = handles.get(&chain.name) else { continue };
         if handles.len() == chain.rules.len() {
@@ -140,6 +141,7 @@ fn take_handles(table: &mut Table) {
             }
         }
     }
+    true
 }
 
 /// Family, command, where the names of its tables are.
@@ -167,7 +169,8 @@ fn legacy() -> Result<Vec<Table>, String> {
         for name in names.lines() {
             let save = tool::save(base, Backend::Legacy)?;
             let text = tool::run(&save, &["-c", "-t", name])?;
-            tables.extend(iptables::parse(&text, Flavour::IptablesLegacy, family, &command));
+            let saved = iptables::parse(&text, Flavour::IptablesLegacy, family, &command);
+            tables.extend(saved.into_iter().find(|table| table.name == name));
         }
     }
     Ok(tables)

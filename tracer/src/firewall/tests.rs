@@ -22,7 +22,7 @@ fn kube() -> Firewall {
 }
 
 fn words() -> Firewall {
-    let tables = nft::parse(include_str!("testdata/words.nft"));
+    let tables = nft::text::parse(include_str!("testdata/words.nft"));
     Firewall { tables, ..Firewall::default() }
 }
 
@@ -107,7 +107,7 @@ fn services_and_published_ports_are_read_back() {
 
 #[test]
 fn services_of_the_nftables_mode_are_read_back() {
-    let tables = nft::parse(include_str!("testdata/kube.nft"));
+    let tables = nft::text::parse(include_str!("testdata/kube.nft"));
     let services = Firewall { tables, ..Firewall::default() }.services();
     let names: Vec<_> =
         services.iter().map(|s| (s.name.as_str(), s.port, s.endpoints.len())).collect();

@@ -27,6 +27,17 @@ pub(super) fn protocol(word: &str) -> Option<u8> {
     known.or_else(|| word.parse().ok())
 }
 
+/// The name of an IP protocol, as `/etc/protocols` has it.
+pub(super) fn protocol_name(number: u8) -> Option<&'static str> {
+    PROTOCOLS.iter().find(|(_, n)| *n == number).map(|(name, _)| *name)
+}
+
+/// A string of C; what is no UTF-8 in it is replaced.
+pub(super) fn c_text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
+}
+
 /// A number, decimal or `0x…`.
 pub(super) fn number(word: &str) -> Option<u32> {
     match word.strip_prefix("0x") {

@@ -34,7 +34,8 @@ pub(crate) async fn build(
     set_sysctls(prefix, &topology.base_sysctls)?;
     // Rules need no devices: iptables works beside us.
     let rules = topology.rules.iter().map(|rules| restore(prefix, rules, backend));
-    let rules: Vec<_> = rules.collect();
+    let tables = topology.nft.iter().map(|rules| load(prefix, rules));
+    let rules: Vec<_> = rules.chain(tables).collect();
     let nets = Nets::open(prefix, topology)?;
     nets.add_links(prefix, topology).await?;
     for address in &topology.addresses {
@@ -55,6 +56,13 @@ fn restore(prefix: &Prefix, rules: &Rules, backend: Backend) -> JoinHandle<Resul
     let (prefix, rules) = (prefix.clone(), rules.clone());
     tokio::task::spawn_blocking(move || {
         Host { prefix: &prefix, name: rules.host }.restore_rules(backend, &rules.text)
+    })
+}
+
+fn load(prefix: &Prefix, rules: &Rules) -> JoinHandle<Result<(), Error>> {
+    let (prefix, rules) = (prefix.clone(), rules.clone());
+    tokio::task::spawn_blocking(move || {
+        Host { prefix: &prefix, name: rules.host }.run("nft", &["-f", "-"], &rules.text)
     })
 }
 

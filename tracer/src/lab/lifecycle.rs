@@ -55,6 +55,7 @@ impl Lab {
             lab: spec.name.to_owned(),
             iptables: backend,
             ipv6: choice.ipv6,
+            proxy: choice.proxy,
             is_complete: false,
             hosts: topology.host_names().into_iter().map(str::to_owned).collect(),
             faults: Vec::new(),
@@ -110,7 +111,7 @@ impl Lab {
     ///
     /// As [`Spec::topology`].
     pub fn topology(&self) -> Result<Topology, Error> {
-        self.spec.topology(Choice { ipv6: self.record.ipv6 })
+        self.spec.topology(Choice { ipv6: self.record.ipv6, proxy: self.record.proxy })
     }
 
     /// A host of it.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::topology::Proxy;
 use super::{Backend, Error, Prefix, sys};
 
 const LABS_DIR: &str = "/run/pkttrace/labs";
@@ -18,6 +19,8 @@ pub struct Record {
     pub lab: String,
     pub iptables: Backend,
     pub ipv6: bool,
+    #[serde(default)]
+    pub proxy: Proxy,
     /// False from before the first namespace is made until the lab works.
     pub is_complete: bool,
     /// The hosts whose namespaces belong to this lab, so that `down` needs no topology.

@@ -11,6 +11,27 @@ use super::server::Server;
 pub struct Choice {
     /// Give every host IPv6 addresses and routes as well; otherwise IPv6 is off.
     pub ipv6: bool,
+    /// With which of its modes kube-proxy has written the rules of the Services.
+    pub proxy: Proxy,
+}
+
+/// A mode of kube-proxy.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    serde::Serialize,
+    serde::Deserialize,
+    clap::ValueEnum,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Proxy {
+    #[default]
+    Iptables,
+    Nftables,
 }
 
 /// A whole lab.
@@ -27,6 +48,8 @@ pub struct Topology {
     /// Set when all devices are there.
     pub sysctls: Vec<Sysctl>,
     pub rules: Vec<Rules>,
+    /// Tables of nftables beside them.
+    pub nft: Vec<Rules>,
     pub resolvers: Vec<Resolver>,
     pub servers: Vec<Server>,
     /// Commands worth trying: words after `pkttrace`, and what they show.
@@ -154,7 +177,7 @@ pub struct Sysctl {
     pub value: &'static str,
 }
 
-/// Input of `iptables-restore --noflush`.
+/// Input of `iptables-restore --noflush`, or of `nft -f`.
 #[derive(Debug, Clone)]
 pub struct Rules {
     pub host: &'static str,

@@ -12,7 +12,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use self::faults::{FaultArgs, FixArgs};
 use crate::lab::probe::{Expected, Probe};
-use crate::lab::topology::{Choice, Topology};
+use crate::lab::topology::{Choice, Proxy, Topology};
 use crate::lab::{self, Backend, Error, Inhabitant, LABS, Lab, Prefix, Record, Removed, Spec, Up};
 
 /// Ready labs: nodes, pods and containers as network namespaces.
@@ -97,6 +97,9 @@ struct UpArgs {
     /// Which iptables writes the rules.
     #[arg(long, value_enum, default_value = "nft")]
     iptables: Backend,
+    /// Which mode of kube-proxy writes the rules of the Services.
+    #[arg(long, value_enum, default_value = "iptables")]
+    proxy: Proxy,
     /// IPv6 beside IPv4, in `fd00::/8`; otherwise IPv6 is off in the lab.
     #[arg(long)]
     ipv6: bool,
@@ -147,7 +150,7 @@ pub fn run(args: LabArgs) -> Result<ExitCode> {
 fn up(args: &UpArgs) -> Result<ExitCode> {
     let start = Instant::now();
     let spec = Spec::find(&args.name)?;
-    let choice = Choice { ipv6: args.ipv6 };
+    let choice = Choice { ipv6: args.ipv6, proxy: args.proxy };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let up = runtime.block_on(Lab::up(&args.at.prefix, spec, args.iptables, choice))?;
     let (lab, took) = match up {
@@ -191,6 +194,9 @@ fn options(record: &Record, topology: &Topology) -> String {
     if !topology.rules.is_empty() {
         options += ", iptables-";
         options += record.iptables.name();
+    }
+    if record.proxy == Proxy::Nftables {
+        options += ", kube-proxy in nftables mode";
     }
     if record.ipv6 {
         options += ", IPv6";

@@ -8,7 +8,7 @@ use super::{Case, Finding};
 use crate::diagnose::remedy::{ChainAt, Edit, Spec, Step, argv, identifier};
 use crate::diagnose::walk::RuleRef;
 use crate::diagnose::{Confidence, Met, Where};
-use crate::firewall::{Flavour, Table, Target};
+use crate::firewall::{Element, Flavour, Table, Target};
 use crate::journey::Hook;
 use crate::net::Inum;
 
@@ -50,12 +50,13 @@ pub(super) fn empty_service(
     netns: Inum,
     (addr, port): (IpAddr, u16),
 ) -> Option<String> {
-    let sets = &table(case, netns, addr)?.sets;
-    let elements = |set| sets.iter().filter(move |s| s.0 == set).flat_map(|(_, all)| all);
-    let (port, addr) = (format!(". {port} "), format!("{addr} . "));
-    let own = elements(EMPTY).filter(|e| e.starts_with(&addr)).chain(elements(EMPTY_PORTS));
-    let mut comments = own.filter(|e| e.contains(&port)).filter_map(|e| e.split('"').nth(1));
-    comments.next().map(str::to_owned)
+    let table = table(case, netns, addr)?;
+    let elements = |set| table.set(set).into_iter().flat_map(|set| &set.elements);
+    let (port, addr) = (port.to_string(), addr.to_string());
+    let is_own = |e: &&Element| e.key.last() == Some(&port);
+    let by_addr = elements(EMPTY).filter(|e| e.key.first() == Some(&addr));
+    let mut own = by_addr.chain(elements(EMPTY_PORTS)).filter(is_own);
+    own.find_map(|element| element.comment.clone())
 }
 
 /// A Service's address that no element of the maps leads on.
@@ -109,7 +110,8 @@ pub(super) fn reconnect(case: &Case<'_>, netns: Inum, (addr, port): (IpAddr, u16
     let own = chains.filter_map(|c| Some((c, service_of(c)?)));
     for (chain, (_, proto, _)) in own.filter(|(_, s)| (s.0, s.2) == (addr, port)) {
         let key = argv![addr, ".", proto, ".", port];
-        let has = |set| has_element(table, set, &key.joined());
+        let parts: Vec<&str> = key.raw().filter(|word| *word != ".").collect();
+        let has = |set| has_element(table, set, &parts);
         if has(EMPTY) {
             let (set, element) = (EMPTY.to_owned(), Spec(key.clone()));
             steps.push(sets.clone().edit(Edit::DeleteElement { set, element }));
@@ -126,12 +128,10 @@ pub(super) fn reconnect(case: &Case<'_>, netns: Inum, (addr, port): (IpAddr, u16
 /// What makes an address of the node one for its Services' ports, where it is none.
 pub(super) fn node_address(case: &Case<'_>, netns: Inum, dst: (IpAddr, u16)) -> Option<Step> {
     let table = table(case, netns, dst.0)?;
-    let has_port = table.sets.iter().filter(|s| s.0 == "service-nodeports").any(|(_, elements)| {
-        elements
-            .iter()
-            .any(|e| e.split(" . ").nth(1).is_some_and(|p| first(p) == dst.1.to_string()))
-    });
-    if !has_port || has_element(table, NODE_ADDRESSES, &dst.0.to_string()) {
+    let port = dst.1.to_string();
+    let mut ports = table.set("service-nodeports").into_iter().flat_map(|set| &set.elements);
+    let has_port = ports.any(|element| element.key.last() == Some(&port));
+    if !has_port || has_element(table, NODE_ADDRESSES, &[&dst.0.to_string()]) {
         return None;
     }
     let (set, element) = (NODE_ADDRESSES.to_owned(), Spec(argv![dst.0]));
@@ -154,15 +154,8 @@ fn unhooked(table: &Table, hook: Hook) -> Option<String> {
     chains.find(|c| !c.rules.iter().any(leads)).map(|c| c.name.clone())
 }
 
-fn has_element(table: &Table, set: &str, key: &str) -> bool {
-    let is_it = |e: &String| {
-        e.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', ':']))
-    };
-    table.sets.iter().any(|(name, elements)| name == set && elements.iter().any(is_it))
-}
-
-fn first(words: &str) -> &str {
-    words.split_whitespace().next().unwrap_or_default()
+fn has_element(table: &Table, set: &str, key: &[&str]) -> bool {
+    table.set(set).is_some_and(|set| set.elements.iter().any(|e| e.key == key))
 }
 
 #[cfg(test)]

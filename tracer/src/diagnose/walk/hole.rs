@@ -3,7 +3,7 @@
 
 use super::RuleRef;
 use super::hooks::reference;
-use crate::firewall::{Chain, Hit, Match, Rule, Table, Target};
+use crate::firewall::{By, Chain, Elements, Hit, Match, Rule, Table, Target};
 
 /// A share smaller than this is the rounding of probabilities.
 const ROUNDING: f64 = 0.001;
@@ -77,11 +77,11 @@ fn chance(rule: &Rule) -> Option<f64> {
 
 /// Of how many numbers a map of nftables chooses one at random, and how many it has.
 fn modulus(rule: &Rule) -> Option<(usize, usize)> {
-    let Target::Map(words) = &rule.target else { return None };
-    let (_, rest) = words.split_once("numgen ")?;
-    let of = rest.split_once(" mod ")?.1.split_whitespace().next()?.parse().ok()?;
-    let elements = rest.split_once('{')?.1;
-    Some((of, elements.matches(" : ").count()))
+    let Target::Map(map) = &rule.target else { return None };
+    let (By::Number { of, .. }, Elements::Here(elements)) = (&map.by, &map.elements) else {
+        return None;
+    };
+    Some((usize::try_from(*of).ok()?, elements.len()))
 }
 
 /// The share that no rule of the chain takes, and the last rule that takes one.

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::form::Form;
 use super::{At, Truth};
-use super::{frame, lookup};
+use super::{frame, lookup, other};
 use crate::firewall::{Firewall, Flavour, Match, Rule, Stateful, Table};
 
 /// What conditions look at beside the packet.
@@ -75,7 +75,10 @@ fn holds(condition: &Match, form: &Form, context: Context<'_, '_>) -> Truth {
         Match::SrcLocal { not } => local(packet.src, form.is_src_unknown, at).negate_if(*not),
         Match::CtOrigDst { nets, port, not } => orig_dst(form, nets, *port).negate_if(*not),
         Match::CtDnat { not } => Truth::from(packet.is_dnat).negate_if(*not),
-        Match::Set { name, dirs, not } => lookup::set(name, dirs, *not, form, context),
+        Match::Set { name, dirs, not } => {
+            lookup::ipset(name, dirs, form, context, 0).negate_if(*not)
+        }
+        Match::In { fields, set, not } => lookup::set(fields, set, *not, form, context),
         Match::TcpFlags { .. } if packet.proto != 6 || packet.is_fragment => Truth::No,
         Match::TcpFlags { mask, value, not } => {
             Truth::from(packet.tcp_flags & mask == *value).negate_if(*not)
@@ -86,7 +89,14 @@ fn holds(condition: &Match, form: &Form, context: Context<'_, '_>) -> Truth {
         },
         Match::Fragment { not } => Truth::from(packet.is_fragment).negate_if(*not),
         Match::Ipv6 { not } => Truth::from(packet.dst.is_ipv6()).negate_if(*not),
-        Match::Other(text) => frame::holds(text, packet),
+        Match::DstType { kinds, not } if !form.is_dst_unknown => {
+            other::address_type(kinds, packet.dst, context).negate_if(*not)
+        }
+        Match::SrcType { kinds, not } if !form.is_src_unknown => {
+            other::address_type(kinds, packet.src, context).negate_if(*not)
+        }
+        Match::DstType { .. } | Match::SrcType { .. } => Truth::Maybe,
+        Match::Other(text) => other::holds(text, form, context),
     }
 }
 

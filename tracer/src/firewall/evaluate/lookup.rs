@@ -4,116 +4,105 @@ use super::Truth;
 use super::condition::{Context, device, local, orig_dst, state};
 use super::form::Form;
 use crate::firewall::nft::field::{Field, icmp_type};
-use crate::firewall::nft::token::{split, split_list};
+use crate::firewall::nft::token::bare;
 use crate::firewall::words::{endpoint, nets, number, port_range, protocol};
-use crate::firewall::{Flavour, Stateful};
+use crate::firewall::{By, Element, Elements, Map, Stateful};
 
-/// Whether the packet is in the set.
+/// Whether the packet is in a set of nftables.
 pub(super) fn set(
-    name: &str,
-    dirs: &[String],
+    fields: &[Field],
+    set: &Elements,
     not: bool,
     form: &Form,
     context: Context<'_, '_>,
 ) -> Truth {
-    if context.table.flavour != Flavour::Nft && context.table.flavour != Flavour::Ebtables {
-        return ipset(name, dirs, form, context, 0).negate_if(not);
-    }
-    let is_v6 = form.packet.dst.is_ipv6();
-    let is_other_family = |dir: &String| dir.starts_with(if is_v6 { "ip " } else { "ip6 " });
-    if dirs.iter().any(is_other_family) {
+    // A header that the packet does not have is not compared, negated or not.
+    if fields.iter().any(|field| is_absent(*field, form)) {
         return Truth::No;
     }
-    let fields: Option<Vec<Field>> =
-        dirs.iter().map(|dir| Field::parse(&split(dir)).map(|(field, _)| field)).collect();
-    let (Some(fields), Some(elements)) = (fields, elements(name, context)) else {
-        return Truth::Maybe;
-    };
-    let found = elements.iter().map(|element| key_holds(&split(element), &fields, form, context));
-    Truth::any(found).negate_if(not)
+    let Some((elements, is_whole)) = elements(set, context) else { return Truth::Maybe };
+    let found = elements.iter().map(|element| key_holds(&element.key, fields, form, context));
+    let truth = Truth::any(found);
+    let truth = if is_whole { truth } else { truth.max(Truth::Maybe) };
+    truth.negate_if(not)
 }
 
 /// What a map decides: each possible value with whether it is the one, in order, and whether it is
 /// certain that one of them is.
-pub(super) struct Choice {
-    pub(super) values: Vec<(Truth, Vec<String>)>,
+pub(super) struct Choice<'a> {
+    pub(super) values: Vec<(Truth, &'a [String])>,
     pub(super) is_complete: bool,
 }
 
-/// Looks up the map in `words`, the text of a [`Target::Map`](crate::firewall::Target::Map);
-/// `None` if it is not understood.
-pub(super) fn map(words: &[String], form: &Form, context: Context<'_, '_>) -> Option<Choice> {
-    let at = words.iter().position(|w| w == "vmap" || w == "map")?;
-    let (left, operand) = (words.get(..at)?, words.get(at + 1..)?);
-    let left = match left.iter().position(|w| w == "to") {
-        Some(to) => left.get(to + 1..)?,
-        None => left,
+/// Looks up in a map; `None` if it is not there.
+pub(super) fn map<'a>(map: &'a Map, form: &Form, context: Context<'a, '_>) -> Option<Choice<'a>> {
+    let (elements, is_whole) = elements(&map.elements, context)?;
+    let fields = match &map.by {
+        By::Number { of, offset } => return Some(drawn(elements, *of, *offset)),
+        By::Fields(fields) => fields,
     };
-    let elements = match operand.first()?.strip_prefix('@') {
-        Some(name) => elements(name, context)?,
-        None => split_list(&inner(operand)),
-    };
-    let elements: Vec<Vec<String>> = elements.iter().map(|e| split(e)).collect();
-    if let Some(modulus) = modulus(left) {
-        let truth = if modulus == 1 { Truth::Yes } else { Truth::Maybe };
-        let values: Vec<_> = elements.iter().map(|e| (truth, value(e))).collect();
-        let is_complete = values.len() == modulus;
-        return Some(Choice { values, is_complete });
-    }
-    let fields = fields(left)?;
     let mut values = Vec::new();
-    for element in &elements {
-        let truth = key_holds(element, &fields, form, context);
-        if truth == Truth::Yes {
-            values.push((truth, value(element)));
-            return Some(Choice { values, is_complete: true });
+    if fields.iter().any(|field| is_absent(*field, form)) {
+        return Some(Choice { values, is_complete: false });
+    }
+    let mut any = None;
+    for element in elements {
+        if element.key.as_slice() == ["*"] {
+            any = Some(element.value.as_slice());
+            continue;
         }
-        if truth == Truth::Maybe {
-            values.push((truth, value(element)));
+        match key_holds(&element.key, fields, form, context) {
+            Truth::Yes => {
+                // Keys are unique: those that may be it as well are not.
+                let values = vec![(Truth::Yes, element.value.as_slice())];
+                return Some(Choice { values, is_complete: true });
+            }
+            Truth::Maybe => values.push((Truth::Maybe, element.value.as_slice())),
+            Truth::No => {}
         }
+    }
+    // What no element is for, the one for everything else takes.
+    if let Some(value) = any {
+        let is_sure = values.is_empty() && is_whole;
+        values.push((if is_sure { Truth::Yes } else { Truth::Maybe }, value));
+        return Some(Choice { values, is_complete: is_whole });
+    }
+    if !is_whole && values.is_empty() {
+        return None;
     }
     Some(Choice { values, is_complete: false })
 }
 
-/// `{ a, b }` as words, without its braces.
-fn inner(operand: &[String]) -> String {
-    let end = operand.iter().rposition(|w| w == "}").unwrap_or(operand.len());
-    operand.get(1..end).unwrap_or_default().join(" ").replace(" , ", ", ")
+/// A map that is asked for a number: any that may be drawn.
+fn drawn(elements: &[Element], of: u64, offset: u64) -> Choice<'_> {
+    let drawn = offset..offset.saturating_add(of);
+    let covers = |element: &Element| {
+        let key = element.key.first()?;
+        if key == "*" {
+            return Some((drawn.start, drawn.end));
+        }
+        let (first, last) = key.split_once('-').unwrap_or((key, key));
+        let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
+        let (first, end) = (first.max(drawn.start), last.saturating_add(1).min(drawn.end));
+        (first < end).then_some((first, end))
+    };
+    let hit: Vec<_> = elements.iter().filter_map(|e| Some((covers(e)?, e))).collect();
+    let covered: u64 = hit.iter().map(|((first, end), _)| end - first).sum();
+    let truth = if hit.len() == 1 && covered >= of { Truth::Yes } else { Truth::Maybe };
+    Choice {
+        values: hit.into_iter().map(|(_, e)| (truth, e.value.as_slice())).collect(),
+        is_complete: covered >= of,
+    }
 }
 
-/// `numgen random mod 2`, `jhash ip saddr mod 4 seed 0x…`: the number of values.
-fn modulus(words: &[String]) -> Option<usize> {
-    matches!(words.first()?.as_str(), "numgen" | "jhash" | "symhash").then_some(())?;
-    let at = words.iter().position(|w| w == "mod")?;
-    words.get(at + 1)?.parse().ok()
-}
-
-fn fields(mut words: &[String]) -> Option<Vec<Field>> {
-    let mut found = Vec::new();
-    loop {
-        let (field, len) = Field::parse(words)?;
-        found.push(field);
-        words = words.get(len..)?;
-        match words.first().map(String::as_str) {
-            Some(".") => words = words.get(1..)?,
-            None => return Some(found),
-            Some(_) => return None,
+/// The elements, and whether these are all.
+fn elements<'a>(set: &'a Elements, context: Context<'a, '_>) -> Option<(&'a [Element], bool)> {
+    match set {
+        Elements::Here(elements) => Some((elements, true)),
+        Elements::Named(name) => {
+            context.table.set(name).map(|set| (set.elements.as_slice(), set.is_whole))
         }
     }
-}
-
-/// The elements of a named set or map, or of an anonymous one in braces.
-fn elements(name: &str, context: Context<'_, '_>) -> Option<Vec<String>> {
-    if name.starts_with('{') {
-        return Some(split_list(name.trim_start_matches('{').trim_end_matches('}')));
-    }
-    context.table.sets.iter().find(|(n, _)| n == name).map(|(_, elements)| elements.clone())
-}
-
-/// What is behind the colon of a map's element.
-fn value(element: &[String]) -> Vec<String> {
-    let at = element.iter().position(|w| w == ":").map_or(element.len(), |at| at + 1);
-    element.get(at..).unwrap_or_default().to_vec()
 }
 
 /// An address and port that a map of `dnat` or `snat` holds.
@@ -125,21 +114,37 @@ pub(super) fn address(value: &[String]) -> (Option<std::net::IpAddr>, Option<u16
     }
 }
 
-/// Whether the packet is in one element: `10.96.0.1 . tcp . 443 comment "…" : goto …`.
-fn key_holds(element: &[String], fields: &[Field], form: &Form, context: Context<'_, '_>) -> Truth {
-    let words = element.iter().map(String::as_str);
-    // Behind the key: what nft knows about the element, and the value of a map.
-    let key: Vec<&str> = words
-        .take_while(|w| !matches!(*w, ":" | "comment" | "timeout" | "expires" | "counter"))
-        .filter(|w| *w != ".")
-        .collect();
-    if key.as_slice() == ["*"] {
+/// The packet has no such header.
+fn is_absent(field: Field, form: &Form) -> bool {
+    let packet = &form.packet;
+    match field {
+        Field::Sport(proto) | Field::Dport(proto) => {
+            !form.has_ports() || proto.is_some_and(|proto| proto != packet.proto)
+        }
+        Field::IcmpType(proto) | Field::IcmpCode(proto) => {
+            proto != packet.proto || packet.icmp.is_none()
+        }
+        Field::TcpFlags => packet.proto != 6,
+        _ => false,
+    }
+}
+
+/// Whether the packet is in one element, by its key.
+fn key_holds(key: &[String], fields: &[Field], form: &Form, context: Context<'_, '_>) -> Truth {
+    if key == ["*"] {
         return Truth::Yes;
     }
     if key.len() != fields.len() {
         return Truth::Maybe;
     }
-    Truth::all(fields.iter().zip(key).map(|(field, part)| part_holds(*field, part, form, context)))
+    let mut all = Truth::Yes;
+    for (field, part) in fields.iter().zip(key) {
+        all = all.min(part_holds(*field, part, form, context));
+        if all == Truth::No {
+            break;
+        }
+    }
+    all
 }
 
 fn part_holds(field: Field, part: &str, form: &Form, context: Context<'_, '_>) -> Truth {
@@ -158,8 +163,8 @@ fn part_holds(field: Field, part: &str, form: &Form, context: Context<'_, '_>) -
         }
         Field::Sport(_) => port_range(part).map(|range| form.sport(range)),
         Field::Dport(_) => port_range(part).map(|range| form.dport(range)),
-        Field::Iif => Some(device(&[part.to_owned()], context.at.iif, context.table)),
-        Field::Oif => Some(device(&[part.to_owned()], context.at.oif, context.table)),
+        Field::Iif => Some(device(&[bare(part).to_owned()], context.at.iif, context.table)),
+        Field::Oif => Some(device(&[bare(part).to_owned()], context.at.oif, context.table)),
         Field::Mark => number(part).map(|value| form.mark(value, u32::MAX)),
         Field::CtState => match part {
             "new" => Some(state(form, &[Stateful::New])),
@@ -181,13 +186,23 @@ fn part_holds(field: Field, part: &str, form: &Form, context: Context<'_, '_>) -
         }
         Field::CtOrigDaddr => nets(part).map(|nets| orig_dst(form, &nets, None)),
         Field::CtOrigDport => part.parse().ok().map(|port| orig_dst(form, &[], Some(port))),
-        Field::IcmpCode(_) | Field::TcpFlags | Field::FibDaddr | Field::FibSaddr => None,
+        Field::IcmpCode(_)
+        | Field::TcpFlags
+        | Field::FibDaddr
+        | Field::FibSaddr
+        | Field::Unknown => None,
     };
     known.unwrap_or(Truth::Maybe)
 }
 
-/// An ipset by its kind's components: `hash:ip,port` with `dst,dst`.
-fn ipset(name: &str, dirs: &[String], form: &Form, context: Context<'_, '_>, depth: u8) -> Truth {
+/// Whether the packet is in an ipset, by its kind's components: `hash:ip,port` with `dst,dst`.
+pub(super) fn ipset(
+    name: &str,
+    dirs: &[String],
+    form: &Form,
+    context: Context<'_, '_>,
+    depth: u8,
+) -> Truth {
     let Some(set) = context.fw.ipsets.iter().find(|s| s.name == name) else { return Truth::Maybe };
     let components: Vec<&str> =
         set.kind.split_once(':').map_or("", |(_, kinds)| kinds).split(',').collect();

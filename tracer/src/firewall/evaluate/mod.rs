@@ -7,6 +7,9 @@ mod condition;
 mod form;
 mod frame;
 mod lookup;
+mod other;
+#[cfg(test)]
+mod shapes;
 #[cfg(test)]
 mod tests;
 mod truth;

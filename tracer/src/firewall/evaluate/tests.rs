@@ -19,7 +19,7 @@ fn kube() -> Firewall {
 }
 
 fn kube_nft() -> Firewall {
-    let tables = nft::parse(include_str!("../testdata/kube.nft"));
+    let tables = nft::text::parse(include_str!("../testdata/kube.nft"));
     Firewall { tables, ..Firewall::default() }
 }
 
@@ -29,7 +29,7 @@ fn rules(text: &str) -> Firewall {
 }
 
 fn native(text: &str) -> Firewall {
-    Firewall { tables: nft::parse(text), ..Firewall::default() }
+    Firewall { tables: nft::text::parse(text), ..Firewall::default() }
 }
 
 /// A SYN.

@@ -4,7 +4,7 @@ use super::condition::{Context, rule_holds};
 use super::form::Form;
 use super::lookup::{self, Choice};
 use super::{At, End, Hit, Translation, Truth};
-use crate::firewall::{Chain, Firewall, Policy, Rule, Table, Target};
+use crate::firewall::{Chain, Firewall, Map, MapKind, Policy, Rule, Table, Target};
 use crate::journey::NatKind;
 
 /// The kernel refuses deeper nesting (`NFT_JUMP_STACK_SIZE`; x_tables sizes its stack alike).
@@ -131,7 +131,7 @@ impl<'a, 'b> Walk<'a, 'b> {
                 effect_on(&mut frame.state.forms, &rule.target);
                 true
             }
-            Target::Map(words) => self.map(frame, rule, truth, words),
+            Target::Map(map) => self.map(frame, rule, truth, map),
             target => self.decide(frame, rule, truth, target),
         };
         if truth == Truth::Yes {
@@ -253,15 +253,10 @@ impl<'a, 'b> Walk<'a, 'b> {
     }
 
     /// A map: of verdicts, or of addresses to translate to.
-    fn map(&mut self, frame: &mut Frame<'a>, rule: &'a Rule, truth: Truth, words: &str) -> bool {
-        let words = crate::firewall::nft::token::split(words);
+    fn map(&mut self, frame: &mut Frame<'a>, rule: &'a Rule, truth: Truth, map: &'a Map) -> bool {
         let context = Context { fw: self.fw, table: frame.table, at: self.at };
-        let choice = match frame.state.forms.as_slice() {
-            [form] => lookup::map(&words, form, context),
-            forms => {
-                forms.iter().map(|form| lookup::map(&words, form, context)).reduce(both).flatten()
-            }
-        };
+        let forms = frame.state.forms.iter();
+        let choice = forms.map(|form| lookup::map(map, form, context)).reduce(both).flatten();
         let Some(choice) = choice else {
             let hit = frame.hit(rule, truth);
             return self.unknown(frame, hit);
@@ -276,10 +271,14 @@ impl<'a, 'b> Walk<'a, 'b> {
         {
             hit.is_certain = false;
         }
-        match words.first().map(String::as_str) {
-            Some("dnat") => self.map_address(frame, rule, truth, NatKind::Dnat, &choice),
-            Some("snat") => self.map_address(frame, rule, truth, NatKind::Snat, &choice),
-            _ => self.map_verdict(frame, rule, truth, choice),
+        match map.kind {
+            MapKind::Dnat { port } => {
+                self.map_address(frame, rule, truth, (NatKind::Dnat, port), &choice)
+            }
+            MapKind::Snat { port } => {
+                self.map_address(frame, rule, truth, (NatKind::Snat, port), &choice)
+            }
+            MapKind::Verdict => self.map_verdict(frame, rule, truth, choice),
         }
     }
 
@@ -288,10 +287,14 @@ impl<'a, 'b> Walk<'a, 'b> {
         frame: &mut Frame<'a>,
         rule: &'a Rule,
         truth: Truth,
-        kind: NatKind,
-        choice: &Choice,
+        (kind, port): (NatKind, Option<u16>),
+        choice: &Choice<'_>,
     ) -> bool {
-        let to = choice.values.iter().map(|(_, value)| lookup::address(value)).collect();
+        let to = choice.values.iter().map(|(_, value)| {
+            let (addr, own) = lookup::address(value);
+            (addr, own.or(port))
+        });
+        let to = to.collect();
         let truth = if choice.is_complete { truth } else { Truth::Maybe };
         let hit = frame.hit(rule, truth);
         self.translate(frame, hit, kind, to);
@@ -305,13 +308,13 @@ impl<'a, 'b> Walk<'a, 'b> {
         frame: &mut Frame<'a>,
         rule: &'a Rule,
         truth: Truth,
-        choice: Choice,
+        choice: Choice<'_>,
     ) -> bool {
         let before = frame.state.clone();
         let mut on: Option<State> = (!choice.is_complete).then(|| before.clone());
         let mut is_certain = before.is_certain;
         for (chosen, verdict) in choice.values {
-            let Some(target) = verdict_target(&verdict) else {
+            let Some(target) = verdict_target(verdict) else {
                 let hit = frame.hit(rule, Truth::Maybe);
                 self.unknown(frame, hit);
                 is_certain = false;
@@ -354,7 +357,8 @@ fn verdict_target(words: &[String]) -> Option<Target> {
         ["accept"] => Target::Accept,
         ["drop"] => Target::Drop,
         ["return"] => Target::Return,
-        ["continue"] => Target::Continue,
+        ["continue" | "break"] => Target::Continue,
+        ["queue"] => Target::Queue,
         ["jump", chain] => Target::Jump((*chain).to_owned()),
         ["goto", chain] => Target::Goto((*chain).to_owned()),
         _ => return None,
@@ -362,7 +366,7 @@ fn verdict_target(words: &[String]) -> Option<Target> {
 }
 
 /// A map asked for two forms of the packet: what both may choose.
-fn both(a: Option<Choice>, b: Option<Choice>) -> Option<Choice> {
+fn both<'a>(a: Option<Choice<'a>>, b: Option<Choice<'a>>) -> Option<Choice<'a>> {
     let (mut a, b) = (a?, b?);
     let is_same = a.values == b.values;
     if !is_same {

@@ -9,7 +9,7 @@ use crate::journey::Hook;
 pub(super) fn parse(text: &str, flavour: Flavour, family: &str, command: &str) -> Vec<Table> {
     let mut tables = Vec::new();
     let mut index = std::collections::HashMap::new();
-    for line in text.lines() {
+    for line in lines(text) {
         if let Some(name) = line.strip_prefix('*') {
             index.clear();
             tables.push(Table {
@@ -42,6 +42,21 @@ pub(super) fn parse(text: &str, flavour: Flavour, family: &str, command: &str) -
         }
     }
     tables
+}
+
+/// Lines; a line break in quotes, such as in a comment, ends none.
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    text.split(move |c| {
+        let was_escaped = std::mem::take(&mut is_escaped);
+        match c {
+            '"' if !was_escaped => is_quoted = !is_quoted,
+            '\\' if is_quoted && !was_escaped => is_escaped = true,
+            '\n' => return !is_quoted,
+            _ => {}
+        }
+        false
+    })
 }
 
 /// `INPUT ACCEPT [0:0]`, `KUBE-SERVICES - [0:0]`.

@@ -13,7 +13,7 @@ pub(in crate::firewall) fn parse(spec: &str, is_chain: &dyn Fn(&str) -> bool) ->
         rule: Rule {
             number: 0,
             handle: None,
-            text: spec.to_owned(),
+            text: one_line(spec),
             comment: None,
             counter: None,
             matches: Vec::new(),
@@ -24,6 +24,18 @@ pub(in crate::firewall) fn parse(spec: &str, is_chain: &dyn Fn(&str) -> bool) ->
     };
     reader.read(is_chain);
     reader.rule
+}
+
+/// What would break the line is escaped: in an iptables rule, only a comment or prefix has it.
+fn one_line(spec: &str) -> String {
+    if !spec.contains(char::is_control) {
+        return spec.to_owned();
+    }
+    let escape = |c: char| match c.is_control() {
+        true => c.escape_default().collect::<String>(),
+        false => c.to_string(),
+    };
+    spec.chars().map(escape).collect()
 }
 
 /// Words of a line: iptables-save puts those with blanks in double quotes and escapes `"`, `'`,
@@ -163,8 +175,8 @@ impl<'a> Reader<'a> {
             ("mark", "--mark") => {
                 masked(value).map(|(value, mask)| Match::Mark { value, mask, not })
             }
-            ("addrtype", "--dst-type") => address_type(value, not, true),
-            ("addrtype", "--src-type") => address_type(value, not, false),
+            ("addrtype", "--dst-type") => Some(address_type(value, not, true)),
+            ("addrtype", "--src-type") => Some(address_type(value, not, false)),
             ("physdev", "--physdev-in") => Some(Match::PhysIn { name: value.to_owned(), not }),
             ("physdev", "--physdev-out") => Some(Match::PhysOut { name: value.to_owned(), not }),
             ("iprange", "--src-range") => nets(value).map(|nets| Match::Src { nets, not }),
@@ -273,15 +285,13 @@ fn masked(word: &str) -> Option<(u32, u32)> {
     }
 }
 
-fn address_type(value: &str, not: bool, is_dst: bool) -> Option<Match> {
+fn address_type(value: &str, not: bool, is_dst: bool) -> Match {
+    let kinds: Vec<String> = value.split(',').map(str::to_ascii_lowercase).collect();
     match (value, is_dst) {
-        ("LOCAL", true) => Some(Match::DstLocal { not }),
-        ("LOCAL", false) => Some(Match::SrcLocal { not }),
-        ("MULTICAST", true) => {
-            let nets = ["224.0.0.0/4", "ff00::/8"].into_iter().filter_map(nets).flatten();
-            Some(Match::Dst { nets: nets.collect(), not })
-        }
-        _ => None,
+        ("LOCAL", true) => Match::DstLocal { not },
+        ("LOCAL", false) => Match::SrcLocal { not },
+        (_, true) => Match::DstType { kinds, not },
+        (_, false) => Match::SrcType { kinds, not },
     }
 }
 

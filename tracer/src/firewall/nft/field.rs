@@ -2,7 +2,7 @@
 
 /// A field that is modelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::firewall) enum Field {
+pub enum Field {
     /// `ip saddr`, `ip6 saddr`.
     Saddr,
     /// `ip daddr`, `ip6 daddr`.
@@ -39,6 +39,8 @@ pub(in crate::firewall) enum Field {
     CtOrigDaddr,
     /// `ct original proto-dst`.
     CtOrigDport,
+    /// Any other: what it is compared with may be or not.
+    Unknown,
 }
 
 /// Spellings, longest first where one begins like another.
@@ -94,7 +96,7 @@ const SPELLINGS: [(&[&str], Field); 47] = [
 
 impl Field {
     /// The field that `words` begin with, and how many words it takes.
-    pub(in crate::firewall) fn parse(words: &[String]) -> Option<(Self, usize)> {
+    pub(super) fn parse(words: &[String]) -> Option<(Self, usize)> {
         let (spelling, field) = SPELLINGS.iter().find(|(spelling, _)| {
             words.len() >= spelling.len() && words.iter().zip(*spelling).all(|(a, b)| a == b)
         })?;
@@ -113,67 +115,93 @@ impl Field {
 }
 
 /// ICMP types by nft's names.
-pub(in crate::firewall) fn icmp_type(word: &str, proto: u8) -> Option<u8> {
-    if let Ok(number) = word.parse() {
-        return Some(number);
-    }
-    let v4 = [
-        ("echo-reply", 0),
-        ("destination-unreachable", 3),
-        ("source-quench", 4),
-        ("redirect", 5),
-        ("echo-request", 8),
-        ("router-advertisement", 9),
-        ("router-solicitation", 10),
-        ("time-exceeded", 11),
-        ("parameter-problem", 12),
-        ("timestamp-request", 13),
-        ("timestamp-reply", 14),
-    ];
-    let v6 = [
-        ("destination-unreachable", 1),
-        ("packet-too-big", 2),
-        ("time-exceeded", 3),
-        ("parameter-problem", 4),
-        ("echo-request", 128),
-        ("echo-reply", 129),
-        ("mld-listener-query", 130),
-        ("mld-listener-report", 131),
-        ("mld-listener-done", 132),
-        ("nd-router-solicit", 133),
-        ("nd-router-advert", 134),
-        ("nd-neighbor-solicit", 135),
-        ("nd-neighbor-advert", 136),
-        ("nd-redirect", 137),
-        ("mld2-listener-report", 143),
-    ];
-    let names: &[(&str, u8)] = if proto == 58 { &v6 } else { &v4 };
-    names.iter().find(|(name, _)| *name == word).map(|(_, n)| *n)
+const ICMP_TYPES: [(&str, u8); 13] = [
+    ("echo-reply", 0),
+    ("destination-unreachable", 3),
+    ("source-quench", 4),
+    ("redirect", 5),
+    ("echo-request", 8),
+    ("router-advertisement", 9),
+    ("router-solicitation", 10),
+    ("time-exceeded", 11),
+    ("parameter-problem", 12),
+    ("timestamp-request", 13),
+    ("timestamp-reply", 14),
+    ("info-request", 15),
+    ("info-reply", 16),
+];
+
+const ICMPV6_TYPES: [(&str, u8); 15] = [
+    ("destination-unreachable", 1),
+    ("packet-too-big", 2),
+    ("time-exceeded", 3),
+    ("parameter-problem", 4),
+    ("echo-request", 128),
+    ("echo-reply", 129),
+    ("mld-listener-query", 130),
+    ("mld-listener-report", 131),
+    ("mld-listener-done", 132),
+    ("nd-router-solicit", 133),
+    ("nd-router-advert", 134),
+    ("nd-neighbor-solicit", 135),
+    ("nd-neighbor-advert", 136),
+    ("nd-redirect", 137),
+    ("mld2-listener-report", 143),
+];
+
+const ICMP_CODES: [(&str, u8); 8] = [
+    ("net-unreachable", 0),
+    ("host-unreachable", 1),
+    ("prot-unreachable", 2),
+    ("port-unreachable", 3),
+    ("frag-needed", 4),
+    ("net-prohibited", 9),
+    ("host-prohibited", 10),
+    ("admin-prohibited", 13),
+];
+
+const ICMPV6_CODES: [(&str, u8); 6] = [
+    ("no-route", 0),
+    ("admin-prohibited", 1),
+    ("addr-unreachable", 3),
+    ("port-unreachable", 4),
+    ("policy-fail", 5),
+    ("reject-route", 6),
+];
+
+fn types(proto: u8) -> &'static [(&'static str, u8)] {
+    if proto == 58 { &ICMPV6_TYPES } else { &ICMP_TYPES }
 }
 
-/// ICMP codes by nft's names.
+fn codes(proto: u8) -> &'static [(&'static str, u8)] {
+    if proto == 58 { &ICMPV6_CODES } else { &ICMP_CODES }
+}
+
+fn number(word: &str, names: &[(&str, u8)]) -> Option<u8> {
+    let named = || names.iter().find(|(name, _)| *name == word).map(|(_, n)| *n);
+    word.parse().ok().or_else(named)
+}
+
+fn name(number: u8, names: &[(&'static str, u8)]) -> Option<&'static str> {
+    names.iter().find(|(_, n)| *n == number).map(|(name, _)| *name)
+}
+
+/// The number of an ICMP type.
+pub(in crate::firewall) fn icmp_type(word: &str, proto: u8) -> Option<u8> {
+    number(word, types(proto))
+}
+
+/// nft's name of an ICMP type.
+pub(super) fn icmp_type_name(kind: u8, proto: u8) -> Option<&'static str> {
+    name(kind, types(proto))
+}
+
+/// The number of an ICMP code.
 pub(super) fn icmp_code(word: &str, proto: u8) -> Option<u8> {
-    if let Ok(number) = word.parse() {
-        return Some(number);
-    }
-    let v4 = [
-        ("net-unreachable", 0),
-        ("host-unreachable", 1),
-        ("prot-unreachable", 2),
-        ("port-unreachable", 3),
-        ("frag-needed", 4),
-        ("net-prohibited", 9),
-        ("host-prohibited", 10),
-        ("admin-prohibited", 13),
-    ];
-    let v6 = [
-        ("no-route", 0),
-        ("admin-prohibited", 1),
-        ("addr-unreachable", 3),
-        ("port-unreachable", 4),
-        ("policy-fail", 5),
-        ("reject-route", 6),
-    ];
-    let names: &[(&str, u8)] = if proto == 58 { &v6 } else { &v4 };
-    names.iter().find(|(name, _)| *name == word).map(|(_, n)| *n)
+    number(word, codes(proto))
+}
+
+/// nft's name of an ICMP code.
+pub(super) fn icmp_code_name(code: u8, proto: u8) -> Option<&'static str> {
+    name(code, codes(proto))
 }

@@ -2,11 +2,12 @@
 
 use std::net::IpAddr;
 
+use super::token::bare;
 use crate::firewall::Stateful;
 use crate::firewall::words::{nets, number, port_range};
 
 pub(super) fn owned(words: &[&str]) -> Vec<String> {
-    words.iter().map(|w| (*w).to_owned()).collect()
+    words.iter().map(|w| bare(w).to_owned()).collect()
 }
 
 pub(super) fn all_nets(words: &[&str]) -> Option<Vec<(IpAddr, u8)>> {

@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use super::{Service, destination, port, protocol};
-use crate::firewall::nft::token::split;
 use crate::firewall::words;
-use crate::firewall::{Chain, Firewall, Flavour, Rule, Table, Target};
+use crate::firewall::{Chain, Element, Elements, Firewall, Flavour, MapKind, Rule, Table, Target};
 
 type Key = (String, Option<IpAddr>, u8, u16);
 
@@ -97,10 +96,19 @@ fn endpoints(chain: &str, chains: &HashMap<&str, &Chain>) -> Vec<(IpAddr, u16)> 
                     found.insert((*addr, port.unwrap_or(0)));
                 }
                 Target::Jump(to) | Target::Goto(to) => open.push(to.clone()),
-                Target::Map(words) => {
-                    let words = split(words);
-                    let verdicts = words.windows(2).filter(|w| w[0] == "goto" || w[0] == "jump");
-                    open.extend(verdicts.map(|w| w[1].clone()));
+                Target::Map(map) => {
+                    let Elements::Here(elements) = &map.elements else { continue };
+                    for Element { value, .. } in elements {
+                        match (map.kind, value.as_slice()) {
+                            (MapKind::Dnat { port }, [addr, rest @ ..]) => {
+                                let own = rest.last().and_then(|port| port.parse().ok());
+                                let addr = addr.parse().ok();
+                                found.extend(addr.map(|a| (a, own.or(port).unwrap_or(0))));
+                            }
+                            (MapKind::Verdict, [_, to]) => open.push(to.clone()),
+                            _ => {}
+                        }
+                    }
                 }
                 _ => {}
             }
@@ -113,14 +121,14 @@ fn endpoints(chain: &str, chains: &HashMap<&str, &Chain>) -> Vec<(IpAddr, u16)> 
 fn of_nftables(table: &Table) -> Vec<Service> {
     let chains = index(table);
     let mut found = Vec::new();
-    for (map, elements) in &table.sets {
-        let has_addr = match map.as_str() {
+    for map in &table.sets {
+        let has_addr = match map.name.as_str() {
             "service-ips" | "no-endpoint-services" => true,
             "service-nodeports" | "no-endpoint-nodeports" => false,
             _ => continue,
         };
-        let has_no_endpoints = map.starts_with("no-endpoint");
-        for element in elements {
+        let has_no_endpoints = map.name.starts_with("no-endpoint");
+        for element in &map.elements {
             found.extend(of_element(element, has_addr, has_no_endpoints, &chains));
         }
     }
@@ -129,19 +137,17 @@ fn of_nftables(table: &Table) -> Vec<Service> {
 
 /// `10.96.0.1 . tcp . 443 comment "default/kubernetes:https" : goto service-…-default/kubernetes/tcp/https`
 fn of_element(
-    element: &str,
+    element: &Element,
     has_addr: bool,
     has_no_endpoints: bool,
     chains: &HashMap<&str, &Chain>,
 ) -> Option<Service> {
-    let words = split(element);
-    let mut key = words.iter().map(String::as_str).filter(|w| *w != ".");
+    let mut key = element.key.iter();
     let addr = if has_addr { Some(key.next()?.parse().ok()?) } else { None };
     let proto = words::protocol(key.next()?)?;
     let port = key.next()?.parse().ok()?;
-    let chain = words.last()?;
-    let comment = words.iter().position(|w| w == "comment").and_then(|at| words.get(at + 1));
-    let name = comment.cloned().or_else(|| name_of(chain)).unwrap_or_default();
+    let chain = element.value.last()?;
+    let name = element.comment.clone().or_else(|| name_of(chain)).unwrap_or_default();
     let endpoints = if has_no_endpoints { Vec::new() } else { endpoints(chain, chains) };
     Some(Service { name, addr, proto, port, endpoints, has_no_endpoints })
 }

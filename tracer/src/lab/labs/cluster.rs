@@ -1,9 +1,9 @@
 //! Lab `cluster`: two Kubernetes nodes joined by flannel's VXLAN, a Docker host, and the world
 //! outside, all on one switch.
 
-use super::{docker_rules, kube_rules};
+use super::{docker_rules, kube_nft_rules, kube_rules};
 use crate::lab::Error;
-use crate::lab::topology::{Choice, FdbEntry, Link, Neighbour, Resolver, Rules, Topology};
+use crate::lab::topology::{Choice, FdbEntry, Link, Neighbour, Proxy, Resolver, Rules, Topology};
 
 /// MTU of what is inside the overlay: the underlay's 1500 less VXLAN's 50.
 const POD_MTU: u32 = 1450;
@@ -76,8 +76,12 @@ pub(super) fn topology(choice: Choice) -> Result<Topology, Error> {
     add_overlay(&mut lab)?;
     add_sysctls(&mut lab);
     for vtep in &VTEPS {
-        let text = kube_rules::render(vtep.node, vtep.cidr);
+        let text = kube_rules::render(vtep.node, vtep.cidr, choice.proxy);
         lab.rules.push(Rules { host: vtep.node, text });
+        if choice.proxy == Proxy::Nftables {
+            let text = kube_nft_rules::render(vtep.node, vtep.ip, vtep.cidr);
+            lab.nft.push(Rules { host: vtep.node, text });
+        }
     }
     lab.rules.push(Rules { host: "dh", text: docker_rules::RULES.to_owned() });
     for host in ["p1", "p2", "p3", "p4", "pc"] {

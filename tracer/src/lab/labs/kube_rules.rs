@@ -1,6 +1,8 @@
 //! The rules on a Kubernetes node: kube-proxy in iptables mode, flannel's masquerading, a hostPort
 //! of the CNI plugin, and the (empty) chain of a network-policy agent.
 
+use crate::lab::topology::Proxy;
+
 /// A Service: its chain's suffix, cluster IP, protocol, port.
 const SERVICES: [(&str, &str, &str, u16); 7] = [
     ("WEB", "10.96.45.100", "tcp", 80),
@@ -13,7 +15,10 @@ const SERVICES: [(&str, &str, &str, u16); 7] = [
 ];
 
 /// The rules of `node`, whose pods have addresses in `cidr`, for `iptables-restore --noflush`.
-pub(super) fn render(node: &str, cidr: &str) -> String {
+pub(super) fn render(node: &str, cidr: &str, proxy: Proxy) -> String {
+    if proxy == Proxy::Nftables {
+        return without_proxy(node, cidr);
+    }
     let has_local_endpoint = node == "n1";
     let mut rules = NAT_HEAD.replace("{CIDR}", cidr);
     if has_local_endpoint {
@@ -36,6 +41,31 @@ pub(super) fn render(node: &str, cidr: &str) -> String {
     rules.push_str("COMMIT\n");
     rules
 }
+
+/// What is there beside kube-proxy's own table of nftables.
+fn without_proxy(node: &str, cidr: &str) -> String {
+    let host_port = if node == "n1" { HOST_PORT } else { "" };
+    let all = format!("{NAT_HEAD}{host_port}COMMIT\n{FILTER}COMMIT\n");
+    let all = all
+        .replace("{CIDR}", cidr)
+        .replace("KUBE-MARK-MASQ", "CNI-HOSTPORT-SETMARK")
+        .replace("--set-xmark 0x4000/0x4000", "--set-xmark 0x2000/0x2000");
+    let is_other = |line: &&str| !line.contains("KUBE-") || line.contains("KUBE-ROUTER-");
+    let mut text = String::new();
+    for line in all.lines().filter(is_other) {
+        text += line;
+        text.push('\n');
+        text += if line == "*nat" { PORTMAP } else { "" };
+    }
+    text
+}
+
+/// The portmap plugin masquerades with a mark of its own.
+const PORTMAP: &str = "\
+:CNI-HOSTPORT-MASQ - [0:0]
+-A POSTROUTING -m comment --comment \"CNI portfwd requiring masquerade\" -j CNI-HOSTPORT-MASQ
+-A CNI-HOSTPORT-MASQ -m mark --mark 0x2000/0x2000 -j MASQUERADE
+";
 
 const NAT_HEAD: &str = r#"*nat
 :KUBE-SERVICES - [0:0]

@@ -4,6 +4,7 @@ mod bridge;
 mod cluster;
 mod cluster_probes;
 mod docker_rules;
+mod kube_nft_rules;
 mod kube_rules;
 mod pair;
 

@@ -4,10 +4,14 @@ use std::collections::HashSet;
 
 use super::*;
 use crate::lab::probe::Expected;
-use crate::lab::topology::LinkKind;
+use crate::lab::topology::{LinkKind, Proxy};
 
 fn topologies() -> impl Iterator<Item = (&'static Spec, Choice, Topology)> {
-    let choices = [Choice { ipv6: false }, Choice { ipv6: true }];
+    let choices = [
+        Choice::default(),
+        Choice { ipv6: true, proxy: Proxy::Iptables },
+        Choice { ipv6: false, proxy: Proxy::Nftables },
+    ];
     LABS.iter()
         .flat_map(move |lab| choices.map(|choice| (lab, choice, lab.topology(choice).unwrap())))
 }
@@ -25,7 +29,7 @@ fn every_part_belongs_to_a_host() {
             .chain(t.neighbours.iter().map(|neighbour| neighbour.host))
             .chain(t.fdb.iter().map(|entry| entry.host))
             .chain(t.base_sysctls.iter().chain(&t.sysctls).map(|sysctl| sysctl.host))
-            .chain(t.rules.iter().map(|rules| rules.host))
+            .chain(t.rules.iter().chain(&t.nft).map(|rules| rules.host))
             .chain(t.resolvers.iter().map(|resolver| resolver.host))
             .chain(t.servers.iter().map(|server| server.host.as_str()));
         for host in used {
@@ -108,8 +112,8 @@ fn cluster_has_the_33_probes_of_a_healthy_lab() {
 
 #[test]
 fn only_the_node_with_an_endpoint_serves_policy_local() {
-    let (one, two) =
-        (kube_rules::render("n1", "10.244.1.0/24"), kube_rules::render("n2", "10.244.2.0/24"));
+    let render = |node, cidr| kube_rules::render(node, cidr, Proxy::Iptables);
+    let (one, two) = (render("n1", "10.244.1.0/24"), render("n2", "10.244.2.0/24"));
     assert!(one.contains("-A KUBE-EXT-LOCAL -j KUBE-SEP-P2") && one.contains("CNI-DN-P2 -p tcp"));
     assert!(!two.contains("-A KUBE-EXT-LOCAL") && !two.contains("-A CNI-DN-P2"));
     assert!(two.contains("has no local endpoints"));

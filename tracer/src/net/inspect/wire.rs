@@ -51,11 +51,16 @@ impl Netlink {
 
     /// All messages that answer the dump request `kind` with `body`.
     pub(super) fn dump(&mut self, kind: u16, body: &[u8]) -> io::Result<Answer> {
+        self.dump_up_to(kind, body, usize::MAX)
+    }
+
+    /// The same, where the answer may be too large: behind the error the socket is of no use.
+    pub(super) fn dump_up_to(&mut self, kind: u16, body: &[u8], most: usize) -> io::Result<Answer> {
         let mut answer = Vec::new();
         for _ in 0..TRIES {
             answer.clear();
             self.send(kind, NLM_F_DUMP, body)?;
-            if !self.receive(&mut answer)? {
+            if !self.receive(&mut answer, most)? {
                 break;
             }
         }
@@ -66,7 +71,7 @@ impl Netlink {
     pub(super) fn get(&mut self, kind: u16, body: &[u8]) -> io::Result<Answer> {
         let mut answer = Vec::new();
         self.send(kind, NLM_F_ACK, body)?;
-        self.receive(&mut answer)?;
+        self.receive(&mut answer, usize::MAX)?;
         Ok(Answer(answer))
     }
 
@@ -84,7 +89,7 @@ impl Netlink {
     }
 
     /// Reads until the dump is done, or acknowledged; true when it is not consistent.
-    fn receive(&mut self, answer: &mut Vec<u8>) -> io::Result<bool> {
+    fn receive(&mut self, answer: &mut Vec<u8>, most: usize) -> io::Result<bool> {
         let mut buffer = [0; DATAGRAM];
         let mut is_interrupted = false;
         loop {
@@ -104,6 +109,9 @@ impl Netlink {
                             _ => Err(io::Error::from_raw_os_error(-code)),
                         };
                     }
+                    _ if answer.len() > most => {
+                        return Err(io::Error::from(io::ErrorKind::FileTooLarge));
+                    }
                     _ => answer.extend(message.whole),
                 }
             }
@@ -112,6 +120,11 @@ impl Netlink {
 }
 
 impl Answer {
+    /// Its bytes.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Type and body of each message.
     pub(super) fn messages(&self) -> impl Iterator<Item = (u16, &[u8])> {
         let mut rest = &self.0[..];

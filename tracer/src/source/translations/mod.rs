@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::cli::filter::Network;
-use crate::firewall::{Chain, Firewall, Match, Rule, Table, Target};
+use crate::firewall::{Chain, Element, Elements, Firewall, Map, Match, Rule, Table, Target};
 use crate::nftrace::{End, Wanted};
 
 /// As deep as the kernel lets chains jump.
@@ -238,7 +238,7 @@ impl<'a> Search<'a> {
                 self.found.extend(self.asked.iter().filter(|n| n.is_host()).map(|n| n.addr));
             }
             Target::Redirect { .. } if self.is_met(way) => self.found.extend(&self.place.locals),
-            Target::Map(..) => self.map(table, rule, (target, way), depth),
+            Target::Map(map) => self.map(table, (target, map), way, depth),
             _ => {}
         }
     }
@@ -250,26 +250,28 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Each arm of a map that may be meant.
-    fn map(&mut self, table: &'a Table, rule: &Rule, (target, way): (&Target, &Way), depth: usize) {
+    /// Each element of a map that may be meant.
+    fn map(&mut self, table: &'a Table, (target, map): (&Target, &Map), way: &Way, depth: usize) {
         let translates = target.nat_kind().is_some();
-        for arm in arms(table, &rule.text) {
-            let (key, value) = arm.split_once(" : ").unwrap_or(("", &arm));
-            let to: Vec<Network> = addresses(key).map(Network::host).collect();
+        let elements = match &map.elements {
+            Elements::Here(elements) => elements.as_slice(),
+            Elements::Named(name) => table.set(name).map_or(&[][..], |set| &set.elements),
+        };
+        for Element { key, value, .. } in elements {
+            let to: Vec<Network> =
+                key.iter().flat_map(|word| addresses(word)).map(Network::host).collect();
             let way = match to.is_empty() {
                 true => way.clone(),
                 false => Way { to: Some(to), ..way.clone() },
             };
             if translates {
-                addresses(value).for_each(|addr| self.translation(&way, addr));
+                let all = value.iter().flat_map(|word| addresses(word));
+                all.for_each(|addr| self.translation(&way, addr));
             }
-            let mut words = value.split_whitespace();
-            while let Some(word) = words.next() {
-                if matches!(word, "goto" | "jump")
-                    && let Some(name) = words.next()
-                {
-                    self.jump(table, name, &way, depth);
-                }
+            if let [verb, name] = value.as_slice()
+                && matches!(verb.as_str(), "goto" | "jump")
+            {
+                self.jump(table, name, &way, depth);
             }
         }
     }
@@ -307,18 +309,6 @@ impl<'a> Search<'a> {
 
 fn net(addr: IpAddr, len: u8) -> Network {
     Network { addr, len }
-}
-
-/// The arms of the maps that a rule names or holds, as nft prints them.
-fn arms(table: &Table, text: &str) -> Vec<String> {
-    let named = text.split_whitespace().filter_map(|word| word.strip_prefix('@'));
-    let sets = named.flat_map(|name| table.sets.iter().filter(move |(known, _)| known == name));
-    let mut arms: Vec<String> = sets.flat_map(|(_, elements)| elements.clone()).collect();
-    if let Some((_, rest)) = text.split_once('{') {
-        let inside = rest.rsplit_once('}').map_or(rest, |(inside, _)| inside);
-        arms.extend(inside.split(',').map(|arm| arm.trim().to_owned()));
-    }
-    arms
 }
 
 /// All addresses among these words, with ports or without.

@@ -1,7 +1,7 @@
 //! Firewalls that change.
 
 use super::super::rules::{Edit, Rules, Spec, Spot};
-use crate::firewall::{self, Chain, Firewall, Rule, Table};
+use crate::firewall::{self, Chain, Element, Firewall, Rule, Table};
 
 pub(super) fn edit(firewall: &mut Firewall, change: &Rules) -> Option<()> {
     let at = &change.at;
@@ -25,15 +25,12 @@ pub(super) fn edit(firewall: &mut Firewall, change: &Rules) -> Option<()> {
             return Some(());
         }
         Edit::AddElement { set, element } => {
-            elements(table, set)?.push(element.0.joined());
+            elements(table, set)?.push(element_of(element));
             return Some(());
         }
         Edit::DeleteElement { set, element } => {
-            let key = element.0.joined();
-            let is_its = |e: &String| {
-                e.strip_prefix(&key).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
-            };
-            elements(table, set)?.retain(|e| !is_its(e));
+            let gone = element_of(element);
+            elements(table, set)?.retain(|e| e.key != gone.key);
             return Some(());
         }
         _ => {}
@@ -65,8 +62,13 @@ pub(super) fn edit(firewall: &mut Firewall, change: &Rules) -> Option<()> {
     Some(())
 }
 
-fn elements<'a>(table: &'a mut Table, set: &str) -> Option<&'a mut Vec<String>> {
-    table.sets.iter_mut().find(|(name, _)| name == set).map(|(_, elements)| elements)
+fn elements<'a>(table: &'a mut Table, set: &str) -> Option<&'a mut Vec<Element>> {
+    table.sets.iter_mut().find(|s| s.name == set).map(|s| &mut s.elements)
+}
+
+fn element_of(spec: &Spec) -> Element {
+    let words: Vec<String> = spec.0.raw().map(str::to_owned).collect();
+    firewall::element_of(&words)
 }
 
 /// Where the rule is now: others before it may be gone, or new.
