@@ -47,7 +47,8 @@ const ROWS: &[Row] = &[
     Row { only: "as_nft_prints_them", ..row("rules", TRACED_RULES) },
     row("bridge", DATAPATH),
     row("overlay", DATAPATH),
-    row("datapaths", DATAPATH),
+    // Every tunnel that the kernel has, one after the other.
+    Row { weight: 8, ..row("datapaths", DATAPATH) },
     row("service", DATAPATH),
     row("egress", DATAPATH),
     row("ingress", DATAPATH),
