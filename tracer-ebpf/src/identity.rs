@@ -212,17 +212,21 @@ fn same_packet<const DIRECT: bool>(
     if !skb.packet(slot, l3, protocol) {
         return false;
     }
-    let mut tunnels = 0;
-    loop {
-        if is_same(slot.packet(), entry) {
-            entry.tunnels = tunnels;
-            return true;
-        }
-        if tunnels == tunnel::MAX_DEPTH || !enter(skb, slot, &mut protocol) {
-            break;
-        }
-        tunnels += 1;
+    // Not as a loop, see `maps::claim_slot`.
+    macro_rules! compare_in {
+        ($($tunnels:literal)+) => { 'found: {
+            $(
+                if is_same(slot.packet(), entry) {
+                    entry.tunnels = $tunnels;
+                    return true;
+                }
+                if $tunnels == tunnel::MAX_DEPTH || !enter(skb, slot, &mut protocol) {
+                    break 'found;
+                }
+            )+
+        } };
     }
+    compare_in!(0 1 2 3);
     // The stack knows of tunnels that are not read here.
     let Some(inner) = skb.inner_network() else { return false };
     // SAFETY: an integer.
@@ -279,24 +283,14 @@ fn begin<const DIRECT: bool, D: Copy>(
         return null_mut();
     }
     let is_sealed = ancestor.kind == origin::ENCAP && ancestor.journey != 0;
-    let mut tunnels = 0;
-    site.flags = flags::BIRTH
-        | loop {
-            match filter::match_packet(slot.room().number, u64::from(protocol)) {
-                Match::FORWARD => break 0,
-                Match::REVERSE => break flags::REVERSE,
-                Match::LEARNED => break flags::LEARNED,
-                _ => {}
-            }
-            if is_sealed {
-                break flags::LEARNED;
-            }
-            let may_carry = filter::may_carry(&slot.packet().key);
-            if tunnels == tunnel::MAX_DEPTH || !may_carry || !enter(skb, slot, &mut protocol) {
-                return miss(skb, slot, protocol, rule, false);
-            }
-            tunnels += 1;
-        };
+    let (how, tunnels) = match_inside(skb, slot, &mut protocol, is_sealed);
+    site.flags = match how {
+        Match::FORWARD => flags::BIRTH,
+        Match::REVERSE => flags::BIRTH | flags::REVERSE,
+        Match::LEARNED => flags::BIRTH | flags::LEARNED,
+        _ if is_sealed => flags::BIRTH | flags::LEARNED,
+        _ => return miss(skb, slot, protocol, rule, false),
+    };
     let packet = slot.packet();
     if filter::is_near_scope(packet) {
         learn(&packet.key);
@@ -368,6 +362,33 @@ fn miss<const DIRECT: bool>(
         filter::note_miss(slot.room().number, u64::from(protocol), u64::from(is_outside));
     }
     null_mut()
+}
+
+/// How the packet in the slot matches, or one that it carries, which then takes its place, and
+/// inside how many tunnels that is. One that is sealed is not looked into.
+#[inline(always)]
+fn match_inside<const DIRECT: bool>(
+    skb: Skb<DIRECT>,
+    slot: Slot,
+    protocol: &mut u16,
+    is_sealed: bool,
+) -> (u64, u8) {
+    // Not as a loop, see `maps::claim_slot`.
+    macro_rules! match_in {
+        ($($tunnels:literal)+) => { $(
+            let how = filter::match_packet(slot.room().number, u64::from(*protocol));
+            let is_last = $tunnels == tunnel::MAX_DEPTH || is_sealed;
+            if how != Match::NONE
+                || is_last
+                || !filter::may_carry(&slot.packet().key)
+                || !enter(skb, slot, protocol)
+            {
+                return (how, $tunnels);
+            }
+        )+ };
+    }
+    match_in!(0 1 2 3);
+    (Match::NONE, tunnel::MAX_DEPTH)
 }
 
 /// Tells where a new journey comes from: the packet that its skb held before, or the one that it

@@ -150,22 +150,35 @@ impl Slot {
 pub extern "C" fn claim_slot() -> u64 {
     // SAFETY: a helper without arguments.
     let first = unsafe { bpf_get_smp_processor_id() } * SLOTS;
-    let mut n = 0;
-    while n < SLOTS {
-        let Some(room) = SCRATCH.get_ptr_mut(first + n) else { break };
-        // SAFETY: a map value; its counter is only ever added to, and read at once.
-        let claims = unsafe { &raw mut (*room).claims };
-        add(claims, 1);
-        // SAFETY: as above.
-        if unsafe { claims.read_volatile() } == 1 {
-            return u64::from(first + n);
-        }
-        add(claims, NEGATIVE_ONE);
-        n += 1;
+    // No loop: kernels before 5.11 take one for endless where its last instruction is no jump, and
+    // how the compiler lays it out is not known.
+    macro_rules! claim_one_of {
+        ($($n:literal)+) => { $(
+            if is_claimed(first + $n) {
+                return u64::from(first + $n);
+            }
+        )+ };
     }
+    claim_one_of!(0 1 2 3 4 5 6 7);
     u64::from(u32::MAX)
 }
 
+/// Tries to claim a slot.
+#[inline(always)]
+fn is_claimed(number: u32) -> bool {
+    let Some(room) = SCRATCH.get_ptr_mut(number) else { return false };
+    // SAFETY: a map value; its counter is only ever added to, and read at once.
+    let claims = unsafe { &raw mut (*room).claims };
+    add(claims, 1);
+    // SAFETY: as above.
+    if unsafe { claims.read_volatile() } == 1 {
+        return true;
+    }
+    add(claims, NEGATIVE_ONE);
+    false
+}
+
+const _: () = assert!(SLOTS == 8);
 /// Slots of a CPU: more than programs nest, as some may be preempted while they hold one.
 const SLOTS: u32 = tracer_common::SCRATCH_SLOTS;
 /// What takes one away when it is added.

@@ -20,7 +20,6 @@ const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const DESTINATION: u8 = 60;
-const MAX_EXTENSIONS: u32 = 3;
 
 /// Ethernet types, as they lie in memory: Ethernet itself in a tunnel, and ERSPAN.
 const ETH_P_TEB: u16 = 0x6558_u16.to_be();
@@ -72,22 +71,28 @@ fn behind_ipv4(l3: u64) -> (u8, u64) {
 #[inline(always)]
 fn behind_ipv6(l3: u64) -> (u8, u64) {
     // SAFETY: an integer.
-    let mut next: u8 = unsafe { probe_read((l3 + 6) as *const u8) };
-    let mut at = l3 + 40;
-    let mut n = 0;
-    while n < MAX_EXTENSIONS {
-        // SAFETY: integers.
-        let [following, units, high, low]: [u8; 4] = unsafe { probe_read(at as *const u8) };
-        match next {
-            HOP_BY_HOP | ROUTING | DESTINATION => at += 8 + u64::from(units) * 8,
-            FRAGMENT if high == 0 && low & 0xf8 == 0 => at += 8,
-            FRAGMENT => return NOTHING,
-            _ => break,
-        }
-        next = following;
-        n += 1;
+    let next: u8 = unsafe { probe_read((l3 + 6) as *const u8) };
+    // Three at most, and not as a loop, see `maps::claim_slot`.
+    let (next, at) = behind_extension(next, l3 + 40);
+    let (next, at) = behind_extension(next, at);
+    behind_extension(next, at)
+}
+
+/// Behind one extension header; as it was where there is none.
+#[inline(always)]
+fn behind_extension(next: u8, at: u64) -> (u8, u64) {
+    if !matches!(next, HOP_BY_HOP | ROUTING | DESTINATION | FRAGMENT) {
+        return (next, at);
     }
-    (next, at)
+    // SAFETY: integers.
+    let [following, units, high, low]: [u8; 4] = unsafe { probe_read(at as *const u8) };
+    if next != FRAGMENT {
+        (following, at + 8 + u64::from(units) * 8)
+    } else if high == 0 && low & 0xf8 == 0 {
+        (following, at + 8)
+    } else {
+        NOTHING
+    }
 }
 
 /// GRE with its optional checksum, key and sequence number (RFC 2784, 2890), and ERSPAN.
