@@ -11,6 +11,7 @@ mod error;
 pub mod fib;
 pub mod inspect;
 mod links;
+pub mod meter;
 mod nsid;
 mod resolve;
 pub mod setns;

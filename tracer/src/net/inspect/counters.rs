@@ -10,7 +10,7 @@ use super::wire::{Netlink, attributes, attributes_after, be32_at, u32_at, u64_at
 const NET: &str = "/proc/thread-self/net";
 
 /// By name.
-pub(super) type Counters = BTreeMap<String, u64>;
+pub(in crate::net) type Counters = BTreeMap<String, u64>;
 
 /// `struct rtnl_link_stats64`, in order.
 const DEVICE: [&str; 25] = [
@@ -61,7 +61,7 @@ const CONNTRACK: [&str; 15] = [
 ];
 
 /// Those of the protocols, by `nstat`'s names, and those of the node that concern all.
-pub(super) fn protocols(counters: &mut Counters) {
+pub(in crate::net) fn protocols(counters: &mut Counters) {
     for file in ["snmp", "netstat"] {
         if let Ok(text) = fs::read_to_string(format!("{NET}/{file}")) {
             titled(&text, counters);
@@ -119,7 +119,7 @@ pub(super) fn softnet(text: &str, counters: &mut Counters) {
 
 /// Packets that wait in the queueing disciplines of a device, `qdisc.DEV.qlen`, and that were
 /// dropped by them, `qdisc.DEV.drops`.
-pub(super) fn queues(
+pub(in crate::net) fn queues(
     netlink: &mut Netlink,
     names: &BTreeMap<u32, String>,
     counters: &mut Counters,
@@ -145,7 +145,7 @@ pub(super) fn queues(
 }
 
 /// Those of the devices, as `if.DEV.NAME`; since Linux 4.7.
-pub(super) fn devices(
+pub(in crate::net) fn devices(
     netlink: &mut Netlink,
     names: &BTreeMap<u32, String>,
     counters: &mut Counters,
@@ -173,7 +173,7 @@ pub(super) fn devices(
 }
 
 /// Those of connection tracking, as `ct.NAME`, summed over the CPUs.
-pub(super) fn conntrack(counters: &mut Counters) -> io::Result<()> {
+pub(in crate::net) fn conntrack(counters: &mut Counters) -> io::Result<()> {
     /// `NFNL_SUBSYS_CTNETLINK` and `IPCTNL_MSG_CT_GET_STATS_CPU`.
     const GET_STATS_CPU: u16 = (1 << 8) | 4;
     /// `struct nfgenmsg`.

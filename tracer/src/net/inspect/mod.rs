@@ -6,7 +6,7 @@
 
 mod addresses;
 pub mod conntrack;
-mod counters;
+pub(super) mod counters;
 #[cfg(test)]
 pub(crate) mod fuzz;
 mod neighbours;
@@ -14,11 +14,11 @@ pub(crate) mod nftables;
 mod policies;
 mod resolver;
 pub(super) mod routes;
-mod sockets;
+pub(super) mod sockets;
 mod sysctls;
 mod tc;
 mod vlans;
-mod wire;
+pub(super) mod wire;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;

@@ -22,11 +22,11 @@ const KINDS: [(i32, &[u8]); 2] =
     [(libc::IPPROTO_TCP, &[TCP_LISTEN]), (libc::IPPROTO_UDP, &[TCP_CLOSE, TCP_ESTABLISHED])];
 
 /// Process by inode of its socket: PID and command name.
-pub(super) type Processes = BTreeMap<u32, (u32, String)>;
+pub type Processes = BTreeMap<u32, (u32, String)>;
 
 /// The sockets of the calling thread's namespace. Kinds that the kernel has no reader for are
 /// said in `unread`.
-pub(super) fn sockets(
+pub(in crate::net) fn sockets(
     netlink: &mut Netlink,
     processes: &Processes,
     unread: &mut Vec<String>,
@@ -128,7 +128,7 @@ pub(super) fn socket(proto: u8, body: &[u8], processes: &Processes) -> Option<So
 }
 
 /// Who holds which socket: a look at every descriptor that there is, so only on request.
-pub(super) fn processes() -> Processes {
+pub(in crate::net) fn processes() -> Processes {
     let mut found = Processes::new();
     let Ok(entries) = fs::read_dir("/proc") else { return found };
     let pids = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());

@@ -7,7 +7,7 @@ use std::fs;
 const NET: &str = "/proc/sys/net";
 
 /// Of the namespace as a whole. A kernel without the feature has no such file.
-const PLAIN: [&str; 27] = [
+const PLAIN: [&str; 28] = [
     "bridge/bridge-nf-call-arptables",
     "bridge/bridge-nf-call-ip6tables",
     "bridge/bridge-nf-call-iptables",
@@ -27,6 +27,7 @@ const PLAIN: [&str; 27] = [
     "ipv4/tcp_max_syn_backlog",
     "ipv4/tcp_mtu_probing",
     "ipv4/tcp_syncookies",
+    "ipv4/tcp_window_scaling",
     "ipv6/icmp/echo_ignore_all",
     "ipv6/neigh/default/gc_thresh3",
     "netfilter/nf_conntrack_buckets",
@@ -79,6 +80,7 @@ pub(super) fn read<'a>(devices: impl Iterator<Item = &'a str>) -> BTreeMap<Strin
         for key in IPV6 {
             enter(&mut found, format!("ipv6/conf/{dev}/{key}"));
         }
+        enter(&mut found, format!("ipv4/neigh/{dev}/proxy_delay"));
     }
     found
 }

@@ -22,17 +22,17 @@ const TRIES: usize = 3;
 static TIMEOUT: libc::timeval = libc::timeval { tv_sec: 5, tv_usec: 0 };
 
 /// A socket of one netlink family.
-pub(super) struct Netlink {
+pub(in crate::net) struct Netlink {
     socket: Socket,
     sequence: u32,
 }
 
 /// The answer to a dump.
 #[derive(Debug, Default)]
-pub(super) struct Answer(Vec<u8>);
+pub(in crate::net) struct Answer(Vec<u8>);
 
 impl Netlink {
-    pub(super) fn open(protocol: i32) -> io::Result<Self> {
+    pub(in crate::net) fn open(protocol: i32) -> io::Result<Self> {
         use std::os::fd::AsRawFd as _;
         let mut socket = Socket::new(protocol as isize)?;
         socket.bind(&SocketAddr::new(0, 0))?;
@@ -50,12 +50,12 @@ impl Netlink {
     }
 
     /// All messages that answer the dump request `kind` with `body`.
-    pub(super) fn dump(&mut self, kind: u16, body: &[u8]) -> io::Result<Answer> {
+    pub(in crate::net) fn dump(&mut self, kind: u16, body: &[u8]) -> io::Result<Answer> {
         self.dump_up_to(kind, body, usize::MAX)
     }
 
     /// The same, where the answer may be too large: behind the error the socket is of no use.
-    pub(super) fn dump_up_to(&mut self, kind: u16, body: &[u8], most: usize) -> io::Result<Answer> {
+    pub(in crate::net) fn dump_up_to(&mut self, kind: u16, body: &[u8], most: usize) -> io::Result<Answer> {
         let mut answer = Vec::new();
         for _ in 0..TRIES {
             answer.clear();
@@ -68,7 +68,7 @@ impl Netlink {
     }
 
     /// The message that answers the question `kind` with `body` about one object.
-    pub(super) fn get(&mut self, kind: u16, body: &[u8]) -> io::Result<Answer> {
+    pub(in crate::net) fn get(&mut self, kind: u16, body: &[u8]) -> io::Result<Answer> {
         let mut answer = Vec::new();
         self.send(kind, NLM_F_ACK, body)?;
         self.receive(&mut answer, usize::MAX)?;
@@ -121,12 +121,12 @@ impl Netlink {
 
 impl Answer {
     /// Its bytes.
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::net) fn len(&self) -> usize {
         self.0.len()
     }
 
     /// Type and body of each message.
-    pub(super) fn messages(&self) -> impl Iterator<Item = (u16, &[u8])> {
+    pub(in crate::net) fn messages(&self) -> impl Iterator<Item = (u16, &[u8])> {
         let mut rest = &self.0[..];
         std::iter::from_fn(move || {
             let (message, next) = split_message(rest)?;
@@ -161,7 +161,7 @@ fn split_message(bytes: &[u8]) -> Option<(Message<'_>, &[u8])> {
 
 /// The attributes in `bytes`: type without the nesting and byte order flags, and value. Ends at
 /// the first one that does not fit.
-pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(in crate::net) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let length = usize::from(u16_at(bytes, 0)?);
         let kind = u16_at(bytes, 2)? & 0x3fff;
@@ -172,7 +172,7 @@ pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])>
 }
 
 /// The attributes behind a fixed header of so many bytes.
-pub(super) fn attributes_after(body: &[u8], header: usize) -> impl Iterator<Item = (u16, &[u8])> {
+pub(in crate::net) fn attributes_after(body: &[u8], header: usize) -> impl Iterator<Item = (u16, &[u8])> {
     attributes(body.get(header.next_multiple_of(4)..).unwrap_or_default())
 }
 
@@ -180,39 +180,39 @@ fn bytes_at<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..at + N)?.try_into().ok()
 }
 
-pub(super) fn u8_at(bytes: &[u8], at: usize) -> Option<u8> {
+pub(in crate::net) fn u8_at(bytes: &[u8], at: usize) -> Option<u8> {
     bytes.get(at).copied()
 }
 
 /// Host byte order, as the next ones.
-pub(super) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+pub(in crate::net) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     bytes_at(bytes, at).map(u16::from_ne_bytes)
 }
 
-pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+pub(in crate::net) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     bytes_at(bytes, at).map(u32::from_ne_bytes)
 }
 
-pub(super) fn i32_at(bytes: &[u8], at: usize) -> Option<i32> {
+pub(in crate::net) fn i32_at(bytes: &[u8], at: usize) -> Option<i32> {
     bytes_at(bytes, at).map(i32::from_ne_bytes)
 }
 
-pub(super) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+pub(in crate::net) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     bytes_at(bytes, at).map(u64::from_ne_bytes)
 }
 
 /// Network byte order.
-pub(super) fn be16_at(bytes: &[u8], at: usize) -> Option<u16> {
+pub(in crate::net) fn be16_at(bytes: &[u8], at: usize) -> Option<u16> {
     bytes_at(bytes, at).map(u16::from_be_bytes)
 }
 
 /// Network byte order.
-pub(super) fn be32_at(bytes: &[u8], at: usize) -> Option<u32> {
+pub(in crate::net) fn be32_at(bytes: &[u8], at: usize) -> Option<u32> {
     bytes_at(bytes, at).map(u32::from_be_bytes)
 }
 
 /// An address of four or sixteen bytes.
-pub(super) fn addr(bytes: &[u8]) -> Option<IpAddr> {
+pub(in crate::net) fn addr(bytes: &[u8]) -> Option<IpAddr> {
     match bytes.len() {
         4 => bytes_at::<4>(bytes, 0).map(IpAddr::from),
         16 => bytes_at::<16>(bytes, 0).map(IpAddr::from),
@@ -221,19 +221,19 @@ pub(super) fn addr(bytes: &[u8]) -> Option<IpAddr> {
 }
 
 /// The address of a family at the start of a field that holds either.
-pub(super) fn addr_of(family: u8, bytes: &[u8]) -> Option<IpAddr> {
+pub(in crate::net) fn addr_of(family: u8, bytes: &[u8]) -> Option<IpAddr> {
     let length = if i32::from(family) == libc::AF_INET6 { 16 } else { 4 };
     addr(bytes.get(..length)?)
 }
 
 /// A C string.
-pub(super) fn text(bytes: &[u8]) -> String {
+pub(in crate::net) fn text(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
 
 /// An attribute with its padding.
-pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+pub(in crate::net) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
     let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
     bytes.extend(value);

@@ -1,0 +1,157 @@
+//! TCP connections with what the kernel measures of each (`sock_diag`, `struct tcp_info`).
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use crate::net::inspect::sockets::Processes;
+use crate::net::inspect::wire::{
+    Netlink, addr_of, attributes_after, be16_at, u8_at, u32_at, u64_at,
+};
+
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const INET_DIAG_INFO: u16 = 2;
+const INET_DIAG_SKMEMINFO: u16 = 7;
+/// `struct inet_diag_msg`.
+const HEADER: usize = 72;
+/// `ESTABLISHED` and `CLOSE_WAIT`: states in which data flows, as bits.
+const STATES: u32 = 1 << 1 | 1 << 8;
+/// `TCPI_OPT_WSCALE`.
+const WINDOW_SCALING: u8 = 4;
+
+/// A connection as one of its ends has it. Counters are those since it began; times in
+/// microseconds unless they are [`Duration`]s. What an older kernel does not tell is 0.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// This end.
+    pub local: SocketAddr,
+    /// The other end.
+    pub peer: SocketAddr,
+    /// Process: PID and command name.
+    pub process: Option<(u32, String)>,
+    /// Received and not yet read, bytes.
+    pub unread: u32,
+    /// Receive buffer, bytes.
+    pub receive_buffer: u32,
+    /// Sent and not acknowledged, or not yet sent, bytes.
+    pub unsent: u32,
+    /// Window scaling was agreed upon.
+    pub scales_window: bool,
+    /// Maximum segment size to the other end, bytes.
+    pub mss: u32,
+    /// Path MTU, bytes.
+    pub path_mtu: u32,
+    /// Smoothed round trip.
+    pub rtt: Duration,
+    /// The least that was measured (since 4.9).
+    pub min_rtt: Duration,
+    /// Congestion window, segments.
+    pub cwnd: u32,
+    /// Segments sent again.
+    pub retransmits: u32,
+    /// Bytes that the other end acknowledged (since 4.1).
+    pub acked: u64,
+    /// Bytes received.
+    pub received: u64,
+    /// Segments that carried data (since 4.6).
+    pub data_segments: u32,
+    /// Time with data under way, microseconds (since 4.10), as the next two.
+    pub busy_us: u64,
+    /// Time in which the receiver's window was the limit.
+    pub window_limited_us: u64,
+    /// Time in which the send buffer was the limit.
+    pub buffer_limited_us: u64,
+    /// Retransmissions that the other end says it did not need (DSACK, since 5.2).
+    pub needless: u32,
+    /// Times that segments came in another order (since 5.2).
+    pub reorderings: u32,
+    /// The window that the other end offers, bytes (since 6.2).
+    pub peer_window: u32,
+}
+
+/// The connections of the calling thread's namespace.
+pub(super) fn connections(netlink: &mut Netlink, processes: &Processes) -> Vec<Connection> {
+    let families = [libc::AF_INET, libc::AF_INET6];
+    let mut all = Vec::new();
+    for family in families {
+        let Ok(answer) = netlink.dump(SOCK_DIAG_BY_FAMILY, &request(family)) else { continue };
+        all.extend(answer.messages().filter_map(|(_, body)| connection(body, processes)));
+    }
+    all
+}
+
+/// `struct inet_diag_req_v2`.
+fn request(family: i32) -> [u8; 56] {
+    let mut request = [0; 56];
+    request[0] = family as u8;
+    request[1] = libc::IPPROTO_TCP as u8;
+    request[2] = 1 << (INET_DIAG_INFO - 1) | 1 << (INET_DIAG_SKMEMINFO - 1);
+    request[4..8].copy_from_slice(&STATES.to_ne_bytes());
+    request
+}
+
+fn connection(body: &[u8], processes: &Processes) -> Option<Connection> {
+    let family = u8_at(body, 0)?;
+    let end = |addr: &[u8], port| {
+        let addr: IpAddr = addr_of(family, addr)?.to_canonical();
+        Some(SocketAddr::new(addr, port))
+    };
+    let (mut info, mut memory) = (&[][..], &[][..]);
+    for (kind, value) in attributes_after(body, HEADER) {
+        match kind {
+            INET_DIAG_INFO => info = value,
+            INET_DIAG_SKMEMINFO => memory = value,
+            _ => {}
+        }
+    }
+    let (word, long) = (|at| u32_at(info, at).unwrap_or(0), |at| u64_at(info, at).unwrap_or(0));
+    let micros = |at| Duration::from_micros(word(at).into());
+    Some(Connection {
+        local: end(body.get(8..24)?, be16_at(body, 4)?)?,
+        peer: end(body.get(24..40)?, be16_at(body, 6)?)?,
+        process: processes.get(&u32_at(body, 68)?).cloned(),
+        unread: u32_at(body, 56)?,
+        receive_buffer: u32_at(memory, 4).unwrap_or(0),
+        unsent: u32_at(body, 60)?,
+        scales_window: u8_at(info, 5)? & WINDOW_SCALING != 0,
+        mss: word(16),
+        path_mtu: word(60),
+        rtt: micros(68),
+        min_rtt: micros(148),
+        cwnd: word(80),
+        retransmits: word(100),
+        acked: long(120),
+        received: long(128),
+        data_segments: word(156),
+        busy_us: long(168),
+        window_limited_us: long(176),
+        buffer_limited_us: long(184),
+        needless: word(216),
+        reorderings: word(220),
+        peer_window: word(228),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn what_nobody_reads_is_told_at_its_end() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut sender = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (_reader, _) = listener.accept().unwrap();
+        sender.write_all(&[0; 1000]).unwrap();
+        let mut netlink = Netlink::open(libc::NETLINK_SOCK_DIAG).unwrap();
+        let all = connections(&mut netlink, &Processes::new());
+        let own = sender.local_addr().unwrap();
+        let there = all.iter().find(|c| c.peer == own).unwrap();
+        assert_eq!((there.unread, there.received), (1000, 1000));
+        assert!(there.scales_window && there.receive_buffer > 1000 && there.mss > 500);
+        let here = all.iter().find(|c| c.local == own).unwrap();
+        assert_eq!(here.acked.saturating_sub(1000), 0);
+        assert!(here.data_segments >= 1 && here.retransmits == 0);
+    }
+}

@@ -1,0 +1,107 @@
+//! Queueing disciplines with their figures.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use crate::net::inspect::wire::{Netlink, attributes, attributes_after, text, u32_at, u64_at};
+
+/// `struct tcmsg`.
+const HEADER: usize = 20;
+const TCA_KIND: u16 = 1;
+const TCA_OPTIONS: u16 = 2;
+const TCA_STATS2: u16 = 7;
+/// `struct gnet_stats_basic`: bytes and packets.
+const TCA_STATS_BASIC: u16 = 1;
+/// `struct gnet_stats_queue`: qlen, backlog, drops, requeues, overlimits.
+const TCA_STATS_QUEUE: u16 = 3;
+
+/// A queueing discipline.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Queue {
+    /// Interface index.
+    pub dev: u32,
+    /// Device name.
+    pub name: String,
+    /// `tbf`, `htb`, `fq_codel`, …
+    pub kind: String,
+    /// `tc`'s handle and parent, major and minor number.
+    pub handle: u32,
+    /// See `handle`; `0xffff_ffff` is the root.
+    pub parent: u32,
+    /// Bytes a second that it lets through, where it says so.
+    pub rate: Option<u64>,
+    /// Bytes sent.
+    pub bytes: u64,
+    /// Packets sent (a GSO packet counts its segments).
+    pub packets: u64,
+    /// Packets dropped.
+    pub drops: u64,
+    /// Times that the rate was exceeded.
+    pub overlimits: u64,
+    /// Bytes waiting.
+    pub backlog: u64,
+}
+
+impl Queue {
+    /// It limits or delays by design; others queue only while the device is busy.
+    #[must_use]
+    pub fn shapes(&self) -> bool {
+        matches!(self.kind.as_str(), "tbf" | "htb" | "hfsc" | "cbq" | "cake" | "netem")
+    }
+}
+
+/// Those of the calling thread's namespace.
+pub(super) fn queues(
+    netlink: &mut Netlink,
+    names: &BTreeMap<u32, String>,
+) -> io::Result<Vec<Queue>> {
+    let answer = netlink.dump(libc::RTM_GETQDISC, &[0; HEADER])?;
+    Ok(answer.messages().filter_map(|(_, body)| queue(body, names)).collect())
+}
+
+fn queue(body: &[u8], names: &BTreeMap<u32, String>) -> Option<Queue> {
+    let dev = u32_at(body, 4)?;
+    let mut queue = Queue {
+        dev,
+        name: names.get(&dev)?.clone(),
+        handle: u32_at(body, 8)?,
+        parent: u32_at(body, 12)?,
+        ..Queue::default()
+    };
+    let mut options = &[][..];
+    for (kind, value) in attributes_after(body, HEADER) {
+        match kind {
+            TCA_KIND => queue.kind = text(value),
+            TCA_OPTIONS => options = value,
+            TCA_STATS2 => figures(value, &mut queue),
+            _ => {}
+        }
+    }
+    if queue.kind == "tbf" {
+        queue.rate = tbf_rate(options);
+    }
+    (!matches!(queue.kind.as_str(), "clsact" | "ingress")).then_some(queue)
+}
+
+fn figures(stats: &[u8], queue: &mut Queue) {
+    for (kind, value) in attributes(stats) {
+        let word = |at| u32_at(value, at).map_or(0, u64::from);
+        match kind {
+            TCA_STATS_BASIC => {
+                (queue.bytes, queue.packets) = (u64_at(value, 0).unwrap_or(0), word(8));
+            }
+            TCA_STATS_QUEUE => {
+                (queue.backlog, queue.drops, queue.overlimits) = (word(4), word(8), word(16));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Bytes a second: `TCA_TBF_RATE64`, else the rate in `struct tc_tbf_qopt`.
+fn tbf_rate(options: &[u8]) -> Option<u64> {
+    const PARAMETERS: u16 = 1;
+    const RATE64: u16 = 4;
+    let of = |wanted| attributes(options).find(|(kind, _)| *kind == wanted).map(|(_, v)| v);
+    of(RATE64).and_then(|v| u64_at(v, 0)).or_else(|| u32_at(of(PARAMETERS)?, 8).map(u64::from))
+}
