@@ -19,6 +19,8 @@ use crate::signals::{self, Signals};
 
 /// How long traffic of others is watched unless it is said.
 const WATCH: Duration = Duration::from_secs(3);
+/// The same to see why it is slow: a round of retransmissions and of name look-ups goes by.
+const WATCH_SLOW: Duration = Duration::from_secs(6);
 
 /// Name the cause of a connectivity failure, with evidence and the command that fixes it.
 ///
@@ -30,7 +32,8 @@ const WATCH: Duration = Duration::from_secs(3);
     pkttrace diagnose --from web --to 10.244.2.2          ping from namespace web\n  \
     pkttrace diagnose --from web --to 10.96.0.10:80       a Service, all its endpoints\n  \
     pkttrace diagnose --from web --to db.prod --proto dns the name, by web's own resolver\n  \
-    pkttrace diagnose --dst 10.244.2.2 --duration 10s     while you reproduce the fault\n\n\
+    pkttrace diagnose --dst 10.244.2.2 --duration 10s     while you reproduce the fault\n  \
+    pkttrace diagnose --slow --from web --to 10.96.0.9:80 while it is slow\n\n\
     Exit codes: 0 what was asked works and nothing wrong was found, 1 a finding of severity error, \
     2 could not run, 3 inconclusive: nothing was seen to work and nothing to fail.")]
 pub struct DiagnoseArgs {
@@ -47,14 +50,17 @@ pub struct DiagnoseArgs {
     /// How long to wait for an answer.
     #[arg(long, value_name = "TIME", default_value = "3s")]
     timeout: Span,
-    /// How long to watch without --from [default: 3s].
-    #[arg(long, value_name = "TIME", conflicts_with = "from")]
+    /// Say why it is slow, not why it fails: watch what grows on its way while its traffic runs.
+    #[arg(long)]
+    slow: bool,
+    /// How long to watch without --from, or with --slow [default: 3s, with --slow 6s].
+    #[arg(long, value_name = "TIME")]
     duration: Option<Span>,
     /// See the world as the node with this root network namespace does: it and its pods.
     #[arg(long, value_name = "NETNS")]
     view: Option<String>,
     /// Create FILE once every probe is attached: traffic may begin then.
-    #[arg(long, value_name = "FILE", conflicts_with = "from")]
+    #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
     #[command(flatten)]
     filter: WatchArgs,
@@ -113,9 +119,17 @@ enum Output {
 ///
 /// What keeps it from running, in one line.
 pub fn run(args: &DiagnoseArgs) -> Result<ExitCode> {
+    if args.from.is_some() && !args.slow && (args.duration.is_some() || args.ready_file.is_some()) {
+        bail!("--duration and --ready-file are for watching: with --from they need --slow");
+    }
     let outcome = signals::block_on(async {
         let mut signals = Signals::new()?;
         match (&args.from, &args.to) {
+            (Some(from), Some(to)) if args.slow => {
+                let ask = args.ask(from, to)?;
+                run::slow(Some(&ask), &args.watch()?, signals.recv()).await
+            }
+            _ if args.slow => run::slow(None, &args.watch()?, signals.recv()).await,
             (Some(from), Some(to)) => {
                 let ask = args.ask(from, to)?;
                 tokio::select! {
@@ -161,7 +175,9 @@ impl DiagnoseArgs {
     }
 
     fn watch(&self) -> Result<Watch> {
-        let proto = self.proto.as_deref().map(str::parse::<Proto>).transpose();
+        // Of probes, it says how to ask.
+        let proto = self.proto.as_deref().filter(|_| self.from.is_none());
+        let proto = proto.map(str::parse::<Proto>).transpose();
         let proto = proto.map_err(|why| anyhow::anyhow!("--proto: {why}"))?;
         let WatchArgs { src, dst, host, sport, dport, port, netns, dev } = self.filter.clone();
         Ok(Watch {
@@ -177,7 +193,7 @@ impl DiagnoseArgs {
                 dev,
                 ..FilterArgs::default()
             },
-            duration: self.duration.map_or(WATCH, |d| d.0),
+            duration: self.duration.map_or(if self.slow { WATCH_SLOW } else { WATCH }, |d| d.0),
             view: self.view.clone(),
             ready_file: self.ready_file.clone(),
             say: self.say(),

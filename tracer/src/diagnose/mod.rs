@@ -17,6 +17,7 @@ mod routing;
 pub mod rules;
 pub mod run;
 pub mod show;
+pub mod slow;
 pub mod view;
 pub mod walk;
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::Entry;
-use crate::diagnose::RULES;
+use crate::diagnose::{RULES, slow};
 use crate::lab::Fault;
 
 /// Every id once: a fault of the lab in its own words, with the rule that tells it.
@@ -36,6 +36,12 @@ pub(super) fn entries() -> Vec<Entry> {
         };
         let where_ = "It is met in pods, containers and plain namespaces alike.".to_owned();
         Entry { why: Cow::Borrowed(rule.explain), ..finding(id, what, where_) }
+    }));
+    list.extend(slow::explanations().map(|(id, why)| {
+        let what = "A reason why a connection is slow, which `pkttrace diagnose --slow` names.";
+        let where_ = "It is met in pods, containers and plain namespaces alike.".to_owned();
+        let look = Cow::Borrowed("pkttrace diagnose --slow --from NETNS --to ADDRESS:PORT");
+        Entry { why: Cow::Borrowed(why), look, ..finding(id, what.to_owned(), where_) }
     }));
     list
 }

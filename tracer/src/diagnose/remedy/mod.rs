@@ -75,8 +75,8 @@ pub enum Remedy {
     DelXfrm(XfrmPolicy),
     /// Lets conntrack forget connections that it leads to an end of which no rule knows any more.
     Forget { proto: &'static str, to: (IpAddr, u16), now: IpAddr },
-    /// Lets the sender compute checksums itself.
-    NoChecksumOffload { dev: String },
+    /// Switches an offload, by the kernel's name for it.
+    Offload { dev: String, feature: &'static str, on: bool },
     /// Writes into a `resolv.conf` that is this namespace's own.
     Resolver { file: String, edit: Resolv },
 }

@@ -128,8 +128,8 @@ fn write(state: &NetworkState, remedy: &Remedy) -> Option<Argv> {
             "--reply-src",
             *now,
         ],
-        Remedy::NoChecksumOffload { dev } => {
-            argv!["ethtool", "-K", Foreign(dev), "tx-checksum-ip-generic", "off"]
+        Remedy::Offload { dev, feature, on } => {
+            argv!["ethtool", "-K", Foreign(dev), *feature, if *on { "on" } else { "off" }]
         }
         Remedy::Resolver { file, edit } => resolver(file, edit),
     })
@@ -314,8 +314,8 @@ pub(super) fn effect(state: &NetworkState, netns: Inum, remedy: &Remedy) -> Stri
         Remedy::Forget { to, now, .. } => {
             format!("lets conntrack forget the connections to {} that end at {now}", to.0)
         }
-        Remedy::NoChecksumOffload { dev } => {
-            format!("lets {dev} compute the checksums of what it sends itself")
+        Remedy::Offload { dev, feature, on } => {
+            format!("switches {feature} of {dev} {}", if *on { "on" } else { "off" })
         }
         Remedy::Resolver { file, .. } => format!("changes {file}"),
     };

@@ -151,7 +151,10 @@ fn offload(case: &Case<'_>, drop: &Drop<'_>) -> Vec<Step> {
         let device = case.state.device(hop.netns, dev.ifindex)?;
         (device.kind == DeviceKind::Vxlan).then_some((hop.netns, &device.name))
     });
-    let off = |netns, dev: &str| Remedy::NoChecksumOffload { dev: dev.to_owned() }.at(netns);
+    let off = |netns, dev: &str| {
+        Remedy::Offload { dev: dev.to_owned(), feature: "tx-checksum-ip-generic", on: false }
+            .at(netns)
+    };
     let advice = "# the sender's checksum offload, or what changes packets on the way, is wrong";
     [advice.into()].into_iter().chain(tunnel.map(|(n, d)| off(n, d))).collect()
 }

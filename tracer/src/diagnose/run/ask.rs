@@ -125,7 +125,13 @@ pub(super) fn scope(view: impl ExactSizeIterator<Item = Inum>) -> Scope {
     if view.len() == 0 { Scope::everything() } else { Scope::only(view) }
 }
 
-fn question(method: Method, netns: Inum, to: IpAddr, dport: u16, size: Option<u32>) -> walk::Ask {
+pub(super) fn question(
+    method: Method,
+    netns: Inum,
+    to: IpAddr,
+    dport: u16,
+    size: Option<u32>,
+) -> walk::Ask {
     let mut ask = match method {
         Method::Icmp => walk::Ask::ping(netns, to),
         Method::Tcp => walk::Ask::tcp(netns, to, dport),

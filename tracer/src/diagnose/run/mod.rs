@@ -5,6 +5,7 @@ mod ask;
 mod check;
 mod passive;
 mod seen;
+mod slow;
 mod stalled;
 mod upstream;
 
@@ -29,6 +30,7 @@ use crate::owner::{self, Owner, Owners};
 pub use active::active;
 pub use ask::{Ask, To};
 pub use passive::passive;
+pub use slow::slow;
 
 /// What to find out without probes.
 #[derive(Clone, Debug)]

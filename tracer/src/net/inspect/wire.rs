@@ -55,7 +55,12 @@ impl Netlink {
     }
 
     /// The same, where the answer may be too large: behind the error the socket is of no use.
-    pub(in crate::net) fn dump_up_to(&mut self, kind: u16, body: &[u8], most: usize) -> io::Result<Answer> {
+    pub(in crate::net) fn dump_up_to(
+        &mut self,
+        kind: u16,
+        body: &[u8],
+        most: usize,
+    ) -> io::Result<Answer> {
         let mut answer = Vec::new();
         for _ in 0..TRIES {
             answer.clear();
@@ -172,7 +177,10 @@ pub(in crate::net) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16,
 }
 
 /// The attributes behind a fixed header of so many bytes.
-pub(in crate::net) fn attributes_after(body: &[u8], header: usize) -> impl Iterator<Item = (u16, &[u8])> {
+pub(in crate::net) fn attributes_after(
+    body: &[u8],
+    header: usize,
+) -> impl Iterator<Item = (u16, &[u8])> {
     attributes(body.get(header.next_multiple_of(4)..).unwrap_or_default())
 }
 

@@ -87,7 +87,7 @@ impl World {
             }
             Remedy::DelXfrm(policy) => self.detail(at)?.xfrm.retain(|p| p != policy),
             // What they change is no part of the model.
-            Remedy::Forget { .. } | Remedy::NoChecksumOffload { .. } | Remedy::Resolver { .. } => {}
+            Remedy::Forget { .. } | Remedy::Offload { .. } | Remedy::Resolver { .. } => {}
         }
         Some(())
     }

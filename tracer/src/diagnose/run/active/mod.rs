@@ -95,7 +95,7 @@ pub async fn active(ask: &Ask) -> Result<Outcome> {
 }
 
 /// The namespaces that `--from` and `--view` mean.
-async fn who(ask: &Ask) -> Result<(Owners, Inum, Option<Inum>)> {
+pub(super) async fn who(ask: &Ask) -> Result<(Owners, Inum, Option<Inum>)> {
     let view = ask.view.as_deref().map(|name| ("--view", name));
     let names: Vec<_> = [("--from", ask.from.as_str())].into_iter().chain(view).collect();
     let (owners, inums) = super::owners(&names).await?;
@@ -104,7 +104,11 @@ async fn who(ask: &Ask) -> Result<(Owners, Inum, Option<Inum>)> {
 }
 
 /// What is asked of whom, as far as it is known before a name is resolved.
-fn target(ask: &Ask, (netns, proto): (Inum, Method), resolver: Option<&Resolver>) -> Target {
+pub(super) fn target(
+    ask: &Ask,
+    (netns, proto): (Inum, Method),
+    resolver: Option<&Resolver>,
+) -> Target {
     let mut target = Target {
         from: ask.from.clone(),
         to: ask.to.text.clone(),
@@ -124,7 +128,7 @@ fn target(ask: &Ask, (netns, proto): (Inum, Method), resolver: Option<&Resolver>
 }
 
 /// How to ask: as it was said, else by TCP where there is a port.
-fn method(ask: &Ask) -> Result<Method> {
+pub(super) fn method(ask: &Ask) -> Result<Method> {
     let proto = ask.proto.unwrap_or(match ask.to.port {
         Some(_) => Method::Tcp,
         None => Method::Icmp,

@@ -1,0 +1,247 @@
+//! Sockets, tables and processors that had no room or no time.
+
+use std::time::Duration;
+
+use super::evidence::human;
+use super::{Check, Evidence};
+use crate::diagnose::finding::{Finding, Severity};
+use crate::net::Inum;
+use crate::net::detail::Socket;
+use crate::net::meter::{Cpu, Quota};
+
+pub(super) const CHECK: Check = Check {
+    explains: &[
+        (
+            "slow-socket-buffer",
+            "A datagram that finds the socket's receive buffer full is dropped. The application \
+             reads too slowly for the bursts that come, or the buffer is smaller than they are; \
+             nothing on the network is wrong.",
+        ),
+        (
+            "slow-accept-queue",
+            "Connections that are set up wait until the application accepts them, in a queue as \
+             long as it asked for in listen(2), but not longer than net.core.somaxconn in its \
+             network namespace. When it is full the kernel ignores SYNs, and the client sends them \
+             again after 1, 3, 7 seconds. No packet is counted as dropped.",
+        ),
+        (
+            "slow-conntrack-full",
+            "Connection tracking has room for nf_conntrack_max entries on the node. When the table \
+             is full, unanswered entries are thrown out early, and then new connections are \
+             dropped; long hash chains (few buckets) make every look-up slow.",
+        ),
+        (
+            "slow-backlog-drops",
+            "Packets from veth devices wait for the processor's softirq in a queue of \
+             net.core.netdev_max_backlog packets; what finds it full is dropped.",
+        ),
+        (
+            "slow-one-cpu",
+            "All packets are handled by one processor's softirq, which is busy, while others are \
+             idle. Receive packet steering (rps_cpus of the device's queues) or threaded NAPI \
+             spreads them.",
+        ),
+        (
+            "slow-cpu-quota",
+            "The process may use a share of the processors (its cgroup's quota; a container's CPU \
+             limit) and was stopped for the rest of each period. While it is stopped its packets \
+             wait in sockets: that looks like a slow network.",
+        ),
+    ],
+    find,
+};
+
+fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for (netns, history) in evidence.receivers() {
+        found.extend(buffer(evidence, netns, &history));
+        found.extend(backlog(evidence, netns, &history));
+        found.extend(quota(evidence, netns, &history));
+    }
+    for netns in evidence.namespaces() {
+        found.extend(conntrack(evidence, netns));
+    }
+    found.extend(softirqs(evidence));
+    found
+}
+
+fn holder(socket: &Socket) -> String {
+    let process = socket.process.as_ref();
+    process.map_or_else(|| "a process".to_owned(), |(pid, name)| format!("{name} (PID {pid})"))
+}
+
+fn growth(history: &[&Socket], of: fn(&Socket) -> u64) -> u64 {
+    let (Some(first), Some(last)) = (history.first(), history.last()) else { return 0 };
+    of(last).saturating_sub(of(first))
+}
+
+fn buffer(evidence: &Evidence<'_>, netns: Inum, history: &[&Socket]) -> Option<Finding> {
+    let socket = history.last().filter(|s| i32::from(s.proto) == libc::IPPROTO_UDP)?;
+    let own = growth(history, |s| s.drops);
+    if own == 0 {
+        return None;
+    }
+    let all = evidence.grown(netns, "UdpRcvbufErrors");
+    let title =
+        format!("The receive buffer of UDP port {} ({}) overflows", socket.port, holder(socket));
+    let fullest = history.iter().map(|s| s.queued).max().unwrap_or(0);
+    let mut finding = evidence
+        .finding("slow-socket-buffer", netns, title)
+        .fact(format!(
+            "the socket dropped {own} datagrams in {:.1} s (UdpRcvbufErrors in the namespace: {all})",
+            evidence.span.as_secs_f64()
+        ))
+        .fact(format!("its buffer has {} bytes, {fullest} of them were waiting at most", socket.limit));
+    finding.place.sysctl = Some("net.core.rmem_default".to_owned());
+    Some(finding.fix(format!(
+        "start {} with a larger receive buffer (SO_RCVBUF, up to net.core.rmem_max; without it net.core.rmem_default counts), or let it read faster",
+        holder(socket)
+    )))
+}
+
+fn backlog(evidence: &Evidence<'_>, netns: Inum, history: &[&Socket]) -> Option<Finding> {
+    let socket = history.last().filter(|s| i32::from(s.proto) == libc::IPPROTO_TCP)?;
+    let overflows = evidence.grown(netns, "TcpExtListenOverflows");
+    let own = growth(history, |s| s.drops);
+    let fullest = history.iter().map(|s| s.queued).max().unwrap_or(0);
+    // The counter is the namespace's: the socket's own drops, or its full queue, say that it is this.
+    if overflows == 0 || own == 0 && fullest < socket.limit {
+        return None;
+    }
+    let limit: Option<u32> =
+        evidence.sysctl(netns, "core/somaxconn").and_then(|v| v.trim().parse().ok());
+    let is_cut = limit == Some(socket.limit);
+    let title = format!(
+        "The accept queue of port {} ({}) overflows: it holds {} connections",
+        socket.port,
+        holder(socket),
+        socket.limit
+    );
+    let mut finding = evidence.finding("slow-accept-queue", netns, title).fact(format!(
+        "ListenOverflows grew by {overflows} in {:.1} s, the listener dropped {own} SYNs, up to \
+         {fullest} connections waited to be accepted",
+        evidence.span.as_secs_f64()
+    ));
+    if !is_cut {
+        return Some(finding.fix(format!(
+            "let {} ask for a longer queue in listen(2) (it has {}), or accept faster",
+            holder(socket),
+            socket.limit
+        )));
+    }
+    finding.place.sysctl = Some("net.core.somaxconn".to_owned());
+    finding = finding.fact(format!("net.core.somaxconn = {} in the namespace", socket.limit));
+    // The setting alone heals nothing.
+    Some(finding.fix(format!(
+        "set net.core.somaxconn to 4096 in namespace {}, and restart {}: a listener keeps the \
+         length it got",
+        evidence.netns(netns)?.name,
+        holder(socket)
+    )))
+}
+
+/// Both ends' processes, where the bandwidth controller stopped them.
+fn quota(evidence: &Evidence<'_>, netns: Inum, history: &[&Socket]) -> Option<Finding> {
+    let (pid, name) = history.iter().rev().find_map(|s| s.process.as_ref())?;
+    let at = |moment: Option<&super::Moment>| -> Option<Quota> {
+        moment?.get(&netns)?.quotas.get(pid).cloned()
+    };
+    let (before, now) = (at(evidence.moments.first())?, at(evidence.moments.last())?);
+    let periods = now.periods.saturating_sub(before.periods);
+    let throttled = now.throttled.saturating_sub(before.throttled);
+    let stopped = Duration::from_micros(now.throttled_us.saturating_sub(before.throttled_us));
+    if throttled < 3 || throttled * 5 < periods {
+        return None;
+    }
+    let title = format!("{name} (PID {pid}) is stopped by its CPU limit");
+    Some(
+        evidence
+            .finding("slow-cpu-quota", netns, title)
+            .fact(format!(
+                "cgroup {}: throttled in {throttled} of {periods} periods, {} in {:.1} s",
+                now.cgroup,
+                human(stopped),
+                evidence.span.as_secs_f64()
+            ))
+            .fix(format!(
+                "raise the CPU limit of the container (resources.limits.cpu; cpu.max of cgroup {}), or remove it",
+                now.cgroup
+            )),
+    )
+}
+
+fn conntrack(evidence: &Evidence<'_>, netns: Inum) -> Option<Finding> {
+    let (used, max) = evidence.detail(netns)?.conntrack?;
+    let early = evidence.grown(netns, "ct.early_drop");
+    let dropped = evidence.grown(netns, "ct.drop");
+    let is_full = max > 0 && used * 100 >= max * 95;
+    if early == 0 && !(dropped > 0 && is_full) {
+        return None;
+    }
+    let title = format!("Connection tracking is full: {used} of {max} entries");
+    let mut finding = evidence.finding("slow-conntrack-full", netns, title).fact(format!(
+        "{early} entries were thrown out early and {dropped} packets dropped in {:.1} s",
+        evidence.span.as_secs_f64()
+    ));
+    finding.place.sysctl = Some("net.netfilter.nf_conntrack_max".to_owned());
+    Some(finding.fix(format!(
+        "sysctl -w net.netfilter.nf_conntrack_max={} on the node (kube-proxy: conntrack.maxPerCore)",
+        max.saturating_mul(2)
+    )))
+}
+
+/// The node's processors.
+fn softirqs(evidence: &Evidence<'_>) -> Vec<Finding> {
+    let (before, now) = &evidence.cpus;
+    let grown = |(a, b): (&Cpu, &Cpu)| Cpu {
+        packets: b.packets.saturating_sub(a.packets),
+        backlog_drops: b.backlog_drops.saturating_sub(a.backlog_drops),
+        squeezed: b.squeezed.saturating_sub(a.squeezed),
+        ticks: b.ticks.saturating_sub(a.ticks),
+        softirq: b.softirq.saturating_sub(a.softirq),
+        idle: b.idle.saturating_sub(a.idle),
+    };
+    let cpus: Vec<Cpu> = before.iter().zip(now).map(grown).collect();
+    let drops: u64 = cpus.iter().map(|c| c.backlog_drops).sum();
+    let node = evidence.state.own;
+    let mut found = Vec::new();
+    if drops > 0 {
+        let title = "The backlog of a processor overflows".to_owned();
+        let squeezed: u64 = cpus.iter().map(|c| c.squeezed).sum();
+        let mut finding = evidence.finding("slow-backlog-drops", node, title).fact(format!(
+            "softnet_stat: {drops} packets dropped, {squeezed} times out of budget in {:.1} s",
+            evidence.span.as_secs_f64()
+        ));
+        finding.place.sysctl = Some("net.core.netdev_max_backlog".to_owned());
+        let is_now = evidence.sysctl(node, "core/netdev_max_backlog").unwrap_or("1000").trim();
+        let more = is_now.parse::<u64>().unwrap_or(1000).saturating_mul(4);
+        // It is the node's, and who sent all that is not known: others may be the cause.
+        found.push(finding.severity(Severity::Warning).fix(format!(
+            "sysctl -w net.core.netdev_max_backlog={more} on the node (now {is_now})"
+        )));
+    }
+    found.extend(one_cpu(evidence, &cpus));
+    found
+}
+
+/// One processor works off all packets and has no time left, while another has.
+fn one_cpu(evidence: &Evidence<'_>, cpus: &[Cpu]) -> Option<Finding> {
+    let share = |part: u64, of: u64| if of == 0 { 0.0 } else { part as f64 / of as f64 };
+    let total: u64 = cpus.iter().map(|c| c.packets).sum();
+    let (at, busy) = cpus.iter().enumerate().max_by_key(|(_, c)| c.packets)?;
+    let has_all = share(busy.packets, total) > 0.9 && total > 10_000;
+    let is_full = share(busy.softirq, busy.ticks) > 0.7 && share(busy.idle, busy.ticks) < 0.1;
+    let idle = cpus.iter().filter(|c| share(c.idle, c.ticks) > 0.7).count();
+    if !has_all || !is_full || idle == 0 {
+        return None;
+    }
+    let title = format!("CPU {at} handles all packets by itself while {idle} others are idle");
+    let finding = evidence.finding("slow-one-cpu", evidence.state.own, title).fact(format!(
+        "CPU {at}: {:.0} % of {total} packets, {:.0} % of its time in softirqs",
+        share(busy.packets, total) * 100.0,
+        share(busy.softirq, busy.ticks) * 100.0
+    ));
+    Some(finding.fix(
+        "spread the work: rps_cpus of the receiving devices' queues, or more queues of the network card",
+    ))
+}

@@ -1,0 +1,64 @@
+//! Waiting for a link-layer address.
+
+use std::time::Duration;
+
+use super::evidence::human;
+use super::{Check, Evidence, Segment};
+use crate::diagnose::finding::Finding;
+use crate::diagnose::walk::What;
+use crate::net::Inum;
+
+pub(super) const CHECK: Check = Check {
+    explains: &[(
+        "slow-neighbour",
+        "Before the first packet the sender asks for the next hop's link-layer address, and \
+         packets wait for the answer. Who answers for others (proxy ARP, as Calico's routed pods \
+         need it) waits up to proxy_delay hundredths of a second by default, so that the real \
+         owner may answer first; each time the entry is forgotten, the next packet pays for it.",
+    )],
+    find,
+};
+
+/// A question on a link takes microseconds.
+const LONG: Duration = Duration::from_millis(20);
+
+fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
+    evidence.namespaces().into_iter().filter_map(|netns| waited(evidence, netns)).collect()
+}
+
+fn waited(evidence: &Evidence<'_>, netns: Inum) -> Option<Finding> {
+    let times = evidence.times(netns, Segment::Neighbour, None);
+    let longest = times.iter().rev().find(|t| **t > LONG)?;
+    let (there, dev) = answerer(evidence, netns)?;
+    let name = evidence.name(there, dev);
+    let path = format!("ipv4/neigh/{name}/proxy_delay");
+    let delay: u32 = evidence.sysctl(there, &path)?.trim().parse().ok().filter(|d| *d > 0)?;
+    let is_proxy = ["all", &name].iter().any(|dev| {
+        evidence.sysctl(there, &format!("ipv4/conf/{dev}/proxy_arp")).map(str::trim) == Some("1")
+    });
+    if !is_proxy {
+        return None;
+    }
+    let title = format!("{name} answers ARP for others only after a delay");
+    let long = times.iter().filter(|t| **t > LONG).count();
+    let mut finding = evidence.finding("slow-neighbour", there, title).fact(format!(
+        "{long} packets waited for the next hop's address, the longest {}",
+        human(*longest)
+    ));
+    finding.place = finding.place.dev(&name);
+    Some(
+        finding
+            .fact(format!("proxy_arp is on, proxy_delay is {delay} (hundredths of a second)"))
+            .wrong_sysctl(evidence.netns(there)?, &path, &delay.to_string(), "0"),
+    )
+}
+
+/// Who answers the question that this namespace asks on the flow's way.
+fn answerer(evidence: &Evidence<'_>, netns: Inum) -> Option<(Inum, u32)> {
+    let walks = evidence.ways.iter().flat_map(|way| way.walks());
+    let mut steps = walks.flat_map(|(_, walk)| &walk.steps).filter(|step| step.netns == netns);
+    steps.find_map(|step| match step.what {
+        What::Neigh { answers, .. } => answers,
+        _ => None,
+    })
+}

@@ -1,0 +1,331 @@
+//! What was seen of a flow that is said to be slow.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::diagnose::case::{Target, Way};
+use crate::diagnose::finding::{Finding, Scenario, Where};
+use crate::diagnose::walk::{End, What};
+use crate::event::{Proto, Tuple};
+use crate::firewall::Firewall;
+use crate::journey::{Hook, Journey, Stage};
+use crate::net::detail::{Detail, Socket};
+use crate::net::meter::{Connection, Cpu, Queue, Reading};
+use crate::net::{Inum, Netns, NetworkState};
+
+/// Packets without which a median means little.
+const ENOUGH: usize = 5;
+
+/// Figures of the namespaces on the way at one moment.
+pub type Moment = BTreeMap<Inum, Reading>;
+
+/// One question to one name server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lookup {
+    /// The name, with the search domain that was appended.
+    pub name: String,
+    /// That domain; `None` for the name as it was typed.
+    pub suffix: Option<String>,
+    /// Whom.
+    pub server: std::net::IpAddr,
+    /// How long the answer took, or how long it was waited for.
+    pub took: Duration,
+    /// The answer's code; `None` when none came.
+    pub rcode: Option<u8>,
+    /// It holds an address.
+    pub has_address: bool,
+}
+
+/// A part of the way that takes time, by what lies between two hops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Segment {
+    /// The rules of a netfilter hook.
+    Hook(Hook),
+    /// In a queueing discipline.
+    Queue,
+    /// Waiting for the next hop's link-layer address.
+    Neighbour,
+}
+
+/// Everything about one slow flow.
+#[derive(Debug)]
+pub struct Evidence<'a> {
+    /// What was asked; `None` where others' traffic was watched.
+    pub target: Option<Target>,
+    /// The node, with details, before.
+    pub state: &'a NetworkState,
+    /// The ways of the flow by configuration.
+    pub ways: Vec<Way>,
+    /// Some of its packets.
+    pub journeys: &'a [Journey],
+    /// Figures in order of time; the first and the last are complete.
+    pub moments: Vec<Moment>,
+    /// How long that was.
+    pub span: Duration,
+    /// The rules of each namespace on the way, afterwards: for their counters.
+    pub after: BTreeMap<Inum, Firewall>,
+    /// The processors before and after.
+    pub cpus: (Vec<Cpu>, Vec<Cpu>),
+    /// Name look-ups, as the resolver library does them.
+    pub lookups: Vec<Lookup>,
+}
+
+impl Evidence<'_> {
+    /// The devices that its packets come by, in the order of the way.
+    pub(super) fn devices(&self) -> Vec<(Inum, u32)> {
+        let mut seen = BTreeSet::new();
+        let walked = self.ways.iter().flat_map(Way::walks).flat_map(|(_, walk)| &walk.steps);
+        let walked = walked.flat_map(|step| {
+            let (bridge, peer) = match &step.what {
+                What::Bridge { bridge, .. } => (Some((step.netns, *bridge)), None),
+                What::Veth { peer } => (None, Some(*peer)),
+                _ => (None, None),
+            };
+            let own = [step.dev, step.out_dev].into_iter().flatten();
+            own.map(|dev| (step.netns, dev)).chain(bridge).chain(peer)
+        });
+        let hops = self.journeys.iter().flat_map(|j| &j.hops);
+        let hopped = hops.flat_map(|hop| {
+            let devs = [&hop.dev, &hop.out_dev].into_iter().flatten();
+            devs.map(|dev| (hop.netns, dev.ifindex)).collect::<Vec<_>>()
+        });
+        walked.chain(hopped).filter(|place| seen.insert(*place)).collect()
+    }
+
+    /// Whether its packets come by this device.
+    pub(super) fn passes(&self, netns: Inum, dev: u32) -> bool {
+        self.devices().contains(&(netns, dev))
+    }
+
+    /// The namespaces that it comes through, in the order of the way.
+    pub(super) fn namespaces(&self) -> Vec<Inum> {
+        let mut seen = BTreeSet::new();
+        self.devices().into_iter().map(|(netns, _)| netns).filter(|n| seen.insert(*n)).collect()
+    }
+
+    /// Both directions of the flow wherever they differ: as sent, and as delivered.
+    fn tuples(&self) -> BTreeSet<Tuple> {
+        let walked = self.ways.iter().flat_map(|way| {
+            let last = way.request.steps.last().map(|step| step.tuple);
+            // The port that the client will have is not known to a walk.
+            [Some(way.request.tuple), last].into_iter().flatten().map(|t| Tuple { sport: 0, ..t })
+        });
+        let seen = self.journeys.iter().flat_map(|j| [j.first.map(|h| h.tuple), j.last_tuple]);
+        walked.chain(seen.flatten()).flat_map(|t| [t, t.reversed()]).collect()
+    }
+
+    /// Whether a socket between these two is one of the flow's.
+    fn is_its(tuples: &BTreeSet<Tuple>, local: SocketAddr, peer: SocketAddr) -> bool {
+        let port = |wanted: u16, has: u16| wanted == 0 || wanted == has;
+        tuples.iter().any(|t| {
+            t.proto == Proto::Tcp
+                && (t.src, t.dst) == (local.ip(), peer.ip())
+                && port(t.sport, local.port())
+                && port(t.dport, peer.port())
+        })
+    }
+
+    /// The flow's TCP connections in the last reading, each with what it was before: the kernel's
+    /// counters begin with the connection.
+    pub(super) fn connections(&self) -> Vec<(Inum, Connection, Option<Connection>)> {
+        let tuples = self.tuples();
+        let mut found: BTreeMap<(Inum, SocketAddr, SocketAddr), (Connection, Option<Connection>)> =
+            BTreeMap::new();
+        for (at, moment) in self.moments.iter().enumerate() {
+            for (netns, reading) in moment {
+                let its = |c: &&Connection| Self::is_its(&tuples, c.local, c.peer);
+                for now in reading.connections.iter().filter(its) {
+                    let key = (*netns, now.local, now.peer);
+                    let before = (at == 0).then(|| now.clone());
+                    let entry = found.entry(key).or_insert_with(|| (now.clone(), before));
+                    entry.0 = now.clone();
+                }
+            }
+        }
+        found.into_iter().map(|((netns, ..), (now, before))| (netns, now, before)).collect()
+    }
+
+    /// What one connection looked like at every moment at which it was seen.
+    pub(super) fn history(&self, netns: Inum, of: &Connection) -> Vec<&Connection> {
+        let here = self.moments.iter().filter_map(|m| m.get(&netns));
+        here.filter_map(|r| r.connections.iter().find(|c| (c.local, c.peer) == (of.local, of.peer)))
+            .collect()
+    }
+
+    /// Sockets that take the flow's packets where they arrive, at every moment.
+    pub(super) fn receivers(&self) -> Vec<(Inum, Vec<&Socket>)> {
+        let ends = self.ways.iter().filter_map(|way| match &way.request.end {
+            End::Delivered { netns, socket } => {
+                let last = way.request.steps.last()?.tuple;
+                Some((*netns, socket.as_ref()?.proto, last.dst, last.dport))
+            }
+            _ => None,
+        });
+        let seen: BTreeSet<_> = ends.collect();
+        let history = |(netns, proto, addr, port)| {
+            let here = self.moments.iter().filter_map(|m: &Moment| m.get(&netns));
+            let takes = move |s: &&Socket| {
+                s.proto == proto && s.takes(addr, port, s.dev.unwrap_or(0)) && s.peer.is_none()
+            };
+            (netns, here.filter_map(|r| r.sockets.iter().find(takes)).collect())
+        };
+        seen.into_iter().map(history).filter(|(_, list): &(_, Vec<_>)| !list.is_empty()).collect()
+    }
+
+    pub(super) fn netns(&self, inum: Inum) -> Option<&Netns> {
+        self.state.netns.get(&inum)
+    }
+
+    pub(super) fn detail(&self, inum: Inum) -> Option<&Detail> {
+        self.netns(inum)?.detail.as_deref()
+    }
+
+    pub(super) fn sysctl(&self, inum: Inum, path: &str) -> Option<&str> {
+        self.detail(inum)?.sysctls.get(path).map(String::as_str)
+    }
+
+    pub(super) fn name(&self, netns: Inum, dev: u32) -> String {
+        let device = self.state.device(netns, dev);
+        device.map_or_else(|| format!("device {dev}"), |d| d.name.clone())
+    }
+
+    /// By how much a counter grew; 0 where it is not known.
+    pub(super) fn grown(&self, netns: Inum, counter: &str) -> u64 {
+        let at = |moment: Option<&Moment>| moment?.get(&netns)?.counters.get(counter).copied();
+        match (at(self.moments.first()), at(self.moments.last())) {
+            (Some(before), Some(now)) => now.saturating_sub(before),
+            // The kernel shows some counters only once they are used.
+            (None, Some(now)) => now,
+            _ => 0,
+        }
+    }
+
+    /// Queueing disciplines as they were before and afterwards.
+    pub(super) fn queues(&self) -> Vec<(Inum, &Queue, Queue)> {
+        let Some(last) = self.moments.last() else { return Vec::new() };
+        let grown = |netns: Inum, now: &Queue| {
+            let first = self.moments.first()?.get(&netns)?;
+            let is_it =
+                |q: &&Queue| (q.dev, q.handle, q.parent) == (now.dev, now.handle, now.parent);
+            let before = first.queues.iter().find(is_it).cloned().unwrap_or_default();
+            Some(Queue {
+                bytes: now.bytes.saturating_sub(before.bytes),
+                packets: now.packets.wrapping_sub(before.packets) & 0xffff_ffff,
+                drops: now.drops.saturating_sub(before.drops),
+                overlimits: now.overlimits.saturating_sub(before.overlimits),
+                backlog: self.most_waiting(netns, now),
+                ..now.clone()
+            })
+        };
+        let all = last.iter().flat_map(|(netns, r)| r.queues.iter().map(|q| (*netns, q)));
+        all.filter_map(|(netns, now)| Some((netns, now, grown(netns, now)?))).collect()
+    }
+
+    fn most_waiting(&self, netns: Inum, queue: &Queue) -> u64 {
+        let here = self.moments.iter().filter_map(|m| m.get(&netns)).flat_map(|r| &r.queues);
+        let its = here.filter(|q| (q.dev, q.handle) == (queue.dev, queue.handle));
+        its.map(|q| q.backlog).max().unwrap_or(0)
+    }
+
+    /// The times that its packets took for a segment, in order.
+    pub(super) fn times(&self, netns: Inum, segment: Segment, dev: Option<u32>) -> Vec<Duration> {
+        let mut times: Vec<_> = self
+            .journeys
+            .iter()
+            .flat_map(|j| j.hops.windows(2))
+            .filter(|pair| pair[1].netns == netns && pair[0].netns == netns)
+            .filter(|pair| {
+                let out = pair[1].dev.as_ref().map(|d| d.ifindex);
+                let is_there = dev.is_none_or(|dev| out == Some(dev));
+                is_there
+                    && match segment {
+                        Segment::Hook(hook) => {
+                            pair[1].stage == Stage::Netfilter && pair[1].hook == Some(hook)
+                        }
+                        Segment::Queue => {
+                            pair[0].stage == Stage::Queue && pair[1].stage == Stage::Xmit
+                        }
+                        Segment::Neighbour => pair[0].stage == Stage::Neigh,
+                    }
+            })
+            .map(|pair| Duration::from_nanos(pair[1].ktime_ns.saturating_sub(pair[0].ktime_ns)))
+            .collect();
+        times.sort();
+        times
+    }
+
+    /// Their median, where there are enough of them.
+    pub(super) fn median(
+        &self,
+        netns: Inum,
+        segment: Segment,
+        dev: Option<u32>,
+    ) -> Option<(Duration, usize)> {
+        let times = self.times(netns, segment, dev);
+        let middle = times.get(times.len() / 2).copied()?;
+        (times.len() >= ENOUGH).then_some((middle, times.len()))
+    }
+
+    /// A finding at a namespace.
+    pub(super) fn finding(&self, id: &'static str, netns: Inum, title: String) -> Finding {
+        let depth = self.namespaces().iter().position(|n| *n == netns);
+        let depth = depth.and_then(|at| u32::try_from(at).ok()).unwrap_or(u32::MAX);
+        Finding::error(id, Scenario::Host, title).at(Where::netns(self.state, netns)).depth(depth)
+    }
+
+    /// Whether traffic of the flow was seen to get through.
+    #[must_use]
+    pub fn has_traffic(&self) -> bool {
+        let moved = |(_, now, before): &(Inum, Connection, Option<Connection>)| {
+            let before = before.as_ref().map_or(0, |b| b.acked + b.received);
+            now.acked + now.received > before
+        };
+        let delivered = |j: &Journey| {
+            matches!(j.fate, crate::journey::Fate::Delivered | crate::journey::Fate::LeftNode)
+        };
+        self.connections().iter().any(moved)
+            || self.journeys.iter().any(delivered)
+            || self.lookups.iter().any(|l| l.rcode.is_some())
+    }
+
+    /// What was looked at, in sentences.
+    pub(super) fn summary(&self) -> Vec<String> {
+        let seconds = self.span.as_secs_f64();
+        let (ways, devices) = (self.namespaces().len(), self.devices().len());
+        let mut said = vec![format!(
+            "counters of {devices} devices in {ways} namespaces on the way, over {seconds:.1} s"
+        )];
+        let connections = self.connections();
+        if !connections.is_empty() {
+            said.push(format!("{} ends of TCP connections of the flow", connections.len()));
+        }
+        if !self.journeys.is_empty() {
+            said.push(format!("times between the hops of {} packets", self.journeys.len()));
+        }
+        if !self.lookups.is_empty() {
+            said.push(format!("answer times of {} name look-ups", self.lookups.len()));
+        }
+        said
+    }
+}
+
+/// A duration as people read it.
+pub(super) fn human(time: Duration) -> String {
+    match time.as_nanos() {
+        0..1_000 => format!("{} ns", time.as_nanos()),
+        1_000..1_000_000 => format!("{:.1} µs", time.as_secs_f64() * 1e6),
+        1_000_000..1_000_000_000 => format!("{:.1} ms", time.as_secs_f64() * 1e3),
+        _ => format!("{:.2} s", time.as_secs_f64()),
+    }
+}
+
+/// Bytes a second in the units of links.
+pub(super) fn bits(bytes_a_second: u64) -> String {
+    let bits = bytes_a_second as f64 * 8.0;
+    match bits {
+        1e9.. => format!("{:.1} Gbit/s", bits / 1e9),
+        1e6.. => format!("{:.1} Mbit/s", bits / 1e6),
+        _ => format!("{:.0} kbit/s", bits / 1e3),
+    }
+}

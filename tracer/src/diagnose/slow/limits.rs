@@ -1,0 +1,179 @@
+//! Packets that a rule drops since they come too fast, and translations that run out of ports.
+
+use super::{Check, Evidence};
+use crate::diagnose::finding::{Confidence, Finding};
+use crate::diagnose::remedy::{ChainAt, Edit, Spec, Spot};
+use crate::firewall::{Chain, Flavour, Match, Rule, Table, Target};
+use crate::journey::{Fate, Hook};
+use crate::net::Inum;
+
+pub(super) const CHECK: Check = Check {
+    explains: &[
+        (
+            "slow-policer",
+            "A rule drops what exceeds a rate, at once and without a queue: TCP loses packets at \
+             every burst and slows down far below the rate. A shaper, which delays instead, suits \
+             better.",
+        ),
+        (
+            "slow-snat-ports",
+            "Connections that leave by one translated address and port range to the same target \
+             need a port each. When the range is used up, new ones are dropped in POSTROUTING \
+             (conntrack's insert_failed), though no rule drops them: some connections work, others \
+             time out until old entries expire.",
+        ),
+    ],
+    find,
+};
+
+fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
+    let netns = evidence.namespaces();
+    let all = netns.iter().flat_map(|n| [policer(evidence, *n), ports(evidence, *n)]);
+    all.flatten().collect()
+}
+
+type Found<'a> = (&'a Table, &'a Chain, &'a Rule);
+
+/// The rules of a namespace of which `is` holds.
+fn rules<'a>(
+    evidence: &'a Evidence<'_>,
+    netns: Inum,
+    is: impl Fn(&Table, &Rule) -> bool + 'a,
+) -> impl Iterator<Item = Found<'a>> {
+    let tables = evidence.detail(netns).into_iter().flat_map(|d| &d.firewall.tables);
+    tables.flat_map(|t| t.chains.iter().map(move |c| (t, c))).flat_map(move |(table, chain)| {
+        let rules: Vec<_> = chain.rules.iter().filter(|r| is(table, r)).collect();
+        rules.into_iter().map(move |rule| (table, chain, rule))
+    })
+}
+
+/// By how many packets a rule's counter grew; `None` where it has none.
+fn grown(evidence: &Evidence<'_>, netns: Inum, (table, chain, rule): Found<'_>) -> Option<u64> {
+    let same =
+        |t: &&Table| (t.flavour, &t.family, &t.name) == (table.flavour, &table.family, &table.name);
+    let table = evidence.after.get(&netns)?.tables.iter().find(same)?;
+    let chain = table.chains.iter().find(|c| c.name == chain.name)?;
+    let now = chain.rules.iter().find(|r| r.number == rule.number && r.text == rule.text)?;
+    Some(now.counter?.packets.saturating_sub(rule.counter?.packets))
+}
+
+/// A rate in a rule that drops what exceeds it (`limit rate over`, `--hashlimit-above`), or drops
+/// what an accepting rule with a rate has let by.
+fn is_limit(rule: &Rule) -> bool {
+    let text = &rule.text;
+    let has_rate = rule.matches.iter().any(|m| matches!(m, Match::Other(_)));
+    let exceeds = ["limit rate over", "--hashlimit-above", "--limit "];
+    has_rate && exceeds.iter().any(|words| text.contains(words))
+}
+
+fn policer(evidence: &Evidence<'_>, netns: Inum) -> Option<Finding> {
+    let dropped = dropped_at(evidence, netns);
+    let limits = rules(evidence, netns, |_, r| is_limit(r) && matches!(r.target, Target::Drop));
+    let candidates = limits.map(|found| (found, grown(evidence, netns, found)));
+    // What it counts is its own; without a counter, a drop at its hook is.
+    let (found, count) = candidates
+        .filter(|(found, count)| match count {
+            Some(count) => *count > 0,
+            None => {
+                dropped.iter().any(|hook| found.1.hook == Some(*hook) || found.1.hook.is_none())
+            }
+        })
+        .max_by_key(|(_, count)| *count)?;
+    let (table, chain, rule) = found;
+    if count.is_none() && dropped.is_empty() || count.is_some_and(|n| n < 3) && dropped.is_empty() {
+        return None;
+    }
+    let title = "A rule drops what exceeds a rate: the flow is policed".to_owned();
+    let mut finding = evidence.finding("slow-policer", netns, title);
+    finding.place = finding.place.rule(&table.name, &chain.name, Some(rule));
+    if let Some(hook) = chain.hook {
+        finding.place = finding.place.hook(hook);
+    }
+    finding = finding.fact(format!("{}/{}: {}", table.name, chain.name, rule.text));
+    if let Some(count) = count {
+        let seconds = evidence.span.as_secs_f64();
+        finding = finding.fact(format!("it dropped {count} packets in {seconds:.1} s"));
+    }
+    if !dropped.is_empty() {
+        finding = finding
+            .fact(format!("{} packets of the flow were seen to be dropped there", dropped.len()));
+    } else {
+        finding = finding.confidence(Confidence::Likely);
+    }
+    Some(finding.fix(
+        "raise the rate or the burst of that rule, remove it, or shape instead of dropping (tc tbf, fq_codel)",
+    ))
+}
+
+/// The hooks at which followed packets were dropped by netfilter.
+fn dropped_at(evidence: &Evidence<'_>, netns: Inum) -> Vec<Hook> {
+    let here = evidence
+        .journeys
+        .iter()
+        .filter(|j| j.fate == Fate::Dropped && j.hops.last().is_some_and(|hop| hop.netns == netns));
+    here.filter_map(|j| j.dropped.as_ref()?.hook).collect()
+}
+
+/// The port range of a source translation, in its tool's words.
+fn range(table: &Table, rule: &Rule) -> Option<String> {
+    let translates = matches!(rule.target, Target::Snat { .. } | Target::Masquerade);
+    if !translates || table.name.is_empty() {
+        return None;
+    }
+    let after = |word: &str| rule.text.split(word).nth(1).map(str::trim_start);
+    let is_range = |text: &str| {
+        let (first, last) = text.split_once('-')?;
+        let last: u32 = last.parse().ok()?;
+        Some(last.checked_sub(first.parse().ok()?)? + 1)
+    };
+    let word = |text: &str| text.split_whitespace().next().unwrap_or_default().to_owned();
+    let text = match table.flavour {
+        Flavour::Nft => word(after("masquerade to :").or_else(|| after("snat to "))?),
+        _ => word(after("--to-ports ").or_else(|| after("--to-source "))?),
+    };
+    let ports = text.rsplit(':').next()?.to_owned();
+    is_range(&ports).filter(|n| *n < 28_000).map(|_| ports)
+}
+
+fn ports(evidence: &Evidence<'_>, netns: Inum) -> Option<Finding> {
+    let failed = evidence.grown(netns, "ct.insert_failed");
+    let unclaimed = dropped_at(evidence, netns).into_iter().filter(|h| *h == Hook::Postrouting);
+    let unclaimed = unclaimed.count();
+    if failed == 0 && unclaimed == 0 {
+        return None;
+    }
+    let mut all = rules(evidence, netns, |table, rule| range(table, rule).is_some());
+    let (table, chain, rule) = all.next()?;
+    let ports = range(table, rule)?;
+    let title = format!("The source ports {ports} of a translation are used up");
+    let mut finding = evidence.finding("slow-snat-ports", netns, title);
+    finding.place =
+        finding.place.hook(Hook::Postrouting).rule(&table.name, &chain.name, Some(rule));
+    finding = finding.fact(format!("{}/{}: {}", table.name, chain.name, rule.text)).fact(format!(
+        "conntrack could not enter {failed} connections in {:.1} s (insert_failed)",
+        evidence.span.as_secs_f64()
+    ));
+    if unclaimed > 0 {
+        finding = finding.fact(format!(
+            "{unclaimed} packets of the flow were dropped at POSTROUTING, and no rule drops there"
+        ));
+    }
+    let at = ChainAt::of(table, chain);
+    Some(match without_range(table, rule, &ports) {
+        Some(text) => {
+            let spec = Spec::of_text(&at, &text);
+            finding.fix(at.edit(Edit::Replace(Spot::of(rule), spec)).at(netns))
+        }
+        None => finding.fix("give the translation a wider range of ports, or none"),
+    })
+}
+
+/// The rule, free to take any port.
+fn without_range(table: &Table, rule: &Rule, ports: &str) -> Option<String> {
+    let text = match table.flavour {
+        Flavour::Nft => rule.text.replace(&format!(" to :{ports}"), ""),
+        _ => rule.text.replace(&format!(" --to-ports {ports}"), ""),
+    };
+    let text = text.replace(&format!(":{ports}"), "");
+    (text != rule.text).then_some(text)
+}

@@ -1,0 +1,82 @@
+//! Why a connection is slow: what grew on the flow's own way while its traffic ran.
+//!
+//! Pure: an [`Evidence`] holds the way by configuration, figures from before, during and after, the
+//! times between hops of some of its packets, and the answer times of its name servers. Each check
+//! looks for one kind of cause. Totals since boot tell nothing, only what grew meanwhile does;
+//! retransmissions alone, or a closed window alone, are no fault.
+
+mod capacity;
+mod connections;
+mod delays;
+mod evidence;
+mod limits;
+mod loss;
+mod names;
+mod offload;
+mod queues;
+mod rules;
+#[cfg(test)]
+mod tests;
+
+pub use evidence::{Evidence, Lookup, Moment, Segment};
+
+use super::case::Case;
+use super::engine::Verdict;
+use super::finding::{Finding, Severity};
+use super::remedy;
+
+/// What looks for one kind of cause.
+pub(super) struct Check {
+    /// The ids of its findings, each with what `pkttrace explain` says of it.
+    pub(super) explains: &'static [(&'static str, &'static str)],
+    /// Looks.
+    pub(super) find: fn(&Evidence<'_>) -> Vec<Finding>,
+}
+
+/// Every check.
+const CHECKS: &[&Check] = &[
+    &rules::CHECK,
+    &queues::CHECK,
+    &limits::CHECK,
+    &capacity::CHECK,
+    &offload::CHECK,
+    &delays::CHECK,
+    &connections::CHECK,
+    &names::CHECK,
+    &loss::CHECK,
+];
+
+/// Every id with its explanation.
+pub fn explanations() -> impl Iterator<Item = (&'static str, &'static str)> {
+    CHECKS.iter().flat_map(|check| check.explains.iter().copied())
+}
+
+/// What makes it slow, the surest cause first, and what was looked at.
+#[must_use]
+pub fn conclude(evidence: &Evidence<'_>) -> super::Diagnosis {
+    let mut findings: Vec<Finding> =
+        CHECKS.iter().flat_map(|check| (check.find)(evidence)).collect();
+    for finding in &mut findings {
+        let why = explanations().find(|(id, _)| *id == finding.id).map(|(_, why)| why);
+        if finding.explain.is_empty() {
+            why.unwrap_or_default().clone_into(&mut finding.explain);
+        }
+    }
+    // Where a cause is known, what it leads to is not another one.
+    let causes: Vec<_> =
+        findings.iter().filter(|f| f.severity == Severity::Error).map(|f| f.id).collect();
+    for finding in &mut findings {
+        if finding.severity == Severity::Error
+            && finding.follows.iter().any(|id| causes.contains(id))
+        {
+            finding.severity = Severity::Info;
+        }
+    }
+    findings.sort_by_key(|f| (f.severity, f.confidence, f.depth, f.id));
+    let mut case =
+        Case::new(evidence.target.clone(), Vec::new(), evidence.journeys, evidence.state);
+    case.ways.clone_from(&evidence.ways);
+    remedy::conclude(&case, &mut findings);
+    let verdict = Verdict::of(&findings, evidence.has_traffic());
+    super::Diagnosis { verdict, findings, checked: evidence.summary() }
+}

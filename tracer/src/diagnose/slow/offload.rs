@@ -1,0 +1,115 @@
+//! Segmentation and checksums done packet by packet.
+
+use std::collections::BTreeSet;
+
+use super::{Check, Evidence};
+use crate::diagnose::finding::{Finding, Severity};
+use crate::diagnose::remedy::{Link, Remedy};
+use crate::net::meter::Features;
+use crate::net::{DeviceKind, Inum};
+
+pub(super) const CHECK: Check = Check {
+    explains: &[
+        (
+            "slow-offload",
+            "TCP hands the network pieces of up to 64 KiB that are cut into packets as late as \
+             possible. A device on the way that cannot segment, or not compute checksums (without \
+             which it may not segment either), makes the kernel cut them before: each packet then \
+             walks through the rest of the way by itself. On a tunnel (VXLAN) that is most of the \
+             way.",
+        ),
+        (
+            "slow-small-mtu",
+            "A device in the middle of the way takes shorter packets than both ends: every piece \
+             is cut to its size, and each packet costs the same however short it is.",
+        ),
+    ],
+    find,
+};
+
+/// A second: fewer packets are no load.
+const BUSY: u64 = 2_000;
+/// Without any of them nothing is segmented late.
+const NEEDED: [&str; 4] =
+    ["tx-checksum-ip-generic", "tx-checksum-ipv4", "tx-scatter-gather", "tx-tcp-segmentation"];
+
+fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
+    let mut found: Vec<Finding> =
+        evidence.devices().into_iter().filter_map(|at| off(evidence, at)).collect();
+    found.extend(small(evidence));
+    found
+}
+
+fn off(evidence: &Evidence<'_>, (netns, dev): (Inum, u32)) -> Option<Finding> {
+    let device = evidence.state.device(netns, dev)?;
+    let features = evidence.moments.first()?.get(&netns)?.features.get(&dev)?;
+    let names = lost(features);
+    let grown = |what: &str| evidence.grown(netns, &format!("if.{}.{what}", device.name));
+    let (packets, bytes) = (grown("tx_packets"), grown("tx_bytes"));
+    let seconds = evidence.span.as_secs_f64();
+    // Long pieces get through, or nothing much was sent.
+    let mean = bytes.checked_div(packets)?;
+    let is_busy = packets as f64 / seconds > BUSY as f64;
+    let is_cut = mean * 10 > u64::from(device.mtu) * 8 && mean < u64::from(device.mtu) + 100;
+    if names.is_empty() || !is_busy || !is_cut {
+        return None;
+    }
+    let title = format!("Offload is off on {}: {} ", device.name, names.join(", "));
+    let mut finding =
+        evidence.finding("slow-offload", netns, title.trim_end().to_owned()).fact(format!(
+            "{} sent {packets} packets in {seconds:.1} s, {mean} bytes each: cut to its MTU of {} \
+             before they came to it",
+            device.name, device.mtu
+        ));
+    for name in &names {
+        finding = finding.fact(format!("ethtool -k {}: {name} off", device.name));
+    }
+    finding.place = finding.place.dev(&device.name);
+    for name in names.iter().filter(|name| features.get(**name).is_some_and(|f| !f.is_wanted)) {
+        let dev = device.name.clone();
+        finding = finding.fix(Remedy::Offload { dev, feature: name, on: true }.at(netns));
+    }
+    Some(finding)
+}
+
+/// Offloads that the device could do and does not.
+fn lost(features: &Features) -> Vec<&'static str> {
+    let of = |name: &str| features.get(name).filter(|f| f.is_changeable);
+    let is_lost = |name: &&str| of(name).is_some_and(|f| !f.is_active);
+    // One kind of checksum is enough.
+    let has_checksum = ["tx-checksum-ip-generic", "tx-checksum-ipv4"]
+        .iter()
+        .any(|name| features.get(*name).is_some_and(|f| f.is_active));
+    let is_needed = |name: &&str| !(name.starts_with("tx-checksum") && has_checksum);
+    NEEDED.into_iter().filter(is_lost).filter(is_needed).collect()
+}
+
+/// A device in the middle with less room than the ends have.
+fn small(evidence: &Evidence<'_>) -> Option<Finding> {
+    let devices = evidence.devices();
+    let mtu = |(netns, dev): &(Inum, u32)| {
+        let device = evidence.state.device(*netns, *dev)?;
+        (device.kind != DeviceKind::Loopback).then_some((device.mtu, *netns, device.name.clone()))
+    };
+    let request = &evidence.ways.first()?.request;
+    let ends: BTreeSet<Inum> =
+        [request.steps.first()?.netns, request.steps.last()?.netns].into_iter().collect();
+    let all: Vec<_> = devices.iter().filter_map(mtu).collect();
+    let of_ends = all.iter().filter(|(_, netns, _)| ends.contains(netns)).map(|(mtu, ..)| *mtu);
+    let least = of_ends.min()?;
+    let (mtu, netns, name) =
+        all.iter().filter(|(_, netns, _)| !ends.contains(netns)).min_by_key(|(mtu, ..)| *mtu)?;
+    // A tunnel's header is no fault, half the length is.
+    if *mtu * 2 > least {
+        return None;
+    }
+    let title = format!("{name} takes packets of {mtu} bytes, the ends send {least}");
+    let mut finding = evidence.finding("slow-small-mtu", *netns, title);
+    finding.place = finding.place.dev(name);
+    Some(
+        finding
+            .severity(Severity::Warning)
+            .fact(format!("MTU {mtu} on {name}, {least} at the ends"))
+            .fix(Remedy::link(name, Link::Mtu(least)).at(*netns)),
+    )
+}

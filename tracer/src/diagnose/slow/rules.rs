@@ -1,0 +1,242 @@
+//! Rules that every packet walks through.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::evidence::human;
+use super::{Check, Evidence, Segment};
+use crate::diagnose::finding::{Confidence, Finding, Severity};
+use crate::diagnose::remedy::{ChainAt, Edit, Spec, Spot};
+use crate::diagnose::walk::{self, What};
+use crate::firewall::{self, At, Chain, Firewall, Rule, Stateful, Table, Target};
+use crate::journey::Hook;
+use crate::net::Inum;
+
+pub(super) const CHECK: Check = Check {
+    explains: &[(
+        "slow-rule-chain",
+        "Rules of iptables (and of nftables without sets) are tried one after the other, by every \
+         packet that comes to them: ten thousand rules cost each packet some hundred microseconds, \
+         in each direction. Only the first packet of a connection has to be decided; the others can \
+         be let past by a match on conntrack's state. Sets (ipset, nft sets and maps) and IPVS \
+         look an address up in one step, however many there are.",
+    )],
+    find,
+};
+
+/// Fewer cost less than a hop.
+const MANY: usize = 500;
+/// A hook that takes longer than this is felt.
+const FELT: Duration = Duration::from_micros(40);
+/// About what one rule costs that does not match.
+const RULE_NS: u64 = 20;
+/// Deeper nesting is refused by the kernel.
+const MAX_DEPTH: usize = 16;
+
+/// A hook that the flow comes through, with its devices.
+type Passage<'a> = (Inum, Hook, Option<&'a str>, Option<&'a str>, firewall::Packet);
+
+fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
+    let mut found: Vec<Finding> = Vec::new();
+    for (netns, hook, iif, oif, packet) in passages(evidence) {
+        let Some(detail) = evidence.detail(netns) else { continue };
+        let locals = locals(evidence, netns);
+        let (phys_in, phys_out) = (None, None);
+        let at = At { hook, is_bridged: false, iif, oif, phys_in, phys_out, locals: &locals };
+        let walked = Walked::of(&detail.firewall, &packet, &at);
+        let Some(finding) = judge(evidence, netns, hook, &walked) else { continue };
+        if !found.iter().any(|f| f.place == finding.place) {
+            found.push(finding);
+        }
+    }
+    found
+}
+
+/// Where the flow meets rules, as a packet of a known connection.
+fn passages<'a>(evidence: &'a Evidence<'_>) -> Vec<Passage<'a>> {
+    let walks = evidence.ways.iter().flat_map(|way| way.walks());
+    let name = |netns, dev: Option<u32>| {
+        let dev = evidence.state.device(netns, dev?)?;
+        Some(dev.name.as_str())
+    };
+    let steps = walks.flat_map(|(_, walk)| &walk.steps);
+    steps
+        .filter_map(|step: &walk::Step| {
+            let What::Hook { hook, is_bridged: false, .. } = step.what else { return None };
+            let t = step.tuple;
+            let mut packet = firewall::Packet::new(t.src, t.dst, t.proto.number());
+            (packet.sport, packet.dport, packet.ct) = (t.sport, t.dport, Stateful::Established);
+            packet.tcp_flags = 16;
+            let iif = name(step.netns, step.dev).filter(|_| hook != Hook::Output);
+            let oif = name(step.netns, step.out_dev);
+            Some((step.netns, hook, iif, oif, packet))
+        })
+        .collect()
+}
+
+fn locals(evidence: &Evidence<'_>, netns: Inum) -> BTreeSet<std::net::IpAddr> {
+    let devices = evidence.netns(netns).into_iter().flat_map(|n| n.devices.values());
+    devices.flat_map(|d| d.addresses.iter().map(|(addr, _)| *addr)).collect()
+}
+
+/// What a packet of a known connection goes through at a hook.
+struct Walked<'a> {
+    /// Rules that it is tried against.
+    rules: usize,
+    /// The part of them behind one rule that jumps, or in a base chain itself, that is the longest.
+    longest: Option<(&'a Table, &'a Chain, Option<&'a Rule>, usize)>,
+}
+
+impl<'a> Walked<'a> {
+    fn of(fw: &'a Firewall, packet: &firewall::Packet, at: &At<'_>) -> Self {
+        let passed = firewall::traverse(fw, packet, at);
+        let is_met = |rule: &Rule| {
+            passed.hits.iter().any(|h| h.rule.is_some_and(|met| std::ptr::eq(met, rule)))
+        };
+        let mut walked = Self { rules: 0, longest: None };
+        let family = if packet.dst.is_ipv4() { "ip" } else { "ip6" };
+        for table in fw.tables.iter().filter(|t| t.family == family || t.family == "inet") {
+            // Known connections do not see the rules of `nat`.
+            let base = |c: &&Chain| c.hook == Some(at.hook) && c.kind != "nat";
+            for chain in table.chains.iter().filter(base) {
+                walked.rules += walked.chain(table, chain, &is_met, 0);
+            }
+        }
+        walked
+    }
+
+    /// Counts the rules of a chain and of those that it jumps to, as far as the packet gets.
+    fn chain(
+        &mut self,
+        table: &'a Table,
+        chain: &'a Chain,
+        is_met: &dyn Fn(&Rule) -> bool,
+        depth: usize,
+    ) -> usize {
+        let (mut count, mut own) = (0, 0);
+        for rule in &chain.rules {
+            (count, own) = (count + 1, own + 1);
+            if !is_met(rule) {
+                continue;
+            }
+            match &rule.target {
+                Target::Jump(name) | Target::Goto(name) if depth < MAX_DEPTH => {
+                    let Some(next) = table.chains.iter().find(|c| c.name == *name) else {
+                        continue;
+                    };
+                    let behind = self.chain(table, next, is_met, depth + 1);
+                    self.note(table, chain, Some(rule), behind);
+                    count += behind;
+                }
+                Target::Accept | Target::Drop | Target::Return => break,
+                _ => {}
+            }
+        }
+        if depth == 0 {
+            self.note(table, chain, None, own);
+        }
+        count
+    }
+
+    /// Of jumps in a row, the innermost that leads to all of it is kept.
+    fn note(&mut self, table: &'a Table, chain: &'a Chain, rule: Option<&'a Rule>, count: usize) {
+        if self.longest.is_none_or(|(.., most)| count > most) {
+            self.longest = Some((table, chain, rule, count));
+        }
+    }
+}
+
+fn judge(evidence: &Evidence<'_>, netns: Inum, hook: Hook, walked: &Walked<'_>) -> Option<Finding> {
+    let (table, chain, jump, behind) = walked.longest.filter(|(.., n)| *n >= MANY)?;
+    let seen = evidence.median(netns, Segment::Hook(hook), None);
+    let guessed = Duration::from_nanos(walked.rules as u64 * RULE_NS);
+    let takes = seen.map_or(guessed, |(time, _)| time);
+    if takes < FELT {
+        return None;
+    }
+    let inner = jump.map_or(chain.name.as_str(), |rule| match &rule.target {
+        Target::Jump(name) | Target::Goto(name) => name,
+        _ => &chain.name,
+    });
+    let title = format!(
+        "Every packet is tried against {behind} rules of chain {inner} at {}, in vain",
+        hook.name().to_uppercase()
+    );
+    let mut finding = evidence.finding("slow-rule-chain", netns, title);
+    finding.place = finding.place.hook(hook).rule(&table.name, inner, jump);
+    if seen.is_none() {
+        finding = finding.confidence(Confidence::Likely).severity(Severity::Warning);
+    }
+    finding = finding.fact(format!(
+        "{} rules are walked at {} by a packet of a known connection, {behind} of them from {}/{inner}",
+        walked.rules,
+        hook.name().to_uppercase(),
+        table.name,
+    ));
+    finding = finding.fact(match seen {
+        Some((time, n)) => format!(
+            "{} in this hook (median of {n} packets): {} ns a rule",
+            human(time),
+            time.as_nanos() / walked.rules.max(1) as u128
+        ),
+        None => format!("at some {RULE_NS} ns a rule that is {} a packet", human(guessed)),
+    });
+    if let Some(fact) = counted(evidence, netns, table, chain, jump) {
+        finding = finding.fact(fact);
+    }
+    Some(remedy(finding, netns, (table, chain, jump)))
+}
+
+/// How often the jump was taken meanwhile.
+fn counted(
+    evidence: &Evidence<'_>,
+    netns: Inum,
+    table: &Table,
+    chain: &Chain,
+    jump: Option<&Rule>,
+) -> Option<String> {
+    let jump = jump?;
+    let before = jump.counter?.packets;
+    let same =
+        |t: &&Table| (t.flavour, &t.family, &t.name) == (table.flavour, &table.family, &table.name);
+    let table = evidence.after.get(&netns)?.tables.iter().find(same)?;
+    let chain = table.chains.iter().find(|c| c.name == chain.name)?;
+    let now = chain.rules.iter().find(|r| r.number == jump.number && r.text == jump.text)?;
+    let grown = now.counter?.packets.saturating_sub(before);
+    Some(format!("{grown} packets were sent into it in {:.1} s", evidence.span.as_secs_f64()))
+}
+
+fn remedy(
+    finding: Finding,
+    netns: Inum,
+    (table, chain, jump): (&Table, &Chain, Option<&Rule>),
+) -> Finding {
+    let only_new = jump.and_then(|rule| {
+        let at = ChainAt::of(table, chain);
+        let spec = Spec::of_text(&at, &for_new_connections(&rule.text, table)?);
+        Some(at.edit(Edit::Replace(Spot::of(rule), spec)).at(netns))
+    });
+    match only_new {
+        Some(step) => finding.fix(step).fix(
+            "only the first packet of a connection walks the chain then; a manager that writes \
+             these rules has to write them so",
+        ),
+        None => finding.fix(
+            "put a rule in front that accepts what conntrack knows (ct state \
+             established,related), or replace the list by a set (ipset, nft set or map)",
+        ),
+    }
+}
+
+/// The jump, for first packets alone.
+fn for_new_connections(text: &str, table: &Table) -> Option<String> {
+    use crate::firewall::Flavour;
+    match table.flavour {
+        Flavour::IptablesNft | Flavour::IptablesLegacy if !text.contains("--ctstate") => {
+            let at = text.rfind(" -j ").or_else(|| text.rfind(" -g "))?;
+            Some(format!("{} -m conntrack --ctstate NEW{}", &text[..at], &text[at..]))
+        }
+        Flavour::Nft if !text.contains("ct state") => Some(format!("ct state new {text}")),
+        _ => None,
+    }
+}

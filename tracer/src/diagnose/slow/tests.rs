@@ -1,0 +1,208 @@
+//! Checks on hand-made evidence: what no network of the integration tests shows.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use super::{Evidence, Lookup, Moment, conclude};
+use crate::diagnose::case::{Method, Target};
+use crate::diagnose::finding::Severity;
+use crate::event::{Headers, L4, PayloadHead, Proto, Tuple};
+use crate::journey::{Hop, Journey, Stage};
+use crate::net::detail::{Detail, Resolver};
+use crate::net::meter::{Connection, Cpu, Reading};
+use crate::net::{Device, Netns, NetworkState};
+
+const APP: u32 = 7;
+
+fn state(detail: Detail) -> NetworkState {
+    let device = Device { ifindex: 2, name: "eth0".to_owned(), ..Device::default() };
+    let netns = Netns {
+        inum: APP,
+        name: "app".to_owned(),
+        path: "/run/netns/app".into(),
+        devices: [(2, device)].into(),
+        detail: Some(Box::new(detail)),
+        ..Netns::default()
+    };
+    NetworkState { netns: [(APP, netns)].into(), own: 1 }
+}
+
+fn addr(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn evidence<'a>(state: &'a NetworkState, journeys: &'a [Journey]) -> Evidence<'a> {
+    let target = Target {
+        netns: APP,
+        addr: Some(addr("192.0.2.9")),
+        port: Some(80),
+        proto: Method::Tcp,
+        ..Target::default()
+    };
+    Evidence {
+        target: Some(target),
+        state,
+        ways: Vec::new(),
+        journeys,
+        moments: Vec::new(),
+        span: Duration::from_secs(4),
+        after: BTreeMap::new(),
+        cpus: (Vec::new(), Vec::new()),
+        lookups: Vec::new(),
+    }
+}
+
+/// A packet of the flow, so that the namespace is on its way.
+fn journey() -> Journey {
+    let tuple = Tuple {
+        src: addr("10.0.0.2"),
+        dst: addr("192.0.2.9"),
+        proto: Proto::Tcp,
+        sport: 40_000,
+        dport: 80,
+    };
+    let hop = Hop {
+        netns: APP,
+        dev: Some(crate::journey::Dev { ifindex: 2, name: "eth0".to_owned() }),
+        ..Hop::at(Stage::Queue)
+    };
+    let headers = Headers {
+        tuple,
+        len: 60,
+        ttl: Some(64),
+        ip_id: None,
+        fragment: None,
+        dont_fragment: true,
+        l4: L4::Unknown,
+        payload: PayloadHead::default(),
+    };
+    Journey::of(headers, vec![hop])
+}
+
+fn connection() -> Connection {
+    Connection {
+        local: SocketAddr::new(addr("10.0.0.2"), 40_000),
+        peer: SocketAddr::new(addr("192.0.2.9"), 80),
+        process: Some((12, "client".to_owned())),
+        unread: 0,
+        receive_buffer: 131_072,
+        unsent: 0,
+        scales_window: true,
+        mss: 1448,
+        path_mtu: 1500,
+        rtt: Duration::from_millis(80),
+        min_rtt: Duration::from_millis(80),
+        cwnd: 10,
+        retransmits: 0,
+        acked: 100,
+        received: 100,
+        data_segments: 5,
+        busy_us: 0,
+        window_limited_us: 0,
+        buffer_limited_us: 0,
+        needless: 0,
+        reorderings: 0,
+        peer_window: 65_535,
+    }
+}
+
+/// The connection as it was, in between, and as it is.
+fn moments(all: impl IntoIterator<Item = Connection>) -> Vec<Moment> {
+    let reading = |c| Reading { connections: vec![c], ..Reading::default() };
+    all.into_iter().map(|c| [(APP, reading(c))].into()).collect()
+}
+
+fn ids(evidence: &Evidence<'_>, severity: Severity) -> Vec<&'static str> {
+    let findings = conclude(evidence).findings;
+    findings.into_iter().filter(|f| f.severity == severity).map(|f| f.id).collect()
+}
+
+#[test]
+fn sixty_four_kilobytes_a_round_trip_are_a_window_without_scaling() {
+    let sysctls = [("ipv4/tcp_window_scaling".to_owned(), "0".to_owned())].into();
+    let state = state(Detail { sysctls, ..Detail::default() });
+    let journeys = [journey()];
+    let plain = Connection { scales_window: false, ..connection() };
+    let later = Connection { received: 3_200_000, ..plain.clone() };
+    let mut seen = evidence(&state, &journeys);
+    seen.moments = moments([plain, later.clone()]);
+    let found = conclude(&seen).findings;
+    assert_eq!(found[0].id, "slow-window-scaling");
+    assert!(found[0].fix[0].contains("net.ipv4.tcp_window_scaling=1"), "{:?}", found[0].fix);
+    // The same with an application that does not read: that is what limits it.
+    seen.moments = moments([connection(), Connection { unread: 90_000, ..later }]);
+    assert_eq!(ids(&seen, Severity::Error), Vec::<&str>::new());
+}
+
+#[test]
+fn only_retransmissions_that_were_needed_are_loss() {
+    let (state, journeys) = (state(Detail::default()), [journey()]);
+    let lossy = Connection {
+        retransmits: 9000,
+        needless: 0,
+        data_segments: 60_000,
+        acked: 9_000_000,
+        ..connection()
+    };
+    let mut seen = evidence(&state, &journeys);
+    seen.moments = moments([connection(), lossy.clone()]);
+    assert_eq!(ids(&seen, Severity::Error), ["slow-loss"]);
+    let reordered = Connection { needless: 7500, reorderings: 1265, ..lossy };
+    seen.moments = moments([connection(), reordered]);
+    assert_eq!(ids(&seen, Severity::Error), Vec::<&str>::new());
+    assert!(ids(&seen, Severity::Info).contains(&"slow-reordering"));
+}
+
+#[test]
+fn a_long_way_beyond_the_node_is_no_fault_of_it() {
+    let (state, journeys) = (state(Detail::default()), [journey()]);
+    let mut seen = evidence(&state, &journeys);
+    seen.moments = moments([connection(), Connection { acked: 4000, ..connection() }]);
+    assert_eq!(ids(&seen, Severity::Error), Vec::<&str>::new());
+    assert_eq!(ids(&seen, Severity::Info), ["slow-far-end"]);
+}
+
+fn lookup(name: &str, suffix: Option<&str>, millis: u64, rcode: Option<u8>) -> Lookup {
+    Lookup {
+        name: name.to_owned(),
+        suffix: suffix.map(str::to_owned),
+        server: addr("10.96.0.10"),
+        took: Duration::from_millis(millis),
+        rcode,
+        has_address: rcode == Some(0),
+    }
+}
+
+#[test]
+fn a_search_domain_that_is_waited_for_in_vain_is_named() {
+    let resolver = Resolver { path: "/etc/resolv.conf".to_owned(), ..Resolver::default() };
+    let state = state(Detail { resolver: Some(resolver), ..Detail::default() });
+    let mut seen = evidence(&state, &[]);
+    seen.lookups = vec![
+        lookup("api.example.svc.cluster.local", Some("svc.cluster.local"), 1, Some(3)),
+        lookup("api.example.corp.test", Some("corp.test"), 2000, Some(2)),
+        lookup("api.example", None, 3, Some(0)),
+    ];
+    let found = conclude(&seen).findings;
+    assert_eq!(found[0].id, "slow-dns-search");
+    assert!(found[0].title.contains("corp.test costs 2.00 s"), "{}", found[0].title);
+    assert!(found[0].fix[0].contains("/etc/resolv.conf"), "{:?}", found[0].fix);
+    // Where everything is late, or nothing comes, it is the server.
+    seen.lookups = vec![lookup("api.example", None, 5000, None)];
+    assert_eq!(conclude(&seen).findings[0].id, "slow-dns-server");
+    seen.lookups = vec![lookup("api.example", None, 3, Some(0))];
+    assert_eq!(conclude(&seen).findings, []);
+}
+
+#[test]
+fn one_processor_that_does_it_all_is_seen_only_while_others_idle() {
+    let state = state(Detail::default());
+    let mut seen = evidence(&state, &[]);
+    let busy = Cpu { packets: 100_000, ticks: 400, softirq: 360, ..Cpu::default() };
+    let idle = Cpu { packets: 10, ticks: 400, idle: 380, ..Cpu::default() };
+    seen.cpus = (vec![Cpu::default(); 2], vec![busy, idle]);
+    assert_eq!(ids(&seen, Severity::Error), ["slow-one-cpu"]);
+    seen.cpus = (vec![Cpu::default(); 2], vec![busy, Cpu { idle: 20, ..busy }]);
+    assert_eq!(conclude(&seen).findings, []);
+}
