@@ -1,5 +1,6 @@
 //! A lab of the test's own, with a prefix of its own.
 
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -110,6 +111,25 @@ impl Lab {
     pub fn exec_fails(&self, host: &str, command: &str) {
         let ran = self.attempt(host, command);
         assert!(!ran.ok, "{host}: {command} worked: {}", ran.stdout);
+    }
+
+    /// Runs `work` inside a host, on a thread of its own: for what no command can say exactly.
+    ///
+    /// # Panics
+    ///
+    /// If the namespace cannot be entered, or `work` panics.
+    pub fn inside<T: Send>(&self, host: &str, work: impl FnOnce() -> T + Send) -> T {
+        let netns = std::fs::File::open(format!("/run/netns/{}", self.netns(host)));
+        let netns = netns.expect("a namespace of the lab");
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(move || {
+                // SAFETY: only reads its two integers; the descriptor is open.
+                let rc = unsafe { libc::setns(netns.as_raw_fd(), libc::CLONE_NEWNET) };
+                assert_eq!(rc, 0, "setns: {}", std::io::Error::last_os_error());
+                work()
+            });
+            thread.join().expect("no panic inside")
+        })
     }
 
     /// One echo request that must be answered.

@@ -8,6 +8,7 @@ pub mod event;
 pub mod filter;
 pub mod flow;
 pub mod offsets;
+pub mod perf;
 pub mod stats;
 
 pub use event::{Detail, Probe, RawEvent};
@@ -30,3 +31,12 @@ macro_rules! pod {
 
 #[cfg(feature = "user")]
 pod!(Filter, NearMiss, Portal, KernelOffsets, FlowKey, offsets::Options, event::Tracked);
+#[cfg(feature = "user")]
+pod!(
+    perf::PerfConfig,
+    perf::DropKey,
+    perf::DropCount,
+    perf::UnderWay,
+    perf::SegmentKey,
+    perf::Histogram
+);

@@ -29,7 +29,7 @@ impl Match {
 }
 
 #[inline(always)]
-fn wanted(term: u32) -> bool {
+pub(crate) fn wanted(term: u32) -> bool {
     filter!(terms) & term != 0
 }
 

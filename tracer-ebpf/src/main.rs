@@ -7,6 +7,8 @@
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
+mod asked;
+#[cfg(target_arch = "bpf")]
 mod config;
 #[cfg(target_arch = "bpf")]
 mod emit;
@@ -18,6 +20,8 @@ mod identity;
 mod maps;
 #[cfg_attr(not(target_arch = "bpf"), allow(dead_code, reason = "the host build only tests it"))]
 mod packet;
+#[cfg(target_arch = "bpf")]
+mod perf_maps;
 #[cfg(target_arch = "bpf")]
 mod programs;
 #[cfg(target_arch = "bpf")]

@@ -107,6 +107,23 @@ impl<const DIRECT: bool> Skb<DIRECT> {
         self.ptr.follow(offset!(skb_dev))
     }
 
+    /// The member at `offset`.
+    #[inline(always)]
+    pub(crate) fn load<T: Copy>(self, offset: u16) -> T {
+        self.ptr.load(offset)
+    }
+
+    /// The pointer at `offset`.
+    #[inline(always)]
+    pub(crate) fn follow(self, offset: u16) -> Kptr<DIRECT> {
+        self.ptr.follow(offset)
+    }
+
+    #[inline(always)]
+    pub(crate) fn len(self) -> u32 {
+        self.ptr.load(offset!(skb_len))
+    }
+
     /// Where `skb->data` points: the network header while the packet is being received.
     #[inline(always)]
     pub(crate) fn data(self) -> *const u8 {

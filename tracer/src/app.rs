@@ -394,7 +394,7 @@ fn counts(journey: &Journey) -> bool {
     !journey.parent.is_some_and(|p| p.kind.is_part() || p.kind.is_succession())
 }
 
-fn open(path: Option<&Path>) -> Result<Box<dyn Write>> {
+pub(crate) fn open(path: Option<&Path>) -> Result<Box<dyn Write>> {
     Ok(match path {
         Some(path) => {
             let file =
@@ -416,7 +416,7 @@ pub(crate) fn is_closed_pipe(error: &anyhow::Error) -> bool {
 
 /// Whether standard output is a pipe (or socket) that nobody reads any more. Without a packet to
 /// print, no write would ever tell.
-fn is_reader_gone() -> bool {
+pub(crate) fn is_reader_gone() -> bool {
     let mut stdout = libc::pollfd { fd: libc::STDOUT_FILENO, events: 0, revents: 0 };
     // SAFETY: one descriptor, written to by the call; it does not wait.
     let ready = unsafe { libc::poll(&raw mut stdout, 1, 0) };
@@ -442,11 +442,20 @@ fn terminal_width(config: &Config) -> Option<usize> {
 
 /// Columns of the terminal that standard output is, if it is one.
 pub(crate) fn stdout_width() -> Option<usize> {
+    stdout_size().map(|size| usize::from(size.ws_col)).filter(|n| *n > 0)
+}
+
+/// Rows of the terminal that standard output is, if it is one.
+pub(crate) fn stdout_height() -> Option<usize> {
+    stdout_size().map(|size| usize::from(size.ws_row)).filter(|n| *n > 0)
+}
+
+fn stdout_size() -> Option<libc::winsize> {
     if !io::stdout().is_terminal() {
         return None;
     }
     let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: the request writes the structure.
     let rc = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size) };
-    (rc == 0 && size.ws_col > 0).then_some(usize::from(size.ws_col))
+    (rc == 0).then_some(size)
 }

@@ -19,6 +19,7 @@ pub mod lab;
 pub mod net;
 pub mod nftrace;
 pub mod owner;
+pub mod perf;
 pub mod privileges;
 mod ready;
 pub mod render;

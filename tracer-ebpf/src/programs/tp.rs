@@ -25,7 +25,7 @@ type Ptr = *const u8;
 /// Below this lie user addresses and small numbers: `skb->dev` shares its place with other things
 /// once a socket has the skb. With five levels of page tables the kernel's addresses begin at
 /// 0xff00_0000_0000_0000 (x86-64; 0xfff0… on arm64).
-const KERNEL_SPACE: u64 = 0xff00_0000_0000_0000;
+pub(super) const KERNEL_SPACE: u64 = 0xff00_0000_0000_0000;
 
 /// What a look-up of a route may end in, negated errno.
 const EAGAIN: i32 = -11;

@@ -200,7 +200,7 @@ fn attach_cgroup(side: &mut KernelSide) -> Result<(), String> {
 }
 
 /// Where the cgroup v2 hierarchy is mounted, from `/proc/self/mounts`.
-fn cgroup2_root() -> Option<PathBuf> {
+pub(super) fn cgroup2_root() -> Option<PathBuf> {
     let mounts = std::fs::read_to_string("/proc/self/mounts").ok()?;
     mounts.lines().find_map(|line| {
         let mut fields = line.split(' ');

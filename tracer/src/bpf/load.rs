@@ -19,7 +19,8 @@ use super::{Error, attach, conntrack};
 use crate::kernel::btf::KernelBtf;
 
 /// The object, as `build.rs` found it; empty when the kernel side has not been built.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pkttrace-ebpf"));
+pub(super) static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pkttrace-ebpf"));
 
 /// How many entrances a filter may have.
 const ENTRANCES: u32 = 16_384;
@@ -294,7 +295,7 @@ impl KernelSide {
 }
 
 /// Makes the keys of a scope map exactly `wanted`.
-fn replace<K: aya::Pod + Ord>(
+pub(super) fn replace<K: aya::Pod + Ord>(
     map: &mut HashMap<&mut aya::maps::MapData, K, u8>,
     name: &'static str,
     wanted: impl Iterator<Item = K>,
@@ -312,13 +313,13 @@ fn replace<K: aya::Pod + Ord>(
 }
 
 /// How many programs may read packets at once on this machine.
-fn scratch_slots() -> u32 {
+pub(super) fn scratch_slots() -> u32 {
     // An estimate that is too low costs nothing but the packets on the CPUs beyond it.
     let cpus = aya::util::nr_cpus().unwrap_or(1);
     u32::try_from(cpus).unwrap_or(u32::MAX).saturating_mul(SCRATCH_SLOTS)
 }
 
-fn not_permitted(error: aya::EbpfError) -> Error {
+pub(super) fn not_permitted(error: aya::EbpfError) -> Error {
     let mut cause: Option<&dyn std::error::Error> = Some(&error);
     while let Some(e) = cause {
         if let Some(io) = e.downcast_ref::<std::io::Error>()

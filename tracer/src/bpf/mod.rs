@@ -15,10 +15,12 @@ mod log;
 mod lost;
 mod missed;
 mod netfilter;
+mod perf;
 mod points;
 mod raw;
 mod ring;
 mod stats;
+mod timing;
 
 pub use age::{clock_offset_ns, monotonic_ns};
 pub use attach::{Attached, Backends, ProbeStatus};
@@ -28,6 +30,7 @@ pub use dropper::{Dropper, drop_everything};
 pub use load::{KernelSide, LoadOptions};
 pub use lost::Lost;
 pub use missed::Misses;
+pub use perf::{PerfOptions, PerfSide};
 pub use ring::Ring;
 pub use stats::Counters;
 

@@ -67,22 +67,32 @@ impl NetfilterPrograms {
         })
     }
 
-    /// Links one program in the namespace of the calling thread. Two BPF programs may not share a
-    /// priority, so where another tracer sits at the edge, the next place inwards is taken.
     fn link(&self, family: u32, hook: u32, position: Position) -> io::Result<OwnedFd> {
-        let (program, edge, step) = match position {
-            // The very first and last priorities are the kernel's own.
-            Position::Output => (&self.output, i32::MIN + 1, 1),
-            Position::Last => (&self.last, i32::MAX - 1, -1),
-        };
-        let mut result = Err(io::Error::from_raw_os_error(libc::EBUSY));
-        for n in 0..PRIORITIES {
-            result = link_netfilter(program, family, hook, edge + n * step);
-            match &result {
-                Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {}
-                _ => break,
-            }
+        match position {
+            Position::Output => link_at_edge(&self.output, family, hook, true),
+            Position::Last => link_at_edge(&self.last, family, hook, false),
         }
-        result
     }
+}
+
+/// Links a program in the namespace of the calling thread, before everything in the hook or after
+/// it. Two BPF programs may not share a priority, so where another tracer sits at the edge, the
+/// next place inwards is taken.
+pub(super) fn link_at_edge(
+    program: &OwnedFd,
+    family: u32,
+    hook: u32,
+    is_first: bool,
+) -> io::Result<OwnedFd> {
+    // The very first and last priorities are the kernel's own.
+    let (edge, step) = if is_first { (i32::MIN + 1, 1) } else { (i32::MAX - 1, -1) };
+    let mut result = Err(io::Error::from_raw_os_error(libc::EBUSY));
+    for n in 0..PRIORITIES {
+        result = link_netfilter(program, family, hook, edge + n * step);
+        match &result {
+            Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {}
+            _ => break,
+        }
+    }
+    result
 }

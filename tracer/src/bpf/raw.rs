@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::ffi::CString;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 
@@ -27,6 +28,8 @@ const BPF_TRACE_RAW_TP: u32 = 23;
 const BPF_TRACE_FENTRY: u32 = 24;
 const BPF_TRACE_FEXIT: u32 = 25;
 const BPF_NETFILTER: u32 = 45;
+const BPF_PROG_TYPE_CGROUP_SKB: u32 = 8;
+const BPF_CGROUP_INET_INGRESS: u32 = 0;
 /// Large enough for every member used here (`bpf_attr` ends after it, zeroes are ignored).
 const ATTR_LEN: usize = 128;
 
@@ -45,6 +48,14 @@ impl Kind {
     /// A netfilter hook function.
     pub(super) const NETFILTER: Self =
         Self { program: BPF_PROG_TYPE_NETFILTER, attach: BPF_NETFILTER, target: 0, module: 0 };
+
+    /// What a cgroup's sockets receive.
+    pub(super) const CGROUP_INGRESS: Self = Self {
+        program: BPF_PROG_TYPE_CGROUP_SKB,
+        attach: BPF_CGROUP_INET_INGRESS,
+        target: 0,
+        module: 0,
+    };
 
     /// A tracepoint, by its type number.
     pub(super) fn tracepoint(target: u32) -> Self {
@@ -237,6 +248,15 @@ fn btf_load(btf: &[u8]) -> io::Result<OwnedFd> {
 /// Attaches a program to the function or tracepoint that it was loaded for.
 pub(super) fn link_tracing(program: &OwnedFd) -> io::Result<OwnedFd> {
     Attr::new().fd(8, program.as_raw_fd()).open(BPF_RAW_TRACEPOINT_OPEN)
+}
+
+/// Attaches a program to what the sockets of a cgroup receive.
+pub(super) fn link_cgroup(program: &OwnedFd, cgroup: &File) -> io::Result<OwnedFd> {
+    Attr::new()
+        .fd(0, program.as_raw_fd())
+        .fd(4, cgroup.as_raw_fd())
+        .u32(8, BPF_CGROUP_INET_INGRESS)
+        .open(BPF_LINK_CREATE)
 }
 
 /// Attaches a netfilter program in the namespace of the calling thread.

@@ -2,14 +2,17 @@
 
 pub mod diagnose;
 pub mod doctor;
+pub mod drops;
 pub mod explain;
 pub mod filter;
 pub mod generate;
 pub mod lab;
+pub mod latency;
 pub mod topology;
 pub mod trace;
 
 use std::io::{self, Write as _};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -46,6 +49,8 @@ enum Command {
     /// Follow matching packets and print one timeline per packet (the default command).
     Trace(Box<trace::TraceArgs>),
     Diagnose(Box<diagnose::DiagnoseArgs>),
+    Drops(Box<drops::DropsArgs>),
+    Latency(Box<latency::LatencyArgs>),
     Topology(topology::TopologyArgs),
     Lab(lab::LabArgs),
     /// Tell what this kernel and these privileges allow: each probe point, attached by what, or why not.
@@ -71,6 +76,8 @@ pub fn main() -> ExitCode {
         None => trace::run(&cli.trace),
         Some(Command::Trace(args)) => trace::run(&args),
         Some(Command::Diagnose(args)) => diagnose::run(&args),
+        Some(Command::Drops(args)) => drops::run(&args),
+        Some(Command::Latency(args)) => latency::run(&args),
         Some(Command::Topology(args)) => topology::run(args),
         Some(Command::Lab(args)) => lab::run(args),
         Some(Command::Doctor(args)) => doctor::run(&args),
@@ -87,6 +94,15 @@ pub fn main() -> ExitCode {
         let _ = writeln!(io::stderr(), "pkttrace: {}", one_line(&e));
         ExitCode::from(ENVIRONMENT_ERROR)
     })
+}
+
+/// `ADDRESS:PORT`, or a port of this host's own address.
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    let port = text.strip_prefix(':').unwrap_or(text).parse::<u16>();
+    match port {
+        Ok(port) => Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
+        Err(_) => text.parse().map_err(|_| "not ADDRESS:PORT or PORT".to_owned()),
+    }
 }
 
 /// What was tried, then the causes, each said once: many errors already end with theirs.

@@ -9,6 +9,7 @@ mod findings;
 mod hop;
 mod primitives;
 mod print;
+mod segments;
 mod stages;
 
 use std::borrow::Cow;
@@ -57,6 +58,7 @@ pub const TABLES: &[Table] = &[
     Table { group: "fates", entries: stages::fates },
     Table { group: "translations", entries: stages::translations },
     Table { group: "Linux networking", entries: primitives::entries },
+    Table { group: "segments", entries: segments::entries },
     Table { group: "conntrack states", entries: stages::states },
     Table { group: CHAINS, entries: chains::entries },
     Table { group: "drop reasons", entries: drops::entries },

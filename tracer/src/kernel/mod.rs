@@ -4,6 +4,7 @@
 pub mod btf;
 pub mod names;
 pub mod offsets;
+pub mod perf;
 pub mod symbols;
 
 use std::io;

@@ -4,8 +4,11 @@
 
 mod ascii;
 pub mod diagnosis;
+pub mod drops;
 mod fold;
 mod json;
+pub mod latency;
+pub mod latency_html;
 mod line;
 mod meaning;
 mod rows;
@@ -22,7 +25,7 @@ pub use meaning::{meaning, meanings, reasons};
 pub(crate) use style::Role;
 pub use style::Style;
 pub use text::escape;
-pub(crate) use text::{endpoint, hanging, place};
+pub(crate) use text::{duration, endpoint, hanging, place};
 
 use crate::report;
 

@@ -44,6 +44,15 @@ pub(crate) fn fold(text: &str, width: Option<usize>) -> Vec<String> {
     lines
 }
 
+/// At most `width` columns.
+pub(super) fn cut(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    let kept: String = text.chars().take(width.saturating_sub(1)).collect();
+    format!("{}…", kept.trim_end())
+}
+
 /// A label and its text, which goes on under its own beginning where it does not fit.
 pub(crate) fn hanging(label: &str, text: &str, width: Option<usize>) -> String {
     let indent = label.chars().count();
@@ -90,7 +99,7 @@ pub(super) fn missing(journey: &Journey) -> Option<String> {
 }
 
 /// A duration with three or four digits and its unit.
-pub(super) fn duration(ns: u64) -> String {
+pub(crate) fn duration(ns: u64) -> String {
     let (value, unit) = match ns {
         0..1_000_000 => (ns as f64 / 1e3, "µs"),
         1_000_000..1_000_000_000 => (ns as f64 / 1e6, "ms"),

@@ -5,12 +5,16 @@
 
 mod convert;
 pub mod diagnosis;
+mod drops;
 mod ids;
+mod latency;
 mod schema;
 mod summary;
 
 pub use convert::Context;
+pub use drops::{Counter, DropRow, Drops, Folded, Other};
 pub use ids::Ids;
+pub use latency::{Latency, Segment, Tcp as TcpConnection};
 pub use schema::SCHEMA_TEXT;
 pub use summary::{Probes, Summary, Unavailable};
 

@@ -481,14 +481,14 @@ fn holds_any(netns: &Netns, networks: &[Network]) -> bool {
 }
 
 /// What `--service` means.
-async fn find_service(state: &NetworkState, spec: &str) -> Result<Service> {
+pub(crate) async fn find_service(state: &NetworkState, spec: &str) -> Result<Service> {
     let (state, spec) = (state.clone(), spec.to_owned());
     let found = tokio::task::spawn_blocking(move || service::find(&state, &spec)).await?;
     found.context("--service")
 }
 
 /// Fails early when `--netns`, `--container`, `--pod` or `--dev` name nothing.
-fn check_names(config: &Config, state: &NetworkState, owners: &Owners) -> Result<()> {
+pub(crate) fn check_names(config: &Config, state: &NetworkState, owners: &Owners) -> Result<()> {
     let netns = config.scope.resolve(owners)?;
     let netns = netns.as_ref();
     let Some(name) = &config.dev else { return Ok(()) };

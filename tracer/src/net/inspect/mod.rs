@@ -17,6 +17,7 @@ pub(super) mod routes;
 pub(super) mod sockets;
 mod sysctls;
 mod tc;
+pub mod tcp;
 mod vlans;
 pub(super) mod wire;
 

@@ -1,0 +1,115 @@
+//! `pkttrace drops`.
+
+use std::io::{self, IsTerminal as _};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+
+use super::filter::FilterArgs;
+use super::trace::{Color, Span};
+use crate::perf::drops;
+
+/// Count what the kernel drops, by reason and place. A packet that arrives costs nothing.
+///
+/// With no filter every drop of the node is counted. --netns is where a packet is dropped;
+/// --container and --pod are that, and what goes to or comes from their addresses.
+#[derive(Args, Clone, Debug)]
+pub struct DropsArgs {
+    #[command(flatten)]
+    pub(crate) filter: FilterArgs,
+    /// Stop after this long (10s, 500ms, 2m).
+    #[arg(long, value_name = "TIME")]
+    pub(crate) duration: Option<Span>,
+    /// How often to print.
+    #[arg(long, value_name = "TIME", default_value = "1s")]
+    pub(crate) interval: Span,
+    /// What to tell apart.
+    #[arg(long, value_name = "LIST", value_enum, value_delimiter = ',', default_values_t = By::ALL)]
+    pub(crate) by: Vec<By>,
+    /// Name the firewall rule of the examples, and show the way that they came: follows packets as
+    /// `pkttrace --dropped --rules` does, and costs as much.
+    #[arg(long)]
+    pub(crate) rules: bool,
+    /// Give rows also to what every healthy node drops, instead of one number for each kind of it.
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// How to print: a table that refreshes in place on a terminal, else a line per interval.
+    #[arg(short, long, value_name = "FORMAT", value_enum)]
+    pub(crate) output: Option<DropsFormat>,
+    /// Serve the counts to Prometheus at http://ADDR/metrics; a port alone is one of 127.0.0.1.
+    #[arg(long, value_name = "ADDR", value_parser = super::listen_address)]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Create FILE once drops are counted.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ready_file: Option<PathBuf>,
+    /// Colours: auto is a terminal without NO_COLOR.
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = Color::Auto)]
+    pub(crate) color: Color,
+    /// Say nothing on standard error but errors.
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+/// What drops are told apart by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum By {
+    /// The kernel's reason.
+    Reason,
+    /// The function that dropped it.
+    Function,
+    /// Network namespace.
+    Netns,
+    /// Device.
+    Dev,
+    /// Pod or container.
+    Owner,
+    /// Hook of netfilter.
+    Hook,
+    /// Firewall rule (with --rules).
+    Rule,
+}
+
+impl By {
+    /// Everything.
+    pub const ALL: [Self; 7] =
+        [Self::Reason, Self::Function, Self::Netns, Self::Dev, Self::Owner, Self::Hook, Self::Rule];
+}
+
+/// How to print drops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DropsFormat {
+    /// A table: on a terminal one that refreshes in place, else one per interval.
+    Table,
+    /// One line per interval.
+    Line,
+    /// One JSON object per interval, each on a line.
+    Json,
+}
+
+/// Runs the command.
+///
+/// # Errors
+///
+/// What keeps it from running, in one line.
+pub fn run(args: &DropsArgs) -> Result<ExitCode> {
+    let is_terminal = io::stdout().is_terminal();
+    let default = if is_terminal { DropsFormat::Table } else { DropsFormat::Line };
+    drops::run(drops::Config {
+        filter: args.filter.clone(),
+        duration: args.duration.map_or(Duration::MAX, |d| d.0),
+        interval: args.interval.0,
+        by: args.by.clone(),
+        rules: args.rules,
+        with_noise: args.all,
+        format: args.output.unwrap_or(default),
+        in_place: is_terminal,
+        has_color: args.color.is_on(is_terminal),
+        listen: args.listen,
+        ready_file: args.ready_file.clone(),
+        quiet: args.quiet,
+    })
+}

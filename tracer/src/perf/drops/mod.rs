@@ -1,0 +1,284 @@
+//! `pkttrace drops`: the run. The kernel counts; every interval the counts are read and printed.
+
+mod counters;
+mod noise;
+mod rows;
+mod ways;
+
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+use tracer_common::event::LONG_LEN;
+use tracer_common::perf::DropKey;
+
+use super::Node;
+use super::exporter::Exporter;
+use super::node::Asked;
+use crate::app::{is_reader_gone, say};
+use crate::bpf::{self, PerfOptions, PerfSide};
+use crate::cli::drops::{By, DropsFormat};
+use crate::cli::filter::FilterArgs;
+use crate::event::Event;
+use crate::journey;
+use crate::kernel::{names::KernelNames, symbols::Symbols};
+use crate::privileges;
+use crate::ready;
+use crate::render::Style;
+use crate::render::drops::View;
+use crate::report::{self, Drops};
+use crate::signals::{self, Signals};
+use counters::Before;
+use rows::Table;
+use ways::Ways;
+
+/// Different drops that the kernel side has room for.
+const ROOM: u32 = 4_096;
+/// How often examples are read, and whether anybody still reads the output.
+const LOOK: Duration = Duration::from_millis(200);
+/// How long the last look at the node may stand still.
+const SUMMING: Duration = Duration::from_secs(5);
+/// Longest run.
+const YEAR: Duration = Duration::from_secs(86_400 * 365);
+
+/// What to do.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What to count.
+    pub filter: FilterArgs,
+    /// For how long.
+    pub duration: Duration,
+    /// How often to print.
+    pub interval: Duration,
+    /// What to tell apart.
+    pub by: Vec<By>,
+    /// Name the rules.
+    pub rules: bool,
+    /// Rows for noise too.
+    pub with_noise: bool,
+    /// How to print.
+    pub format: DropsFormat,
+    /// Print over what was printed last.
+    pub in_place: bool,
+    /// With colours.
+    pub has_color: bool,
+    /// Where Prometheus asks.
+    pub listen: Option<SocketAddr>,
+    /// Created when ready.
+    pub ready_file: Option<PathBuf>,
+    /// Nothing on stderr but errors.
+    pub quiet: bool,
+}
+
+/// Runs it.
+///
+/// # Errors
+///
+/// What keeps it from running, or from going on, in one line.
+pub fn run(config: Config) -> Result<ExitCode> {
+    signals::block_on(async { Run::start(config).await?.run().await })
+}
+
+struct Run {
+    config: Config,
+    node: Node,
+    side: PerfSide,
+    names: KernelNames,
+    table: Table,
+    view: View,
+    exporter: Option<Exporter>,
+    /// With `--rules`.
+    ways: Option<Ways>,
+    /// Counters as they were when last told, and their next reading.
+    before: Before,
+    reading: Option<JoinHandle<Before>>,
+    last: Instant,
+    total: u64,
+}
+
+impl Run {
+    async fn start(config: Config) -> Result<Self> {
+        privileges::check(privileges::Command::Trace, config.quiet)?;
+        let symbols = std::thread::spawn(Symbols::read);
+        // Before anything is attached: an address that is taken costs nothing then.
+        let exporter = match config.listen {
+            Some(address) => Some(Exporter::listen(address).await?),
+            None => None,
+        };
+        let (node, asked) = Node::start(&config.filter).await?;
+        let Asked { filter, portals, offsets, config: layout, btf } = asked;
+        let options = PerfOptions {
+            filter,
+            portals,
+            offsets,
+            config: layout,
+            drops: ROOM,
+            segments: 0,
+            under_way: 0,
+        };
+        let mut side = PerfSide::load(&options, &btf)?;
+        node.set_scope(&mut side)?;
+        let load = side.load_tracepoint(&btf, "drops", "kfree_skb");
+        load.map_err(anyhow::Error::msg).context("cannot count drops")?;
+        let state = node.state_in_scope();
+        let before = spawn_blocking(move || Before::read(state)).await?;
+        let ways = match config.rules {
+            true => Some(Ways::start(&config.filter).await?),
+            false => None,
+        };
+        side.attach("drops")?;
+        let names = KernelNames::of(&btf, symbols.join().unwrap_or_default());
+        let style = Style {
+            has_color: config.has_color,
+            width: crate::app::stdout_width(),
+            ..Style::default()
+        };
+        let table = Table::new(config.by.clone(), config.with_noise);
+        let view = View::new(config.format, style, config.in_place);
+        let last = Instant::now();
+        Ok(Self {
+            config,
+            node,
+            side,
+            names,
+            table,
+            view,
+            exporter,
+            ways,
+            before,
+            reading: None,
+            last,
+            total: 0,
+        })
+    }
+
+    async fn run(mut self) -> Result<ExitCode> {
+        let mut signals = Signals::new()?;
+        signals::flushing(Some(SUMMING));
+        if let Some(path) = &self.config.ready_file {
+            ready::say(path)?;
+        }
+        let start = Instant::now();
+        let deadline = start + self.config.duration.min(YEAR);
+        let every = self.config.interval;
+        let mut print = interval_at(start + every, every);
+        print.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut look = interval_at(start + LOOK, LOOK);
+        loop {
+            tokio::select! {
+                biased;
+                _ = signals.recv() => break,
+                () = sleep_until(deadline) => break,
+                _ = print.tick() => {
+                    let before = self.counters_meanwhile().await;
+                    self.print(before, false)?;
+                }
+                _ = look.tick() => {
+                    self.examples();
+                    if is_reader_gone() {
+                        break;
+                    }
+                }
+                () = ways::follow(self.ways.as_mut()) => {}
+                result = super::exporter::serve(self.exporter.as_mut()) => result?,
+                is_other = self.node.follow_change() => if is_other {
+                    // The names were good when it started.
+                    let _ = self.node.set_scope(&mut self.side);
+                }
+            }
+        }
+        self.end().await
+    }
+
+    /// Counters as they are known by now. They are read beside the rest, as it takes its time
+    /// where there are many namespaces: what grows in this interval may be told in the next.
+    async fn counters_meanwhile(&mut self) -> Option<Before> {
+        let mut done = None;
+        if self.reading.as_ref().is_some_and(JoinHandle::is_finished)
+            && let Some(reading) = self.reading.take()
+        {
+            done = reading.await.ok();
+        }
+        if self.reading.is_none() {
+            let state = self.node.state_in_scope();
+            self.reading = Some(spawn_blocking(move || Before::read(state)));
+        }
+        done
+    }
+
+    /// Reads examples.
+    fn examples(&mut self) {
+        let mut samples = Vec::new();
+        self.side.drain(|record| samples.extend(sample(record)));
+        let ways = self.ways.as_mut().map(Ways::turn).unwrap_or_default();
+        self.table.ways(ways);
+        let context = self.node.context();
+        for (key, event) in samples {
+            let mut builder = journey::Builder::new(journey::Options::default());
+            builder.push(event);
+            let journeys = builder.flush(self.node.state(), &self.names);
+            if let Some(journey) = journeys.first() {
+                let journey = report::Journey::from(journey, &context);
+                self.table.example(&key, journey, &self.node, &self.names);
+            }
+        }
+    }
+
+    /// Prints what was dropped since the last time.
+    fn print(&mut self, counters: Option<Before>, is_last: bool) -> Result<()> {
+        self.examples();
+        let counts = self.side.drops()?;
+        let other = self.side.other_drops()?;
+        let now = Instant::now();
+        let interval = u64::try_from((now - self.last).as_nanos()).unwrap_or(u64::MAX);
+        self.last = now;
+        let t_ns = bpf::monotonic_ns().saturating_add_signed(bpf::clock_offset_ns());
+        let mut drops = Drops::new(crate::app::node_name(), t_ns, interval);
+        self.table.take(&counts, &mut drops, &self.node, &self.names);
+        self.table.take_other(&other, self.side.missed_runs(), &mut drops);
+        if let Some(counters) = counters {
+            drops.counters = self.before.growth(&counters);
+            self.before = counters;
+        }
+        self.total += drops.packets();
+        let all = self.table.all();
+        if let Some(exporter) = &mut self.exporter {
+            exporter.publish(crate::render::drops::metrics(&all, other.packets));
+        }
+        let mut out = io::stdout().lock();
+        self.view.print(&drops, &all, is_last, &mut out)?;
+        out.flush()?;
+        Ok(())
+    }
+
+    async fn end(mut self) -> Result<ExitCode> {
+        if let Some(reading) = self.reading.take() {
+            reading.abort();
+        }
+        let state = self.node.state_in_scope();
+        let counters = spawn_blocking(move || Before::read(state)).await?;
+        let result = self.print(Some(counters), true);
+        if !self.config.quiet && result.is_ok() {
+            say(&format!("{} packets dropped", self.total));
+        }
+        self.node.stop().await;
+        if let Some(ways) = self.ways.take() {
+            ways.stop().await;
+        }
+        result.map(|()| ExitCode::SUCCESS)
+    }
+}
+
+/// An example as it lies in the ring.
+fn sample(record: &[u8]) -> Option<(DropKey, Event)> {
+    let (key, event) = record.split_at_checked(size_of::<DropKey>())?;
+    let event = Event::decode(event.get(..LONG_LEN)?).ok()?;
+    // SAFETY: plain old data, and as many bytes as it has.
+    let key = unsafe { std::ptr::read_unaligned(key.as_ptr().cast()) };
+    Some((key, event))
+}

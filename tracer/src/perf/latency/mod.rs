@@ -1,0 +1,366 @@
+//! `pkttrace latency`: the run. Probes come and go; in between, the histograms are read.
+
+mod compare;
+mod probes;
+mod segment;
+mod tcp;
+mod times;
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, interval_at, sleep_until};
+use tracer_common::perf::{BUCKETS, Histogram, SegmentKey};
+
+use super::Node;
+use super::exporter::Exporter;
+use super::node::Asked;
+use crate::app::{is_reader_gone, say};
+use crate::bpf::{self, PerfOptions, PerfSide};
+use crate::cli::filter::FilterArgs;
+use crate::cli::latency::{Duty, LatencyFormat, Profile};
+use crate::privileges;
+use crate::ready;
+use crate::render::Style;
+use crate::render::latency as render;
+use crate::report::{self, Latency};
+use crate::signals::{self, Signals};
+use probes::Probes;
+use segment::Segment;
+use tcp::Connections;
+pub use times::Times;
+
+/// Different segments that the kernel side has room for, four histograms each.
+const SEGMENTS: u32 = 2_048;
+/// Packets that are timed at once.
+const UNDER_WAY: u32 = 65_536;
+/// How often histograms are read while they are shown, and whether anybody still reads the output.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long the last look at the node may stand still.
+const SUMMING: Duration = Duration::from_secs(5);
+/// Longest run.
+const YEAR: Duration = Duration::from_secs(86_400 * 365);
+
+/// What to do.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What to time.
+    pub filter: FilterArgs,
+    /// For how long.
+    pub duration: Duration,
+    /// Which parts of the way.
+    pub profile: Profile,
+    /// When to watch; always, when there is none.
+    pub duty: Option<Duty>,
+    /// Keep the result there.
+    pub save: Option<PathBuf>,
+    /// Compare with what was kept there.
+    pub baseline: Option<PathBuf>,
+    /// How to print.
+    pub format: LatencyFormat,
+    /// Where to print, if not to stdout.
+    pub write: Option<PathBuf>,
+    /// Print over what was printed last.
+    pub in_place: bool,
+    /// With colours.
+    pub has_color: bool,
+    /// Where Prometheus asks.
+    pub listen: Option<SocketAddr>,
+    /// Created when ready.
+    pub ready_file: Option<PathBuf>,
+    /// Nothing on stderr but errors.
+    pub quiet: bool,
+}
+
+/// Runs it.
+///
+/// # Errors
+///
+/// What keeps it from running, or from going on, in one line.
+pub fn run(config: Config) -> Result<ExitCode> {
+    signals::block_on(async { Run::start(config).await?.run().await })
+}
+
+struct Run {
+    config: Config,
+    out: Box<dyn Write>,
+    baseline: Option<Latency>,
+    node: Node,
+    side: PerfSide,
+    probes: Probes,
+    exporter: Option<Exporter>,
+    /// As last read: they only grow.
+    seen: BTreeMap<SegmentKey, Box<Histogram>>,
+    times: Vec<(Segment, Times)>,
+    connections: Connections,
+    start: Instant,
+    observed: Duration,
+    /// Lines that the last table took.
+    printed: usize,
+}
+
+/// Why waiting ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Waited {
+    Enough,
+    Ended,
+}
+
+impl Run {
+    async fn start(config: Config) -> Result<Self> {
+        privileges::check(privileges::Command::Trace, config.quiet)?;
+        // Before anything is attached: what cannot be read or written costs nothing then.
+        let baseline = config.baseline.as_deref().map(read).transpose()?;
+        let out = crate::app::open(config.write.as_deref())?;
+        let exporter = match config.listen {
+            Some(address) => Some(Exporter::listen(address).await?),
+            None => None,
+        };
+        let (node, asked) = Node::start(&config.filter).await?;
+        let Asked { filter, portals, offsets, config: mut layout, btf } = asked;
+        Probes::configure(config.profile, &mut layout);
+        let options = PerfOptions {
+            filter,
+            portals,
+            offsets,
+            config: layout,
+            drops: 0,
+            segments: SEGMENTS,
+            under_way: UNDER_WAY,
+        };
+        let mut side = PerfSide::load(&options, &btf)?;
+        node.set_scope(&mut side)?;
+        let probes = Probes::load(config.profile, &mut side, &btf)?;
+        let state = node.state().clone();
+        let connections = spawn_blocking(move || Connections::read(&state)).await?;
+        Ok(Self {
+            config,
+            out,
+            baseline,
+            node,
+            side,
+            probes,
+            exporter,
+            seen: BTreeMap::new(),
+            times: Vec::new(),
+            connections,
+            start: Instant::now(),
+            observed: Duration::ZERO,
+            printed: 0,
+        })
+    }
+
+    async fn run(mut self) -> Result<ExitCode> {
+        let mut signals = Signals::new()?;
+        signals::flushing(Some(SUMMING));
+        self.start = Instant::now();
+        let deadline = self.start + self.config.duration.min(YEAR);
+        self.announce();
+        let mut is_first = true;
+        loop {
+            let begin = Instant::now();
+            self.probes.attach(&mut self.side, self.node.state())?;
+            if let Some(path) = self.config.ready_file.as_ref().filter(|_| is_first) {
+                ready::say(path)?;
+            }
+            is_first = false;
+            let on = self.config.duty.map_or(YEAR, |duty| duty.on);
+            let mut waited = self.wait(&mut signals, deadline, begin + on, true).await?;
+            self.side.detach();
+            self.collect()?;
+            self.observed += begin.elapsed();
+            if waited == Waited::Enough
+                && let Some(duty) = self.config.duty
+            {
+                waited = self.wait(&mut signals, deadline, begin + duty.every, false).await?;
+            }
+            if waited == Waited::Ended {
+                return self.end().await;
+            }
+        }
+    }
+
+    fn announce(&self) {
+        if self.config.quiet {
+            return;
+        }
+        for unavailable in self.probes.unavailable() {
+            say(&format!("{} is not timed: {}", unavailable.probe, unavailable.why));
+        }
+        say(&match self.config.duty {
+            Some(duty) => format!(
+                "watching for {:?} in every {:?} (--continuous watches all the time); Ctrl-C ends",
+                duty.on, duty.every
+            ),
+            None => "watching all the time; Ctrl-C ends".to_owned(),
+        });
+    }
+
+    /// Does what there is to do until `until`.
+    async fn wait(
+        &mut self,
+        signals: &mut Signals,
+        deadline: Instant,
+        until: Instant,
+        is_on: bool,
+    ) -> Result<Waited> {
+        let mut look = interval_at(Instant::now() + LOOK, LOOK);
+        loop {
+            tokio::select! {
+                biased;
+                _ = signals.recv() => return Ok(Waited::Ended),
+                () = sleep_until(deadline) => return Ok(Waited::Ended),
+                () = sleep_until(until) => return Ok(Waited::Enough),
+                _ = look.tick() => {
+                    if self.config.write.is_none() && is_reader_gone() {
+                        return Ok(Waited::Ended);
+                    }
+                    self.show(is_on)?;
+                }
+                result = super::exporter::serve(self.exporter.as_mut()) => result?,
+                is_other = self.node.follow_change() => if is_other {
+                    // The names were good when it started.
+                    let _ = self.node.set_scope(&mut self.side);
+                    if is_on {
+                        self.probes.follow(&mut self.side, self.node.state());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Shows what is known by now to whoever looks.
+    fn show(&mut self, is_on: bool) -> Result<()> {
+        if !self.config.in_place && self.exporter.is_none() {
+            return Ok(());
+        }
+        if is_on {
+            self.collect()?;
+        }
+        let report = self.report(Vec::new())?;
+        if let Some(exporter) = &mut self.exporter {
+            exporter.publish(render::metrics(&report));
+        }
+        if self.config.in_place {
+            self.print_table(&report, false)?;
+        }
+        Ok(())
+    }
+
+    /// Adds what was counted since the last time.
+    fn collect(&mut self) -> Result<()> {
+        let nothing = Histogram { sum_ns: 0, max_ns: 0, buckets: [0; BUCKETS] };
+        for (key, now) in self.side.histograms()? {
+            let before = self.seen.get(&key).map_or(&nothing, |seen| &**seen);
+            if let Some(segment) = Segment::of(&key, &self.node, self.probes.sees_queues()) {
+                let known = self.times.iter_mut().find(|(known, _)| *known == segment);
+                match known {
+                    Some((_, times)) => times.grow(before, &now),
+                    None => {
+                        let mut times = Times::default();
+                        times.grow(before, &now);
+                        self.times.push((segment, times));
+                    }
+                }
+            }
+            self.seen.insert(key, now);
+        }
+        Ok(())
+    }
+
+    fn report(&self, tcp: Vec<report::TcpConnection>) -> Result<Latency> {
+        let mut report = Latency::new(crate::app::node_name(), self.config.profile.name());
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        report.t_ns = bpf::monotonic_ns().saturating_add_signed(bpf::clock_offset_ns());
+        report.duration_ns = nanos(self.start.elapsed());
+        report.observed_ns = nanos(self.observed);
+        let times = self.times.iter().filter(|(_, times)| times.count() > 0);
+        report.segments = times.map(|(segment, times)| self.segment(segment, times)).collect();
+        report.segments.sort_by_key(|s| std::cmp::Reverse((s.p50_ns, s.p99_ns)));
+        report.tcp = tcp;
+        report.unplaced = self.side.unplaced()?;
+        report.unavailable = self.probes.unavailable().to_vec();
+        if let Some(baseline) = &self.baseline {
+            report.findings = compare::findings(baseline, &report);
+        }
+        Ok(report)
+    }
+
+    fn segment(&self, segment: &Segment, times: &Times) -> report::Segment {
+        report::Segment {
+            segment: segment.name.to_owned(),
+            netns: Some(segment.netns.clone()),
+            owner: self.node.owner(segment.netns.inum).cloned(),
+            dev: segment.dev.clone(),
+            out_netns: segment.out_netns.clone(),
+            out_dev: segment.out_dev.clone(),
+            proto: segment.proto.clone(),
+            count: times.count(),
+            sum_ns: times.sum_ns(),
+            p50_ns: times.percentile(0.5),
+            p90_ns: times.percentile(0.9),
+            p99_ns: times.percentile(0.99),
+            max_ns: times.max_ns(),
+            buckets: times.buckets(),
+        }
+    }
+
+    fn print_table(&mut self, report: &Latency, is_last: bool) -> Result<()> {
+        let is_terminal = self.config.write.is_none();
+        let width = crate::app::stdout_width().filter(|_| is_terminal);
+        let style = Style { has_color: self.config.has_color, width, ..Style::default() };
+        let height = crate::app::stdout_height().filter(|_| self.config.in_place && !is_last);
+        if self.config.in_place && self.printed > 0 {
+            write!(self.out, "\x1b[{}A\x1b[J", self.printed)?;
+        }
+        let table = render::table(report, style, height);
+        self.printed = table.matches('\n').count();
+        self.out.write_all(table.as_bytes())?;
+        self.out.flush()?;
+        Ok(())
+    }
+
+    async fn end(mut self) -> Result<ExitCode> {
+        let state = self.node.state().clone();
+        let now = spawn_blocking(move || Connections::read(&state)).await?;
+        let filter = &self.config.filter;
+        let tcp = now.since(&self.connections, &self.node, |c| tcp::is_asked_for(filter, c));
+        let report = self.report(tcp)?;
+        if let Some(path) = &self.config.save {
+            let text = serde_json::to_string(&report)? + "\n";
+            std::fs::write(path, text)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        let result = match self.config.format {
+            LatencyFormat::Table => self.print_table(&report, true),
+            LatencyFormat::Json => self.print(&(serde_json::to_string(&report)? + "\n")),
+            LatencyFormat::Html => self.print(&crate::render::latency_html::page(&report)),
+        };
+        self.node.stop().await;
+        result.map(|()| ExitCode::SUCCESS)
+    }
+
+    fn print(&mut self, text: &str) -> Result<()> {
+        self.out.write_all(text.as_bytes())?;
+        Ok(self.out.flush()?)
+    }
+}
+
+/// What was kept by `--save`.
+fn read(path: &std::path::Path) -> Result<Latency> {
+    let what = || format!("--baseline {}", path.display());
+    let text = std::fs::read_to_string(path).with_context(what)?;
+    let kept: Latency = serde_json::from_str(&text)
+        .map_err(|e| io::Error::other(format!("not what --save writes: {e}")))
+        .with_context(what)?;
+    if kept.kind != "latency" {
+        anyhow::bail!("{}: not what --save writes", what());
+    }
+    Ok(kept)
+}
