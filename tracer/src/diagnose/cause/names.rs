@@ -28,7 +28,7 @@ pub(super) fn finding(case: &Case<'_>) -> Option<Finding> {
 }
 
 /// What a name server has found for a question.
-fn told<'a>(probe: &'a Probed) -> Option<(&'a str, &'a [IpAddr])> {
+fn told(probe: &Probed) -> Option<(&str, &[IpAddr])> {
     match (&probe.outcome, &probe.question) {
         (Outcome::Dns { rcode: 0, addresses }, Some(question)) if !addresses.is_empty() => {
             Some((question, addresses))

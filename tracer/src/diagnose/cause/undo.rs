@@ -21,7 +21,7 @@ const ANSWERED: u16 = 0x02 | 0x04 | 0x08 | 0x10 | 0x80;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Alteration {
     /// A rule gave it another destination or source.
-    Translated(Nat, RuleRef),
+    Translated(Box<Nat>, RuleRef),
     /// A policy rule chose a table for it.
     Diverted(Inum, RoutingRule),
 }
@@ -32,7 +32,8 @@ impl Alteration {
         let mut found: Vec<Self> = Vec::new();
         // A redirection is for this node itself: where nobody takes it here, that is the cause.
         for nat in way.request.nat.iter().filter(|n| n.kind != NatKind::Redirect) {
-            found.extend(nat.rule.clone().map(|rule| Self::Translated(nat.clone(), rule)));
+            let translated = |rule| Self::Translated(Box::new(nat.clone()), rule);
+            found.extend(nat.rule.clone().map(translated));
         }
         for step in way.walks().flat_map(|(_, walk)| &walk.steps) {
             let is_v6 = step.tuple.dst.is_ipv6();

@@ -11,7 +11,7 @@ use crate::event::{Headers, L4, PayloadHead, Proto, Tuple};
 use crate::journey::{Hop, Journey, Stage};
 use crate::net::detail::{Detail, Resolver};
 use crate::net::meter::{Connection, Cpu, Reading};
-use crate::net::{Device, Netns, NetworkState};
+use crate::net::{Device, Netns, NetworkState, Shared};
 
 const APP: u32 = 7;
 
@@ -22,7 +22,7 @@ fn state(detail: Detail) -> NetworkState {
         name: "app".to_owned(),
         path: "/run/netns/app".into(),
         devices: [(2, device)].into(),
-        detail: Some(Box::new(detail)),
+        detail: Some(Shared::new(detail)),
         ..Netns::default()
     };
     NetworkState { netns: [(APP, netns)].into(), own: 1 }
