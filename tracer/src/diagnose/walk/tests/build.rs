@@ -332,7 +332,8 @@ impl Build {
                     is_ingress: *way == "ingress",
                     kind: (*rest.first().unwrap_or(&"matchall")).into(),
                     text: "drop".into(),
-                    place: None,
+                    // A program may be attached in a way that has none.
+                    place: (rest.first() != Some(&"bpf")).then_some((49_152, 1)),
                     drops: true,
                 };
                 self.detail(netns).tc.push(filter);
