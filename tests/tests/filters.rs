@@ -90,8 +90,11 @@ fn a_device_selects_what_is_first_met_on_it() {
     lab.ping("p1", "10.244.2.2");
     let run = tracer.finish();
     let request = run.one(&icmp(8));
-    request.assert_fate("delivered", "p3").assert_order(&["n1/cali1/rx", "n1/route=flannel.1"]);
+    assert_eq!((request.fate(), request.end()), ("delivered", "p3"), "{request}");
+    request.assert_order(&["n1/cali1/rx", "n1/route=flannel.1"]);
     assert_eq!(request.json["flow"]["src"], "10.244.1.200", "{request}");
+    // What it did in its pod was not asked for.
+    assert_eq!(request.json["gaps"][0]["why"], "joined-midway", "{request}");
 }
 
 #[test]
