@@ -19,13 +19,26 @@ pub struct Command {
 /// Writes the commands and the advice of each finding: of several ways to heal it, the narrowest
 /// that is proved.
 pub fn conclude(case: &Case<'_>, findings: &mut [Finding]) {
+    settle(case, findings, Proof::of);
+}
+
+/// The same where what was asked works, only slowly: nothing that works may stop working.
+pub fn conclude_working(case: &Case<'_>, findings: &mut [Finding]) {
+    settle(case, findings, Proof::of_working);
+}
+
+fn settle<'a>(
+    case: &'a Case<'a>,
+    findings: &mut [Finding],
+    proof: impl FnOnce(&'a Case<'a>) -> Proof<'a>,
+) {
     if findings.iter().all(|f| !f.has_remedy()) {
         for finding in findings {
             write(case, finding, false);
         }
         return;
     }
-    let proof = Proof::of(case);
+    let proof = proof(case);
     let proved = prove(&proof, findings);
     for (finding, is_proved) in findings.iter_mut().zip(proved) {
         write(case, finding, is_proved);

@@ -1,7 +1,7 @@
 //! Remedies: the change of configuration that heals, as a value.
 //!
-//! A rule of diagnosis proposes [`Remedy`]s; each is written as an argument vector ([`words`],
-//! [`rules`]), applied to a copy of the configuration ([`world`]) and walked again ([`prove`]): what
+//! A rule of diagnosis proposes [`Remedy`]s; each is written as an argument vector (`words`,
+//! `rules`), applied to a copy of the configuration (`world`) and walked again (`prove`): what
 //! is proved there is printed as a command, the rest as advice. Nothing here runs anything.
 
 mod allow;
@@ -17,7 +17,7 @@ mod world;
 pub(crate) use allow::{allow, main_first};
 pub(crate) use argv::argv;
 pub use argv::{Argv, Foreign, Word, clean, full, quote};
-pub use conclude::{Command, conclude};
+pub use conclude::{Command, conclude, conclude_working};
 pub use path::{Hop, Path, everything};
 pub(crate) use rules::identifier;
 pub use rules::{ChainAt, Edit, Rules, Spec, Spot, interface};

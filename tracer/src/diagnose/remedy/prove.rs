@@ -21,6 +21,8 @@ pub(super) struct Proof<'a> {
     working: Vec<Ask>,
     /// How many ways of what was asked lead nowhere now.
     stopped: usize,
+    /// What was asked was seen to work: nothing has to be cleared.
+    is_working: bool,
 }
 
 impl<'a> Proof<'a> {
@@ -37,11 +39,18 @@ impl<'a> Proof<'a> {
                 asked.push(ask);
             }
         }
-        let mut proof = Self { case, scope, asked, working: Vec::new(), stopped: 0 };
+        let mut proof =
+            Self { case, scope, asked, working: Vec::new(), stopped: 0, is_working: false };
         proof.stopped = proof.stopped_in(case.state);
         let all = beside(case, &proof.asked);
         proof.working = all.into_iter().filter(|ask| proof.is_clear(case.state, ask)).collect();
         proof
+    }
+
+    /// Of what works already, only slowly: a way that the model cannot follow to its end is none
+    /// that a remedy has to clear.
+    pub(super) fn of_working(case: &'a Case<'a>) -> Self {
+        Self { is_working: true, ..Self::of(case) }
     }
 
     fn ways(&self, state: &NetworkState, ask: &Ask, purpose: Purpose) -> Vec<Way> {
@@ -65,7 +74,9 @@ impl<'a> Proof<'a> {
         }
         let world = World::of(self.case.state).with(steps);
         let stopped = self.stopped_in(&world.state);
-        stopped == 0 || self.case.target.is_none() && stopped < self.stopped
+        stopped == 0
+            || self.is_working && stopped <= self.stopped
+            || self.case.target.is_none() && stopped < self.stopped
     }
 
     /// Whoever is asked for names then can be asked.

@@ -76,7 +76,7 @@ pub fn conclude(evidence: &Evidence<'_>) -> super::Diagnosis {
     let mut case =
         Case::new(evidence.target.clone(), Vec::new(), evidence.journeys, evidence.state);
     case.ways.clone_from(&evidence.ways);
-    remedy::conclude(&case, &mut findings);
+    remedy::conclude_working(&case, &mut findings);
     let verdict = Verdict::of(&findings, evidence.has_traffic());
     super::Diagnosis { verdict, findings, checked: evidence.summary() }
 }
