@@ -21,6 +21,10 @@ pub(crate) fn cargo(layout: &Layout) -> Command {
 pub(crate) fn user_cargo(layout: &Layout, subcommand: &str) -> Command {
     let mut command = cargo(layout);
     command.arg(subcommand);
+    // What starts from nothing and is built once gains nothing by it.
+    if env::var_os("CI").is_some() {
+        command.env("CARGO_INCREMENTAL", "0");
+    }
     // Without the variable a user's own configuration could lead elsewhere than `target`.
     if env::var_os("CARGO_TARGET_DIR").is_none() {
         command.arg("--target-dir").arg(&layout.target);
