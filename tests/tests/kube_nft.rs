@@ -1,0 +1,73 @@
+//! Services as kube-proxy's nftables mode writes them: healthy ones, and each of its faults.
+
+use pkttrace_tests::{Diagnosis, Lab};
+
+fn up() -> Lab {
+    Lab::up("cluster", &["--proxy", "nftables"])
+}
+
+fn ask(lab: &Lab, from: &str, to: &str) -> Diagnosis {
+    let (from, view) = (lab.netns(from), lab.netns("n1"));
+    Diagnosis::of(&["--view", &view, "--from", &from, "--to", to, "--proto", "tcp"])
+}
+
+fn nft(lab: &Lab, commands: &str) {
+    lab.exec("n1", &format!("nft '{commands}'"));
+}
+
+/// The element of a Service of the lab, and the chain that it leads to.
+const WEBSAME: &str = "10.96.45.102 . tcp . 80";
+const WEBSAME_CHAIN: &str = "service-O6YHTNFQ-default/websame/tcp/";
+
+#[test]
+fn services_of_the_nftables_mode_work_and_are_healthy() {
+    let lab = up();
+    for service in ["10.96.45.102", "10.96.45.103", "10.96.45.101"] {
+        lab.get("p1", service);
+    }
+    lab.get("ext", "192.168.50.11:30080");
+    lab.get("ext", "192.168.50.11:30081");
+    for to in ["10.96.45.100:80", "10.96.45.102:80", "10.96.45.103:80"] {
+        ask(&lab, "p1", to).assert_healthy();
+    }
+}
+
+#[test]
+fn a_service_without_endpoints_is_said_to_have_none() {
+    let lab = up();
+    nft(
+        &lab,
+        &format!(
+            "delete element ip kube-proxy service-ips {{ {WEBSAME} }}; \
+             add element ip kube-proxy no-endpoint-services \
+             {{ {WEBSAME} comment \"default/websame\" : goto reject-chain }}"
+        ),
+    );
+    ask(&lab, "p1", "10.96.45.102:80").assert_first("svc-no-endpoints", &lab.netns("n1"));
+}
+
+#[test]
+fn a_lost_element_is_put_back_where_it_was() {
+    let lab = up();
+    nft(&lab, &format!("delete element ip kube-proxy service-ips {{ {WEBSAME} }}"));
+    let found = ask(&lab, "p1", "10.96.45.102:80");
+    found.assert_first("kube-proxy-rules-missing", &lab.netns("n1"));
+    let fix = found.first()["fix"].to_string();
+    assert!(fix.contains(WEBSAME) && fix.contains(WEBSAME_CHAIN), "{fix}");
+    found.run_fix();
+    ask(&lab, "p1", "10.96.45.102:80").assert_healthy();
+}
+
+#[test]
+fn an_endpoint_that_is_gone_is_the_cause() {
+    let lab = up();
+    lab.exec("p2", "ip link set eth0 down");
+    lab.exec("n1", "ip neigh flush dev cni0");
+    let found = ask(&lab, "p1", "10.96.45.102:80");
+    let id = found.first()["id"].as_str().unwrap_or_default();
+    assert!(
+        matches!(id, "device-down" | "link-down" | "svc-endpoint-stale-ip"),
+        "{:#}",
+        found.json
+    );
+}
