@@ -34,7 +34,9 @@ impl<'a> Proof<'a> {
         let mut asked: Vec<(Ask, Purpose)> = Vec::new();
         for way in &case.ways {
             let ask = (way.request.ask.clone(), way.purpose);
-            let is_it = case.target.is_some() || !way.is_clear();
+            // Who asks from beyond the view: nothing of its way can be walked, healed or not.
+            let is_beyond = !case.view.is_empty() && way.request.steps.is_empty();
+            let is_it = !is_beyond && (case.target.is_some() || !way.is_clear());
             if is_it && !asked.contains(&ask) {
                 asked.push(ask);
             }
