@@ -332,8 +332,11 @@ impl Build {
                     is_ingress: *way == "ingress",
                     kind: (*rest.first().unwrap_or(&"matchall")).into(),
                     text: "drop".into(),
-                    // A program may be attached in a way that has none.
-                    place: (rest.first() != Some(&"bpf")).then_some((49_152, 1)),
+                    // Queues have none, and a program may be attached in a way that has none.
+                    place: rest
+                        .first()
+                        .is_none_or(|kind| *kind == "matchall")
+                        .then_some((49_152, 1)),
                     drops: true,
                 };
                 self.detail(netns).tc.push(filter);
