@@ -8,7 +8,7 @@ use crate::diagnose::case::{Target, Way};
 use crate::diagnose::finding::{Finding, Scenario, Where};
 use crate::diagnose::walk::{End, What};
 use crate::event::{Proto, Tuple};
-use crate::firewall::Firewall;
+use crate::firewall::{Chain, Firewall, Rule, Table};
 use crate::journey::{Hook, Journey, Stage};
 use crate::net::detail::{Detail, Socket};
 use crate::net::meter::{Connection, Cpu, Queue, Reading};
@@ -199,6 +199,21 @@ impl Evidence<'_> {
             (None, Some(now)) => now,
             _ => 0,
         }
+    }
+
+    /// By how many packets a rule's counter grew; `None` where it has none.
+    pub(super) fn grown_at(
+        &self,
+        netns: Inum,
+        (table, chain, rule): (&Table, &Chain, &Rule),
+    ) -> Option<u64> {
+        let same = |t: &&Table| {
+            (t.flavour, &t.family, &t.name) == (table.flavour, &table.family, &table.name)
+        };
+        let table = self.after.get(&netns)?.tables.iter().find(same)?;
+        let chain = table.chains.iter().find(|c| c.name == chain.name)?;
+        let now = chain.rules.iter().find(|r| r.number == rule.number && r.text == rule.text)?;
+        Some(now.counter?.packets.saturating_sub(rule.counter?.packets))
     }
 
     /// Queueing disciplines as they were before and afterwards.

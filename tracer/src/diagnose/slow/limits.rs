@@ -47,16 +47,6 @@ fn rules<'a>(
     })
 }
 
-/// By how many packets a rule's counter grew; `None` where it has none.
-fn grown(evidence: &Evidence<'_>, netns: Inum, (table, chain, rule): Found<'_>) -> Option<u64> {
-    let same =
-        |t: &&Table| (t.flavour, &t.family, &t.name) == (table.flavour, &table.family, &table.name);
-    let table = evidence.after.get(&netns)?.tables.iter().find(same)?;
-    let chain = table.chains.iter().find(|c| c.name == chain.name)?;
-    let now = chain.rules.iter().find(|r| r.number == rule.number && r.text == rule.text)?;
-    Some(now.counter?.packets.saturating_sub(rule.counter?.packets))
-}
-
 /// A rate in a rule that drops what exceeds it (`limit rate over`, `--hashlimit-above`), or drops
 /// what an accepting rule with a rate has let by.
 fn is_limit(rule: &Rule) -> bool {
@@ -69,7 +59,7 @@ fn is_limit(rule: &Rule) -> bool {
 fn policer(evidence: &Evidence<'_>, netns: Inum) -> Option<Finding> {
     let dropped = dropped_at(evidence, netns);
     let limits = rules(evidence, netns, |_, r| is_limit(r) && matches!(r.target, Target::Drop));
-    let candidates = limits.map(|found| (found, grown(evidence, netns, found)));
+    let candidates = limits.map(|found| (found, evidence.grown_at(netns, found)));
     // What it counts is its own; without a counter, a drop at its hook is.
     let (found, count) = candidates
         .filter(|(found, count)| match count {

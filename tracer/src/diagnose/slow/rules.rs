@@ -195,14 +195,7 @@ fn counted(
     chain: &Chain,
     jump: Option<&Rule>,
 ) -> Option<String> {
-    let jump = jump?;
-    let before = jump.counter?.packets;
-    let same =
-        |t: &&Table| (t.flavour, &t.family, &t.name) == (table.flavour, &table.family, &table.name);
-    let table = evidence.after.get(&netns)?.tables.iter().find(same)?;
-    let chain = table.chains.iter().find(|c| c.name == chain.name)?;
-    let now = chain.rules.iter().find(|r| r.number == jump.number && r.text == jump.text)?;
-    let grown = now.counter?.packets.saturating_sub(before);
+    let grown = evidence.grown_at(netns, (table, chain, jump?))?;
     Some(format!("{grown} packets were sent into it in {:.1} s", evidence.span.as_secs_f64()))
 }
 
