@@ -163,8 +163,9 @@ fn fails<const N: usize>(
     let has_ports = !is_later_fragment;
     let there = Ends { src, dst, sport, dport };
     let back = Ends { src: dst, dst: src, sport: dport, dport: sport };
-    !goes_there(&there, proto, has_ports)
-        && !(wanted(terms::REPLIES) && goes_there(&back, proto, has_ports))
+    let passes = goes_there(&there, proto, has_ports)
+        || (wanted(terms::REPLIES) && goes_there(&back, proto, has_ports));
+    !passes
 }
 
 /// Whether addresses and ports are as asked for.
