@@ -30,14 +30,6 @@ pub enum Error {
         /// The cause.
         source: io::Error,
     },
-    /// A netlink dump failed.
-    #[error("reading the devices of network namespace {on}: {source}")]
-    Netlink {
-        /// Name of the namespace.
-        on: String,
-        /// The cause.
-        source: rtnetlink::Error,
-    },
 }
 
 impl Error {

@@ -1,41 +1,55 @@
 //! Rtnetlink messages to [`Device`]s, for dumps and notifications alike.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::IpAddr;
 
-use futures_util::TryStreamExt;
-use rtnetlink::Handle;
-use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_core::{NetlinkDeserializable as _, NetlinkHeader};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{
     BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoMacVlan, InfoPortData,
     InfoVlan, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
     MacVlanMode, State, XdpAttached,
 };
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
+use super::inspect::wire::{Answer, Netlink, attribute};
 use super::state::{Bridge, BridgePort, Device, DeviceKind, Inum, Peer, Vxlan, Xdp};
 
-/// All devices of the namespace `inum` that `handle` is connected to.
-pub(super) async fn dump(
-    handle: &Handle,
-    inum: Inum,
-) -> Result<BTreeMap<u32, Device>, rtnetlink::Error> {
+/// `IFLA_EXT_MASK` with `RTEXT_FILTER_SKIP_STATS`: counters are most of a message.
+const NO_COUNTERS: (u16, u32) = (29, 1 << 3);
+
+/// All devices of the calling thread's namespace, which is `inum`.
+pub(super) fn dump(netlink: &mut Netlink, inum: Inum) -> io::Result<BTreeMap<u32, Device>> {
     let mut devices = BTreeMap::new();
-    let mut links = handle.link().get().execute();
-    while let Some(message) = links.try_next().await? {
-        if let Some(device) = device(inum, &message) {
+    let mut link = vec![0; 16];
+    link.extend(attribute(NO_COUNTERS.0, &NO_COUNTERS.1.to_ne_bytes()));
+    for message in messages(&netlink.dump(libc::RTM_GETLINK, &link)?) {
+        if let RouteNetlinkMessage::NewLink(message) = message
+            && let Some(device) = device(inum, &message)
+        {
             devices.insert(device.ifindex, device);
         }
     }
-    let mut addresses = handle.address().get().execute();
-    while let Some(message) = addresses.try_next().await? {
-        if let Some((ifindex, prefix)) = address(&message)
+    for message in messages(&netlink.dump(libc::RTM_GETADDR, &[0; 8])?) {
+        if let RouteNetlinkMessage::NewAddress(message) = message
+            && let Some((ifindex, prefix)) = address(&message)
             && let Some(device) = devices.get_mut(&ifindex)
         {
             device.addresses.push(prefix);
         }
     }
     Ok(devices)
+}
+
+/// Those that make sense.
+fn messages(answer: &Answer) -> impl Iterator<Item = RouteNetlinkMessage> {
+    answer.messages().filter_map(|(kind, body)| {
+        let mut header = NetlinkHeader::default();
+        header.message_type = kind;
+        let parsed = RouteNetlinkMessage::deserialize(&header, body);
+        parsed.inspect_err(|error| log::debug!("a message of type {kind}: {error}")).ok()
+    })
 }
 
 /// The device that a link message of namespace `inum` describes, without its addresses.

@@ -15,6 +15,7 @@ pub mod meter;
 mod nsid;
 mod resolve;
 pub mod setns;
+mod settings;
 mod shared;
 pub mod snapshot;
 pub mod state;

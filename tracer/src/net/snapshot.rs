@@ -2,19 +2,15 @@
 //!
 //! A few namespaces at a time, and no socket outlives the reading of its namespace.
 
-use std::fs;
 use std::io;
 
 use futures_util::stream::{self, StreamExt as _};
-use rtnetlink::Handle;
-use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::proto::Connection;
-use tokio::runtime;
 
 use super::discover::{self, Found, Scan, Skipped};
 use super::error::Error;
+use super::inspect::wire::Netlink;
 use super::state::{Netns, NetworkState, Sysctls};
-use super::{links, nsid, setns};
+use super::{links, nsid, setns, settings};
 
 /// Namespaces that are read at once: each waits for a thread that enters it, and for the kernel.
 const SIDE_BY_SIDE: usize = 16;
@@ -53,41 +49,28 @@ pub async fn take() -> Result<(NetworkState, Vec<Skipped>), Error> {
 
 /// Reads one namespace. Peers in other namespaces are left open; see [`nsid`].
 pub(super) async fn read(found: &Found) -> Result<Netns, Error> {
-    let (connection, handle, sysctls) = connect(found).await?;
-    // Driven here and not by a task of its own, so that the socket is closed on return.
-    let devices = tokio::select! {
-        biased;
-        devices = links::dump(&handle, found.inum) => devices,
-        () = connection => Err(rtnetlink::Error::RequestFailed),
+    let inum = found.inum;
+    // The socket is closed before the thread leaves the namespace.
+    let here = move || {
+        let mut netlink = Netlink::open(libc::NETLINK_ROUTE)?;
+        let devices = links::dump(&mut netlink, inum);
+        Ok((devices, settings::read(&mut netlink)))
     };
-    let devices = devices.map_err(|source| Error::Netlink { on: found.name.clone(), source })?;
+    let (devices, sysctls) = inside(found, here).await?;
     let mut netns = Netns {
-        inum: found.inum,
+        inum,
         name: found.name.clone(),
         path: found.path.clone(),
-        devices,
+        devices: devices.map_err(Error::io("reading the devices of", found.name.clone()))?,
         ..Netns::default()
     };
     netns.set_sysctls(sysctls);
     Ok(netns)
 }
 
-/// Opens a connection inside a namespace. It stays there, and is driven by this runtime.
-async fn connect(
-    found: &Found,
-) -> Result<(Connection<RouteNetlinkMessage>, Handle, Sysctls), Error> {
-    let runtime = runtime::Handle::current();
-    inside(found, move || {
-        let _inside_runtime = runtime.enter();
-        let (connection, handle, _) = rtnetlink::new_connection()?;
-        Ok((connection, handle, sysctls_here()))
-    })
-    .await
-}
-
 /// The settings of one namespace.
 pub(super) async fn sysctls(found: &Found) -> Result<Sysctls, Error> {
-    inside(found, || Ok(sysctls_here())).await
+    inside(found, || Ok(settings::read(&mut Netlink::open(libc::NETLINK_ROUTE)?))).await
 }
 
 /// Runs `work` inside a namespace, off the runtime's thread.
@@ -107,20 +90,6 @@ pub(super) async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
         Err(Error::io("running", "a scratch thread")(io::Error::other(error)))
     })
-}
-
-/// The settings of the calling thread's namespace: `/proc/sys/net` shows that of whoever opens
-/// the file, unlike `/proc/net`, which is that of the process.
-fn sysctls_here() -> Sysctls {
-    let is = |file: &str, value: &str| {
-        fs::read_to_string(format!("/proc/sys/net/{file}")).is_ok_and(|text| text.trim() == value)
-    };
-    Sysctls {
-        forwards_v4: is("ipv4/ip_forward", "1"),
-        forwards_v6: is("ipv6/conf/all/forwarding", "1"),
-        // The file is missing where IPv6 is not built in or was switched off at boot.
-        has_ipv6: is("ipv6/conf/all/disable_ipv6", "0"),
-    }
 }
 
 #[cfg(test)]

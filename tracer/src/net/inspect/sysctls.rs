@@ -2,9 +2,30 @@
 //! opens the file.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::AsRawFd as _;
 
 const NET: &str = "/proc/sys/net";
+
+/// The directories below [`NET`], open. The kernel finds one namespace's among those of all that
+/// were ever looked at, one by one; what is below it is found at once.
+struct Dirs(BTreeMap<&'static str, File>);
+
+impl Dirs {
+    fn open() -> Self {
+        let names = ["bridge", "core", "ipv4", "ipv6", "netfilter"];
+        let open = |name| Some((name, File::open(format!("{NET}/{name}")).ok()?));
+        Self(names.into_iter().filter_map(open).collect())
+    }
+
+    /// A list has its numbers apart by one space.
+    fn read(&self, path: &str) -> Option<String> {
+        let (dir, rest) = path.split_once('/')?;
+        let dir = self.0.get(dir)?.as_raw_fd();
+        let text = fs::read_to_string(format!("/proc/self/fd/{dir}/{rest}")).ok()?;
+        Some(text.split_whitespace().collect::<Vec<_>>().join(" "))
+    }
+}
 
 /// Of the namespace as a whole. A kernel without the feature has no such file.
 const PLAIN: [&str; 28] = [
@@ -69,27 +90,15 @@ const IPV6: [&str; 7] = [
 
 /// The settings of the calling thread's namespace with these devices.
 pub(super) fn read<'a>(devices: impl Iterator<Item = &'a str>) -> BTreeMap<String, String> {
-    let mut found = BTreeMap::new();
-    for path in PLAIN {
-        enter(&mut found, path.to_owned());
-    }
+    let mut paths: Vec<String> = PLAIN.map(str::to_owned).to_vec();
     for dev in ["all", "default"].into_iter().chain(devices) {
-        for key in IPV4 {
-            enter(&mut found, format!("ipv4/conf/{dev}/{key}"));
-        }
-        for key in IPV6 {
-            enter(&mut found, format!("ipv6/conf/{dev}/{key}"));
-        }
-        enter(&mut found, format!("ipv4/neigh/{dev}/proxy_delay"));
+        paths.extend(IPV4.map(|key| format!("ipv4/conf/{dev}/{key}")));
+        paths.extend(IPV6.map(|key| format!("ipv6/conf/{dev}/{key}")));
+        paths.push(format!("ipv4/neigh/{dev}/proxy_delay"));
     }
-    found
-}
-
-/// A list has its numbers apart by one space.
-fn enter(found: &mut BTreeMap<String, String>, path: String) {
-    if let Ok(text) = fs::read_to_string(format!("{NET}/{path}")) {
-        found.insert(path, text.split_whitespace().collect::<Vec<_>>().join(" "));
-    }
+    let dirs = Dirs::open();
+    let with_value = |path: String| dirs.read(&path).map(|value| (path, value));
+    paths.into_iter().filter_map(with_value).collect()
 }
 
 #[cfg(test)]

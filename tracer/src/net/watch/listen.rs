@@ -90,9 +90,14 @@ impl Listener {
         Ok(Self { serial, task })
     }
 
+    /// Has the socket closed, at some time.
+    pub(super) fn abort(&self) {
+        self.task.abort();
+    }
+
     /// Closes the socket; it is closed on return.
     pub(super) async fn close(mut self) {
-        self.task.abort();
+        self.abort();
         // An error says that it was aborted, which is the wish.
         let _ = (&mut self.task).await;
     }
@@ -100,7 +105,7 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.task.abort();
+        self.abort();
     }
 }
 

@@ -53,8 +53,12 @@ pub(super) async fn run(
             () = std::future::ready(()), if it.has_work(is_quiet) => it.work(is_quiet).await,
         }
     }
-    for alive in std::mem::take(&mut it.alive).into_values() {
-        alive.listener.close().await;
+    // All are told before the first is waited for.
+    let listeners: Vec<_> =
+        std::mem::take(&mut it.alive).into_values().map(|a| a.listener).collect();
+    listeners.iter().for_each(Listener::abort);
+    for listener in listeners {
+        listener.close().await;
     }
 }
 
