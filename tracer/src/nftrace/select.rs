@@ -1,4 +1,7 @@
 //! [`Wanted`] as rules of nftables: each a list of tests that all have to hold.
+//!
+//! Most packets are not wanted, and every test costs them time: the one that turns most away comes
+//! first in its rule, and what only some protocols have to answer is asked behind one look-up.
 
 use std::net::IpAddr;
 
@@ -47,7 +50,11 @@ pub(super) struct Selection {
     pub(super) sets: Vec<Set>,
     /// Of packets as they are.
     pub(super) rules: Vec<Vec<Test>>,
-    /// Of what may hold or be about one of them.
+    /// Of frames that hide what they carry.
+    pub(super) frames: Vec<Vec<Test>>,
+    /// The set of the protocols that may hold or be about one of them.
+    pub(super) holders: Option<String>,
+    /// Of packets of these protocols.
     pub(super) around: Vec<Vec<Test>>,
     /// Packets with another one inside.
     pub(super) tunnels: Vec<Test>,
@@ -73,6 +80,7 @@ const INNER: u32 = 30;
 const KINDS: [u32; 5] = [7, 8, 12, 13, 14];
 /// Destination unreachable, source quench, redirect, time exceeded, parameter problem.
 const ERRORS: [u8; 5] = [3, 4, 5, 11, 12];
+const UDP: u8 = 17;
 /// IPv4 and IPv6 in IP, GRE, ESP: what is inside cannot be looked at.
 const OPAQUE: [u8; 4] = [4, 41, 47, 50];
 
@@ -111,13 +119,18 @@ impl Selection {
         selection
     }
 
+    /// Whether a packet is of a protocol that may hold or be about a wanted one.
+    pub(super) fn holders(&self) -> Option<Test> {
+        self.holders.as_ref().map(|set| Test(L4PROTO, Against::In(set.clone())))
+    }
+
     fn packets(&mut self, wanted: &Wanted, version: Version, is_bridge: bool) {
-        let mut is_version = vec![version.test(is_bridge)];
-        is_version.extend(wanted.proto.map(|proto| Test(L4PROTO, Against::Is(vec![proto]))));
+        let proto = wanted.proto.map(|proto| Test(L4PROTO, Against::Is(vec![proto])));
+        let is_version: Vec<_> = proto.into_iter().chain([version.test(is_bridge)]).collect();
         for (from, to) in directions(wanted) {
             for src in self.alternatives(from, version, false) {
                 for dst in self.alternatives(to, version, true) {
-                    let rule = [&is_version[..], &src, &dst].concat();
+                    let rule = [&src[..], &dst, &is_version].concat();
                     self.add(rule);
                 }
             }
@@ -181,7 +194,7 @@ impl Selection {
             for src in self.alternatives(&inner(from), version, false) {
                 for dst in self.alternatives(&inner(to), version, true) {
                     let tests = src.iter().chain(&dst).map(inward);
-                    let rule = [is_version.clone()].into_iter().chain(tests).collect();
+                    let rule = tests.chain([is_version.clone()]).collect();
                     if !self.inner.contains(&rule) {
                         self.inner.push(rule);
                     }
@@ -193,17 +206,30 @@ impl Selection {
     fn others(&mut self, wanted: &Wanted, is_bridge: bool) {
         let opaque = self.set("opaque", KINDS[2], 1, OPAQUE.map(|p| vec![p]).to_vec());
         self.around.push(vec![Test(L4PROTO, Against::In(opaque))]);
+        let mut holders = OPAQUE.to_vec();
+        holders.extend(wanted.ipv4.then_some(V4.icmp));
+        holders.extend(wanted.ipv6.then_some(V6.icmp));
         if !self.inner.is_empty() {
-            let ports = wanted.vxlan.iter().map(|port| port.to_be_bytes().to_vec()).collect();
-            let ports = self.set("vxlan", KINDS[3], 2, ports);
-            self.tunnels =
-                vec![Test(L4PROTO, Against::Is(vec![17])), Test(DPORT, Against::In(ports))];
+            let ports = self.vxlan(wanted);
+            self.tunnels = vec![Test(L4PROTO, Against::Is(vec![UDP])), Test(DPORT, ports)];
+            holders.push(UDP);
         }
+        let holders = holders.into_iter().map(|proto| vec![proto]).collect();
+        self.holders = Some(self.set("holders", KINDS[2], 1, holders));
         // Frames with a VLAN's tag hide what they carry.
         let arp = wanted.arp.then_some(0x0806_u16);
         for kind in arp.into_iter().chain([0x8100, 0x88a8]).filter(|_| is_bridge) {
             let kind = Against::Is(kind.to_be_bytes().to_vec());
-            self.around.push(vec![Test(Field::Meta(META_PROTOCOL), kind)]);
+            self.frames.push(vec![Test(Field::Meta(META_PROTOCOL), kind)]);
+        }
+    }
+
+    /// The ports of tunnels; of one, there is nothing to look up.
+    fn vxlan(&mut self, wanted: &Wanted) -> Against {
+        let mut ports: Vec<_> = wanted.vxlan.iter().map(|p| p.to_be_bytes().to_vec()).collect();
+        match ports.len() {
+            1 => Against::Is(ports.remove(0)),
+            _ => Against::In(self.set("vxlan", KINDS[3], 2, ports)),
         }
     }
 
@@ -330,11 +356,15 @@ mod tests {
             Test(field, Against::Is(vec![10, 1, 2, 3]))
         };
         let v4 = V4.test(false);
-        assert_eq!(selection.rules[0], [v4.clone(), is(16)]);
-        assert_eq!(selection.rules[1], [v4, is(12)]);
+        assert_eq!(selection.rules[0], [is(16), v4.clone()]);
+        assert_eq!(selection.rules[1], [is(12), v4]);
         assert_eq!((selection.rules.len(), selection.around.len()), (2, 2));
+        let holders =
+            selection.sets.iter().find(|set| Some(&set.name) == selection.holders.as_ref());
+        assert_eq!(holders.unwrap().elements.concat(), [4, 41, 47, 50, 1, UDP]);
+        assert_eq!(selection.tunnels[1], Test(DPORT, Against::Is(8472_u16.to_be_bytes().to_vec())));
         assert_eq!(selection.inner.len(), 2);
-        let Test(field, _) = &selection.inner[0][1];
+        let Test(field, _) = &selection.inner[0][0];
         assert_eq!(*field, Field::Payload { base: TRANSPORT, offset: 46, len: 4 });
     }
 
@@ -356,7 +386,7 @@ mod tests {
         let v4 = selection.sets.iter().find(|set| set.elements == v4);
         let v6 = selection.sets.iter().find(|set| set.len == 16).unwrap();
         assert!(v4.is_some() && v6.elements.len() == 1);
-        let is_v6 = |rule: &&Vec<Test>| rule[0] == V6.test(true);
+        let is_v6 = |rule: &&Vec<Test>| rule.last() == Some(&V6.test(true));
         assert_eq!(selection.rules.iter().filter(is_v6).count(), 2, "both ways");
         assert_eq!(selection.rules.len(), 4);
     }

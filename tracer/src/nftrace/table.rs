@@ -40,6 +40,8 @@ pub(super) const BRIDGE: i32 = 7;
 const EARLY: [(&str, u32, i32); 2] = [("in", 0, -500), ("out", 3, -500)];
 /// Right behind the translation of destinations (−100).
 const LATE: [(&str, u32, i32); 2] = [("late_in", 0, -99), ("late_out", 3, -99)];
+/// The rules for packets that may hold others or be about them.
+const AROUND: &str = "around";
 /// The rules for packets inside others.
 const INNER: &str = "inner";
 
@@ -108,22 +110,38 @@ impl Table<'_> {
         for (number, set) in (1..).zip(&selection.sets) {
             self.set(batch, set, number);
         }
-        if !selection.inner.is_empty() {
-            self.chain(batch, INNER, None);
-            selection.inner.iter().for_each(|tests| self.rule(batch, INNER, tests, trace));
-        }
+        self.beside(batch, selection);
         let late = LATE.iter().filter(|_| is_behind && self.family == INET);
         // The early ones last, so that the acknowledged message is always there.
         for (chain, hook, priority) in late.chain(&EARLY) {
             self.chain(batch, chain, Some((*hook, *priority)));
-            if !selection.inner.is_empty() && !is_late(chain) {
-                self.rule(batch, chain, &selection.tunnels, |a| verdict(a, JUMP, Some(INNER)));
+            selection.rules.iter().for_each(|tests| self.rule(batch, chain, tests, trace));
+            if is_late(chain) {
+                continue;
             }
-            let around = selection.around.iter().filter(|_| !is_late(chain));
-            let rules = selection.rules.iter().chain(around);
-            rules.for_each(|tests| self.rule(batch, chain, tests, trace));
+            selection.frames.iter().for_each(|tests| self.rule(batch, chain, tests, trace));
+            if let Some(test) = selection.holders() {
+                self.rule(batch, chain, &[test], |a| verdict(a, JUMP, Some(AROUND)));
+            }
         }
         batch.acknowledge_last();
+    }
+
+    /// The chains that are jumped to.
+    fn beside(self, batch: &mut Batch, selection: &Selection) {
+        if selection.holders.is_none() {
+            return;
+        }
+        if !selection.inner.is_empty() {
+            self.chain(batch, INNER, None);
+            selection.inner.iter().for_each(|tests| self.rule(batch, INNER, tests, trace));
+        }
+        self.chain(batch, AROUND, None);
+        if !selection.inner.is_empty() {
+            let jump = |a: &mut Attributes<'_>| verdict(a, JUMP, Some(INNER));
+            self.rule(batch, AROUND, &selection.tunnels, jump);
+        }
+        selection.around.iter().for_each(|tests| self.rule(batch, AROUND, tests, trace));
     }
 
     fn set(self, batch: &mut Batch, set: &Set, number: u32) {
