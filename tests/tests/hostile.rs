@@ -3,6 +3,7 @@
 
 use std::io::Read as _;
 use std::os::unix::fs::symlink;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -81,11 +82,21 @@ fn ended(child: &mut Child, what: &str) -> ExitStatus {
             return status;
         }
         if start.elapsed() > PROMPT {
+            let waits = waits(child.id());
             let _ = child.kill();
-            panic!("{what} does not end");
+            panic!("{what} does not end: {waits}");
         }
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// What the threads of a process wait for in the kernel.
+fn waits(pid: u32) -> String {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let of = |file: &str, thread: &std::fs::DirEntry| {
+        std::fs::read_to_string(thread.path().join(file)).unwrap_or_default()
+    };
+    threads.map(|t| format!("{} in {}\n", of("comm", &t).trim(), of("stack", &t))).collect()
 }
 
 /// Exit code and complaint of a run that ends by itself.
@@ -98,9 +109,17 @@ fn refused(command: &mut Command) -> (Option<i32>, String) {
     (status.code(), text)
 }
 
+/// It does not ignore an interrupt, as who starts the tests in the background has all of them do.
 fn pkttrace(args: &[&str]) -> Command {
     let mut command = Command::new(binary());
     command.args(args);
+    // SAFETY: `signal` may be called between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            libc::signal(libc::SIGINT, libc::SIG_DFL);
+            Ok(())
+        });
+    }
     command
 }
 

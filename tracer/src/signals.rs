@@ -21,6 +21,9 @@ const PATIENCE: Duration = Duration::from_millis(400);
 /// Processor time in that long below which it waits rather than works.
 const IDLE: Duration = Duration::from_millis(4);
 
+/// So many times [`PATIENCE`] a lock in the kernel is waited for.
+const STUCK: u32 = 25;
+
 /// What is seen is being written: that may take as long as it gets on.
 static IS_FLUSHING: AtomicBool = AtomicBool::new(false);
 /// [`PATIENCE`], or what it is at present, milliseconds.
@@ -102,21 +105,62 @@ fn watch() -> io::Result<()> {
 fn insist(runtime: &Runtime, mut signals: Signals) {
     runtime.block_on(async {
         let signal = signals.recv().await;
+        let mut stuck = 0;
         loop {
             let before = processor_time();
             sleep(Duration::from_millis(PATIENCE_MS.load(Ordering::Relaxed))).await;
-            let is_working = processor_time().saturating_sub(before) > IDLE;
-            let is_flushing = IS_FLUSHING.load(Ordering::Relaxed) && is_working;
             let code = CONCLUDED.load(Ordering::Relaxed);
             if code >= 0 {
                 // SAFETY: ends the process.
                 unsafe { libc::_exit(code) }
             }
-            if !is_flushing {
+            let is_working = match others() {
+                Others::Run => true,
+                Others::Sleep => processor_time().saturating_sub(before) > IDLE,
+                Others::Stuck => {
+                    stuck += 1;
+                    stuck < STUCK
+                }
+            };
+            if !(IS_FLUSHING.load(Ordering::Relaxed) && is_working) {
                 end_by(signal);
             }
         }
     });
+}
+
+/// What the threads of this process but the calling one are at.
+#[derive(Debug, PartialEq, Eq)]
+enum Others {
+    /// One runs, or would if a processor were free.
+    Run,
+    /// One waits in the kernel for what comes by itself, a lock as a rule.
+    Stuck,
+    /// They wait for something that may never come.
+    Sleep,
+}
+
+fn others() -> Others {
+    // SAFETY: touches no memory.
+    let own = unsafe { libc::gettid() }.to_string();
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let threads = threads.filter(|thread| thread.file_name() != own.as_str());
+    let states: Vec<_> = threads
+        .filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok())
+        .filter_map(|stat| state(&stat))
+        .collect();
+    if states.contains(&'R') {
+        Others::Run
+    } else if states.contains(&'D') {
+        Others::Stuck
+    } else {
+        Others::Sleep
+    }
+}
+
+/// The state in a line of `/proc/…/stat`: behind the name, which may hold anything.
+fn state(stat: &str) -> Option<char> {
+    stat.rsplit_once(") ")?.1.chars().next()
 }
 
 /// Ends as a process that does not listen to the signal.
@@ -154,4 +198,15 @@ fn is_ignored(signal: libc::c_int) -> bool {
     // SAFETY: only reads the present action into the structure.
     let rc = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut action) };
     rc == 0 && action.sa_sigaction == libc::SIG_IGN
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_is_behind_the_name() {
+        assert_eq!(state("7 (a) R b) S 1 7 7 0"), Some('S'));
+        assert_eq!(state("7 (a"), None);
+    }
 }
