@@ -10,6 +10,9 @@ use std::net::IpAddr;
 
 use tracer_common::filter::{Filter, Portal, Prefix, terms};
 
+/// As many entrances have rules of their own.
+const PLACES: usize = 8;
+
 /// One end of the packets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct End {
@@ -83,6 +86,31 @@ impl Wanted {
                 .map(|port| u16::from_be(*port))
                 .collect(),
         }
+    }
+
+    /// As well what goes to one of these places, and back: rules see it before it is translated to
+    /// what was asked for.
+    #[must_use]
+    pub fn entering(mut self, entrances: &[Portal]) -> Self {
+        let places = entrances.iter().filter(|portal| portal.port != 0);
+        let places: BTreeSet<_> =
+            places.map(|p| (address(p.addr, portal_is_v4(p)), u16::from_be(p.port))).collect();
+        let ends: Vec<End> = if places.len() > PLACES {
+            let also = places.iter().map(|(addr, _)| *addr).collect();
+            vec![End { is_listed: true, also, ..End::default() }]
+        } else {
+            let end = |(addr, port): &(IpAddr, u16)| {
+                let len = if addr.is_ipv4() { 32 } else { 128 };
+                End { network: Some((*addr, len)), port: Some(*port), ..End::default() }
+            };
+            places.iter().map(end).collect()
+        };
+        let sources: Vec<End> = self.pairs.iter().map(|(src, _)| src.clone()).collect();
+        for end in ends {
+            let pairs = sources.iter().map(|src| (src.clone(), end.clone()));
+            self.pairs.extend(pairs);
+        }
+        self
     }
 
     /// All packets there are.
@@ -177,6 +205,33 @@ mod tests {
         assert!(wanted.ipv4 && !wanted.ipv6 && wanted.both_ways && !wanted.is_everything());
         assert_eq!(wanted.proto, Some(6));
         assert!(Wanted::of(&Filter::default(), &[]).is_everything());
+    }
+
+    #[test]
+    fn what_enters_elsewhere_is_one_of_them() {
+        let filter = Filter {
+            terms: terms::IPV4 | terms::DST,
+            dst: prefix([10, 244, 1, 2], 32),
+            ..Filter::default()
+        };
+        let portal = |host: u8, port: u16, proto| Portal {
+            addr: [u32::from_ne_bytes([10, 96, 0, host]), 0, 0, 0],
+            port: port.to_be(),
+            proto,
+            reserved: 0,
+        };
+        let wanted = Wanted::of(&filter, &[]);
+        let of = |portals: &[Portal]| wanted.clone().entering(portals).pairs.split_off(1);
+        // What stands for later fragments is no other place.
+        let to = End {
+            network: Some((IpAddr::from([10, 96, 0, 1]), 32)),
+            port: Some(80),
+            ..End::default()
+        };
+        assert_eq!(of(&[portal(1, 80, 6), portal(1, 0, 0)]), [(End::default(), to)]);
+        let many: Vec<_> = (1..=100).map(|host| portal(host, 80, 6)).collect();
+        let [(_, to)] = &of(&many)[..] else { panic!("one pair") };
+        assert!(to.is_listed && to.also.len() == 100);
     }
 
     #[test]
