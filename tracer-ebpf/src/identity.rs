@@ -77,6 +77,8 @@ pub(crate) fn observe<const DIRECT: bool, D: Copy>(
     let (l3, protocol) = skb.behind_tags(l3);
     if known.is_none() {
         let may_match = filter::wants_protocol(protocol);
+        // Of an end nobody is told as a near miss, and what comes with it costs the most.
+        let is_curious = || !rule.ends && is_curious();
         if !may_match || (filter::rejects(l3, protocol) && !is_curious()) {
             return null_mut();
         }
