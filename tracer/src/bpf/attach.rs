@@ -225,6 +225,23 @@ impl KernelSide {
         self.attached.per_netns
     }
 
+    /// Why the hooks of netfilter are not seen anywhere although they are asked for: neither has the
+    /// kernel BPF netfilter links for us nor `nf_hook_slow`.
+    #[must_use]
+    pub fn blind_to_hooks(&self) -> Option<String> {
+        let backends = self.options.backends;
+        if !(backends.nf || backends.func) || self.attached.per_netns {
+            return None;
+        }
+        let probes = self.probes();
+        let find = |name: &str| probes.iter().find(|p| p.probe == name);
+        let (links, function) = (find("nf:hooks"), find("fn:nf_hook_slow"));
+        if function.is_some_and(|p| p.by.is_some()) {
+            return None;
+        }
+        links.or(function).map(|p| p.why.clone().unwrap_or_default())
+    }
+
     /// Attaches what belongs to a namespace, unless that is done; tells whether it is done now.
     pub fn attach_netns(&mut self, netns: &Netns) -> bool {
         if let Some(clsact) = &mut self.attached.clsact {

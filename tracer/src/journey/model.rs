@@ -57,6 +57,19 @@ impl Journey {
             self.gaps.insert(at, Gap { before_hop, events: 0, why });
         }
     }
+
+    /// Takes back a hop that no probe saw.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such hop.
+    pub fn remove_hop(&mut self, at: usize) {
+        self.hops.remove(at);
+        let gaps = self.gaps.iter_mut().map(|gap| &mut gap.before_hop);
+        let places = gaps.chain(self.nat.iter_mut().map(|nat| &mut nat.hop));
+        let dropped = self.dropped.iter_mut().map(|drop| &mut drop.hop);
+        places.chain(dropped).filter(|n| **n > at).for_each(|n| *n -= 1);
+    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::event::Proto;
-use crate::journey::{GapCause, Journey};
+use crate::journey::{GapCause, Hop, Journey, Stage};
 use crate::net::Inum;
 
 /// How long a namespace that is gone is remembered: longer than any journey is waited for.
@@ -45,17 +45,24 @@ impl Coverage {
         }
     }
 
-    /// Says in a journey where hooks may be missing: once for each stay in such a namespace.
+    /// Says in a journey where hooks may be missing: once for each stay in such a namespace. That it
+    /// passed them by is not said there.
     pub(super) fn mark(&self, journey: &mut Journey) {
         // ARP passes no hook that there are probe points at.
         if journey.first.is_some_and(|first| first.tuple.proto == Proto::Arp) {
             return;
         }
+        let lack = |hop: &Hop| self.lack(hop.netns, hop.ktime_ns);
+        while let Some(at) =
+            journey.hops.iter().position(|hop| hop.stage == Stage::Flowtable && lack(hop).is_some())
+        {
+            journey.remove_hop(at);
+        }
         let mut stay = None;
         let mut lacks = Vec::new();
         for (n, hop) in journey.hops.iter().enumerate() {
             if hop.netns != 0 && stay != Some(hop.netns) {
-                lacks.extend(self.lack(hop.netns, hop.ktime_ns).map(|why| (n, why)));
+                lacks.extend(lack(hop).map(|why| (n, why)));
                 stay = Some(hop.netns);
             }
         }
@@ -67,7 +74,6 @@ impl Coverage {
 mod tests {
     use super::*;
     use crate::event::{Headers, L4, PayloadHead, Tuple};
-    use crate::journey::{Hop, Stage};
 
     fn headers() -> Headers {
         let ip = |text: &str| text.parse().unwrap();
@@ -109,5 +115,20 @@ mod tests {
         coverage.begin(2, 300);
         assert_eq!(gaps(&coverage, &[(2, 301)]), []);
         assert_eq!(gaps(&coverage, &[(2, 250)]), [(0, GapCause::LateAttach)]);
+    }
+
+    #[test]
+    fn where_hooks_are_missing_nothing_passed_them_by() {
+        let mut coverage = Coverage::default();
+        coverage.begin(1, 100);
+        let hop = |netns, stage| Hop { netns, ktime_ns: 200, ..Hop::at(stage) };
+        for (netns, stages) in
+            [(1, &[Stage::Rx, Stage::Flowtable, Stage::Queue][..]), (2, &[Stage::Rx, Stage::Queue])]
+        {
+            let hops = [Stage::Rx, Stage::Flowtable, Stage::Queue].map(|stage| hop(netns, stage));
+            let mut journey = Journey::of(headers(), hops.to_vec());
+            coverage.mark(&mut journey);
+            assert!(journey.hops.iter().map(|hop| hop.stage).eq(stages.iter().copied()));
+        }
     }
 }

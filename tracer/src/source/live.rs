@@ -11,7 +11,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use tokio::sync::mpsc;
 use tracer_common::Portal;
-use tracer_common::filter::{Filter, terms};
+use tracer_common::filter::terms;
 
 use super::coverage::Coverage;
 use super::entrances::{self, Goal};
@@ -58,6 +58,8 @@ pub struct Live {
     /// Addresses of the scope, when its entrances were looked for last.
     surrounded: Vec<IpAddr>,
     coverage: Coverage,
+    /// No probe point sees any hook.
+    is_blind: bool,
     /// Journeys begin from now on.
     is_enabled: bool,
     /// With `--rules`.
@@ -125,12 +127,8 @@ impl Live {
         filter.terms |= if entered.is_empty() { 0 } else { terms::ENTRANCES };
         let has_owner = has_owner(&config.scope);
         filter.terms |= if has_owner { terms::SURROUNDINGS } else { 0 };
-        // What enters by another address is told of by the rules as well: they see it before it is
-        // translated.
-        let beside = terms::DST | terms::HOST | terms::DPORT | terms::PORT;
-        let told = if entered.is_empty() { 0 } else { beside };
-        let told = Filter { terms: filter.terms & !told, ..filter };
-        let rules = config.rules.then(|| Rules::new(Wanted::of(&told, &portals)));
+        let wanted = Wanted::of(&filter, &portals).entering(&entered);
+        let rules = config.rules.then(|| Rules::new(wanted));
         let side = KernelSide::load(
             LoadOptions {
                 filter,
@@ -158,6 +156,7 @@ impl Live {
             entered,
             surrounded: Vec::new(),
             coverage: Coverage::default(),
+            is_blind: false,
             is_enabled: false,
             rules,
             routes: Routes::default(),
@@ -176,6 +175,12 @@ impl Live {
         live.side.enable()?;
         live.is_enabled = true;
         let names = KernelNames::of(&btf, symbols.join().unwrap_or_default());
+        if let Some(why) = live.side.blind_to_hooks() {
+            live.is_blind = true;
+            if !config.quiet {
+                app::say(&format!("no hook of netfilter is seen: {why}"));
+            }
+        }
         let notes = skipped.iter().map(|s| format!("{}: {}", s.what, s.why)).collect();
         Ok(Setup { live, names, notes })
     }
@@ -263,8 +268,12 @@ impl Live {
 
     /// Says in a journey where hooks are missing for want of probe points.
     pub fn mark_uncovered(&self, journey: &mut Journey) {
-        if self.side.has_hooks_per_netns() {
+        if self.is_blind || self.side.has_hooks_per_netns() {
+            let hops = journey.hops.len();
             self.coverage.mark(journey);
+            if journey.hops.len() < hops {
+                journey.retell(&self.state);
+            }
         }
     }
 
