@@ -113,7 +113,11 @@ fn write(case: &Case<'_>, finding: &mut Finding, is_proved: bool) {
                     Some(argv) => {
                         let proved = is_proved && is_whole;
                         let line = shown(&argv, proved);
-                        finding.remedies.push(Command { argv: owned(&argv), proved, effect });
+                        let command = Command { argv: owned(&argv), proved, effect };
+                        // Two causes may ask for the same.
+                        if !finding.remedies.iter().any(|c| c.argv == command.argv) {
+                            finding.remedies.push(command);
+                        }
                         line
                     }
                     None => Some(format!("# no command can name it; what is to be done {effect}")),

@@ -227,17 +227,20 @@ fn nobody(
     dev: &str,
     (addr, elsewhere, bare): (IpAddr, &[(Inum, u32)], &[Inum]),
 ) -> Option<Finding> {
+    if let Some(finding) = gateway_gone(case, met, netns, addr) {
+        return Some(finding);
+    }
     let node = &netns.name;
     let translated = met.walk.nat.iter().rfind(|n| n.after.dst == addr && n.before.dst != addr);
-    // Runtimes name their namespaces. One that only processes hold is as likely a sandbox that was
-    // made without a link, and a rule that leads to a pod that is gone is common; so is one that is
-    // named like none of the pods there.
+    // Runtimes name their namespaces, and each has its own way. One that only processes hold is as
+    // likely a sandbox that was made without a link, and a rule that leads to a pod that is gone is
+    // common: there the name has to tell.
     let is_pod = |n: &Inum| {
-        case.netns(*n).is_some_and(|n| !n.path.starts_with("/proc"))
-            && plug::is_like_others(case, met.obstacle.place, *n)
+        let is_named = case.netns(*n).is_some_and(|n| !n.path.starts_with("/proc"));
+        let is_like = plug::is_like_others(case, met.obstacle.place, *n);
+        is_like.unwrap_or(translated.is_none()) && (is_named || translated.is_none())
     };
-    let bare: Vec<Inum> =
-        bare.iter().copied().filter(|n| translated.is_none() || is_pod(n)).collect();
+    let bare: Vec<Inum> = bare.iter().copied().filter(is_pod).collect();
     let all = bare.len();
     let (bare, is_only) = plug::likeliest(case, met.obstacle.place, &bare);
     if let Some(pod) = bare.filter(|_| elsewhere.is_empty()) {
@@ -258,9 +261,6 @@ fn nobody(
         return Some(finding.fix(
             "# in a cluster, delete the pod: the network plugin makes the veth of its successor",
         ));
-    }
-    if let Some(finding) = gateway_gone(case, met, netns, addr) {
-        return Some(finding);
     }
     let held = elsewhere.iter().map(|(n, d)| {
         format!("{addr} is on {} of {}", case.dev_name(*n, *d), case.state.netns_name(*n))

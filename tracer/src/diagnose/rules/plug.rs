@@ -52,10 +52,29 @@ pub(super) fn likeliest(case: &Case<'_>, asker: Place, bare: &[Inum]) -> (Option
     (Some(*best), is_only)
 }
 
-/// Whether a namespace is named at all like the pods on the bridge of `asker`, if there are any.
-pub(super) fn is_like_others(case: &Case<'_>, asker: Place, bare: Inum) -> bool {
+/// Whether a namespace is named like the pods on the bridge of `asker`; `None` where those have no
+/// name in common.
+pub(super) fn is_like_others(case: &Case<'_>, asker: Place, bare: Inum) -> Option<bool> {
     let pods = pods_beside(case, asker).unwrap_or_default();
-    pods.is_empty() || likeness(case, &pods, bare) > 0
+    let kin = kin(&pods);
+    (!kin.is_empty()).then(|| case.state.netns_name(bare).starts_with(kin))
+}
+
+/// What names have in common at their beginning, up to the last separator if there is one: what
+/// follows may be alike by chance. Of a single name it is what stands before its last separator.
+fn kin(names: &[String]) -> &str {
+    let Some((first, others)) = names.split_first() else { return "" };
+    let common = others.iter().map(|other| {
+        first.char_indices().zip(other.chars()).take_while(|((_, a), b)| a == b).count()
+    });
+    let all = first.chars().count();
+    let len = common.min().unwrap_or(all);
+    let shared = first.char_indices().nth(len).map_or(first.as_str(), |(at, _)| &first[..at]);
+    match shared.rfind(|c: char| !c.is_alphanumeric()) {
+        Some(at) => &first[..=at],
+        None if others.is_empty() => "",
+        None => shared,
+    }
 }
 
 /// The names of the pods on the bridge of `asker`; `None` where that is on none.
@@ -153,4 +172,23 @@ pub(super) fn lost_address(case: &Case<'_>, pod: &Netns) -> Option<((IpAddr, u8)
 pub(super) fn default_route(case: &Case<'_>, pod: Inum, dev: &str) -> Option<Step> {
     let gateway = devices::gateway(case, pod)?;
     Some(Remedy::Route(Path::default(gateway, Some(dev))).at(pod))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::kin;
+
+    #[test]
+    fn kin_is_what_stands_before_the_last_separator() {
+        let of = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+            kin(&names).to_owned()
+        };
+        assert_eq!(of(&["cni-51a2", "cni-5c77"]), "cni-");
+        assert_eq!(of(&["cni-51a2"]), "cni-");
+        assert_eq!(of(&["pod1", "pod2"]), "pod");
+        assert_eq!(of(&["red", "blue"]), "");
+        assert_eq!(of(&["red"]), "");
+        assert_eq!(of(&[]), "");
+    }
 }

@@ -238,10 +238,15 @@ fn a_port_that_is_left_out_of_a_flood_is_told() {
 
 #[test]
 fn a_host_without_devices_has_lost_no_veth() {
-    let mut state = cluster("h: link v0 veth x1/v9\nh: del v0");
+    let mut state = cluster("x9: link v0 veth x1/v9\nx9: del v0");
     let lost = |state: &_| errors(&echo(state, "x1", "10.1.1.77")).contains(&"veth-missing");
     assert!(lost(&state));
-    state.own = inum(&state, "h");
+    // Named like nobody there it is somebody else's.
+    assert!(
+        !errors(&echo(&cluster("h: link v0 veth x1/v9\nh: del v0"), "x1", "10.1.1.77"))
+            .contains(&"veth-missing")
+    );
+    state.own = inum(&state, "x9");
     assert!(!lost(&state));
 }
 

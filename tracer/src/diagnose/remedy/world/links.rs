@@ -1,5 +1,7 @@
 //! Devices that change, come and go.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use super::super::{Link, NewLink, Port};
 use super::{World, tables};
 use crate::net::detail::PortVlan;
@@ -46,6 +48,7 @@ impl World {
         device.up = true;
         let (index, is_veth, peer) = (device.ifindex, device.kind == DeviceKind::Veth, device.link);
         let is_bridge = device.kind == DeviceKind::Bridge;
+        let is_loopback = device.kind == DeviceKind::Loopback;
         let other = peer.filter(|_| is_veth).map(|p| (p.netns.unwrap_or(at), p.ifindex));
         let is_linked = match other {
             Some((there, peer)) => self.state.device(there, peer).is_none_or(|d| d.up),
@@ -58,7 +61,18 @@ impl World {
         if is_bridge {
             self.open_ports(at, index);
         }
-        tables::reconnect(self.netns(at)?, index)
+        let netns = self.netns(at)?;
+        if is_loopback {
+            // `inetdev_event` and `init_loopback` (net/ipv4/devinet.c, net/ipv6/addrconf.c).
+            for (addr, len) in
+                [(IpAddr::from(Ipv4Addr::LOCALHOST), 8), (Ipv6Addr::LOCALHOST.into(), 128)]
+            {
+                if !netns.devices.get(&index)?.addresses.contains(&(addr, len)) {
+                    tables::add_addr(netns, dev, (addr, len))?;
+                }
+            }
+        }
+        tables::reconnect(netns, index)
     }
 
     /// A bridge that goes up lets its ports forward, as far as they have a link
