@@ -1,9 +1,12 @@
-//! A packet through every tunnel that the kernel here has: one journey, from the sender into the
-//! tunnel and out of it to the receiver.
+//! A packet through every datapath that the kernel here has, from the sender through two routers to
+//! the receiver: one journey, or several that are linked. `PKTTRACE_OUT` names a directory that is
+//! given what each came to, `datapaths.json`.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
-use pkttrace_tests::{Run, Site, Tracer, icmp};
+use pkttrace_tests::{Journey, Run, Site, Tracer, icmp};
+use serde_json::json;
 
 /// A way from router `n1` to router `n2`.
 struct Way {
@@ -12,63 +15,129 @@ struct Way {
     make: &'static str,
     /// How many tunnels the packet is in.
     tunnels: usize,
+    /// The kernel goes on with another packet: linked journeys will do.
+    is_rebuilt: bool,
+    /// Bytes that the packet carries.
+    size: u32,
 }
 
-const fn way(name: &'static str, make: &'static str) -> Way {
-    Way { name, make, tunnels: 1 }
+const fn tunnel(name: &'static str, make: &'static str) -> Way {
+    Way { name, make, tunnels: 1, is_rebuilt: false, size: 56 }
+}
+
+const fn device(name: &'static str, make: &'static str) -> Way {
+    Way { tunnels: 0, ..tunnel(name, make) }
 }
 
 const ENDS: &str = "local 192.168.7.{me} remote 192.168.7.{peer}";
 
+/// What is numbered by its sender and its receiver.
+const ESP: &str = "mode tunnel if_id 42";
+
 const WAYS: &[Way] = &[
-    way("vxlan", "ip link add t0 type vxlan id 3 dstport 8472 {ends}"),
-    way("vxlan-port", "ip link add t0 type vxlan id 3 dstport 9999 {ends}"),
-    way("geneve", "ip link add t0 type geneve id 3 remote 192.168.7.{peer}"),
-    way("ipip", "ip link add t0 type ipip {ends}"),
-    way("sit", "ip link add t0 type sit mode any {ends}"),
-    way("gre", "ip link add t0 type gre {ends}"),
-    way("gre-options", "ip link add t0 type gre key 5 csum seq {ends}"),
-    way("gretap", "ip link add t0 type gretap {ends}"),
-    way("ip6tnl", "ip link add t0 type ip6tnl mode any local fd77::{me} remote fd77::{peer}"),
-    way("ip6gre", "ip link add t0 type ip6gre local fd77::{me} remote fd77::{peer}"),
+    tunnel("vxlan", "ip link add t0 type vxlan id 3 dstport 8472 {ends}"),
+    tunnel("vxlan, another port", "ip link add t0 type vxlan id 3 dstport 9999 {ends}"),
+    tunnel("geneve", "ip link add t0 type geneve id 3 remote 192.168.7.{peer}"),
+    tunnel("ipip", "ip link add t0 type ipip {ends}"),
+    tunnel("sit", "ip link add t0 type sit mode any {ends}"),
+    tunnel("gre", "ip link add t0 type gre {ends}"),
+    tunnel("gre, key, checksum, sequence", "ip link add t0 type gre key 5 csum seq {ends}"),
+    tunnel("gretap", "ip link add t0 type gretap {ends}"),
+    tunnel("ip6tnl", "ip link add t0 type ip6tnl mode any local fd77::{me} remote fd77::{peer}"),
+    tunnel("ip6gre", "ip link add t0 type ip6gre local fd77::{me} remote fd77::{peer}"),
     Way {
-        name: "vxlan-in-vxlan",
-        make: "ip link add t1 type vxlan id 4 dstport 4789 {ends} && ip link set t1 up && \
-               ip addr add 192.168.8.{me}/24 dev t1 && \
-               ip link add t0 type vxlan id 3 dstport 8472 local 192.168.8.{me} \
-               remote 192.168.8.{peer}",
         tunnels: 2,
+        ..tunnel(
+            "vxlan in vxlan",
+            "ip link add t1 type vxlan id 4 dstport 4789 {ends} && ip link set t1 up && \
+             ip addr add 192.168.8.{me}/24 dev t1 && \
+             ip link add t0 type vxlan id 3 dstport 8472 local 192.168.8.{me} \
+             remote 192.168.8.{peer}",
+        )
     },
     Way {
-        name: "ipip-in-vxlan",
-        make: "ip link add t1 type vxlan id 4 dstport 4789 {ends} && ip link set t1 up && \
-               ip addr add 192.168.8.{me}/24 dev t1 && \
-               ip link add t0 type ipip local 192.168.8.{me} remote 192.168.8.{peer}",
         tunnels: 2,
+        ..tunnel(
+            "ipip in vxlan",
+            "ip link add t1 type vxlan id 4 dstport 4789 {ends} && ip link set t1 up && \
+             ip addr add 192.168.8.{me}/24 dev t1 && \
+             ip link add t0 type ipip local 192.168.8.{me} remote 192.168.8.{peer}",
+        )
     },
-    // The tags are in the frame.
+    device("vlan", "ip link add link eth0 name t0 type vlan id 5"),
+    device(
+        "vlan, tag in the frame",
+        "ip link add link eth0 name t0 type vlan id 5 reorder_hdr off",
+    ),
+    device(
+        "qinq",
+        "ip link add link eth0 name t1 type vlan id 5 && ip link set t1 up && \
+         ip link add link t1 name t0 type vlan id 7",
+    ),
+    device("macvlan", "ip link add link eth0 name t0 type macvlan"),
+    device("ipvlan, l2", "ip link add link eth0 name t0 type ipvlan mode l2"),
+    device("ipvlan, l3", "ip link add link eth0 name t0 type ipvlan mode l3"),
+    device(
+        "bond",
+        "ip link add t0 type bond mode active-backup && ip link set eth1 down && \
+         ip link set eth1 master t0",
+    ),
+    device(
+        "bridge",
+        "ip link add t0 type bridge && ip link set eth1 up && ip link set eth1 master t0",
+    ),
+    device(
+        "netkit",
+        "[ {me} = 2 ] || ip link add t0 type netkit mode l2 peer name t0 netns {other}",
+    ),
     Way {
-        name: "vlan",
-        make: "ip link add link eth0 name t0 type vlan id 5 reorder_hdr off",
-        tunnels: 0,
+        is_rebuilt: true,
+        size: 3000,
+        ..device("fragments", "ip link add link eth0 name t0 type macvlan")
     },
     Way {
-        name: "qinq",
-        make: "ip link add link eth0 name t1 type vlan id 5 && ip link set t1 up && \
-               ip link add link t1 name t0 type vlan id 7",
-        tunnels: 0,
+        is_rebuilt: true,
+        size: 3000,
+        ..tunnel("fragments in vxlan", "ip link add t0 type vxlan id 3 dstport 8472 {ends}")
     },
-    Way { name: "macvlan", make: "ip link add link eth0 name t0 type macvlan", tunnels: 0 },
+    Way {
+        is_rebuilt: true,
+        ..device(
+            "wireguard",
+            "ip link add t0 type wireguard && umask 77 && d=/tmp/{site} && mkdir -p $d && \
+             for n in 1 2; do [ -e $d/$n ] || wg genkey > $d/$n; done && \
+             wg set t0 listen-port 51820 private-key $d/{me} peer $(wg pubkey < $d/{peer}) \
+             allowed-ips 0.0.0.0/0 endpoint 192.168.7.{peer}:51820",
+        )
+    },
+    Way {
+        is_rebuilt: true,
+        ..device(
+            "ipsec",
+            "ip link add t0 type xfrm dev eth0 if_id 42 && \
+             for way in '{me} {peer} out' '{peer} {me} in'; do set -- $way; \
+             ip xfrm state add src 192.168.7.$1 dst 192.168.7.$2 proto esp spi $1 reqid 1 {esp} \
+             auth 'hmac(sha256)' 0x00112233445566778899aabbccddeeff enc 'ecb(cipher_null)' '' && \
+             ip xfrm policy add dir $3 tmpl src 192.168.7.$1 dst 192.168.7.$2 proto esp reqid 1 \
+             mode tunnel if_id 42 || exit 1; done && \
+             ip xfrm policy add dir fwd tmpl src 192.168.7.{peer} dst 192.168.7.{me} proto esp \
+             reqid 1 mode tunnel if_id 42",
+        )
+    },
 ];
 
-/// `a` behind router `n1`, `b` behind router `n2`, the routers on one wire.
+/// `a` behind router `n1`, `b` behind router `n2`, the routers on two wires.
 fn routers() -> Site {
     let site = Site::new(&["a", "n1", "n2", "b"]);
     site.wire(("a", "eth0", "10.1.0.2/24"), ("n1", "va", "10.1.0.1/24"));
     site.wire(("b", "eth0", "10.2.0.2/24"), ("n2", "vb", "10.2.0.1/24"));
     site.wire(("n1", "eth0", "192.168.7.1/24"), ("n2", "eth0", "192.168.7.2/24"));
+    site.wire(("n1", "eth1", "192.168.9.1/24"), ("n2", "eth1", "192.168.9.2/24"));
     site.exec("a", "ip route add default via 10.1.0.1");
     site.exec("b", "ip route add default via 10.2.0.1");
+    for n in 0..WAYS.len() {
+        site.exec("b", &format!("ip addr add {}/24 dev eth0", address(n)));
+    }
     for (n, router) in [(1, "n1"), (2, "n2")] {
         site.exec(
             router,
@@ -81,80 +150,145 @@ fn routers() -> Site {
     site
 }
 
+/// The receiver's address for a way: one trace sees them all.
+fn address(way: usize) -> String {
+    format!("10.2.0.{}", 128 + way)
+}
+
 impl Way {
-    /// Leads the way of both routers through it; false where the kernel has no such device.
-    fn open(&self, site: &Site) -> bool {
+    /// Leads the way of both routers through it; what the kernel here says where it cannot.
+    fn open(&self, site: &Site) -> Result<(), String> {
         for (me, peer) in [(1, 2), (2, 1)] {
             let fill = |text: &str| {
                 text.replace("{ends}", ENDS)
+                    .replace("{esp}", ESP)
                     .replace("{me}", &me.to_string())
                     .replace("{peer}", &peer.to_string())
+                    .replace("{other}", &site.netns(&format!("n{peer}")))
+                    .replace("{site}", &site.netns("keys"))
             };
-            let (host, made) = (format!("n{me}"), fill(self.make));
-            if !site.attempt(&host, &made).ok {
+            let host = format!("n{me}");
+            let made = site.attempt(&host, &fill(self.make));
+            if !made.ok {
                 self.close(site);
-                return false;
+                return Err(made.stderr.trim().to_owned());
             }
-            let route = "ip addr add 10.77.0.{me}/24 dev t0 && ip link set t0 up && \
-                         ip route replace 10.{peer}.0.0/24 via 10.77.0.{peer}";
-            site.exec(&host, &fill(route));
+        }
+        for (me, peer) in [(1, 2), (2, 1)] {
+            let route = format!(
+                "ip addr add 10.77.0.{me}/24 dev t0 && ip link set t0 up && \
+                 ip route replace 10.{peer}.0.0/24 via 10.77.0.{peer} dev t0"
+            );
+            site.exec(&format!("n{me}"), &route);
         }
         site.until("a", "ping -n -c1 -W5 10.2.0.2");
-        true
+        Ok(())
     }
 
     fn close(&self, site: &Site) {
         for host in ["n1", "n2"] {
-            site.attempt(host, "ip link del t0; ip link del t1");
+            site.attempt(
+                host,
+                "ip link del t0; ip link del t1; ip xfrm state flush; ip xfrm policy flush; \
+                 ip link set eth1 up",
+            );
         }
+        let _ = std::fs::remove_dir_all(Path::new("/tmp").join(site.netns("keys")));
     }
 
-    /// What is wrong with the request's journey, empty if nothing is.
-    fn judge(&self, run: &Run) -> String {
-        let mut wrong = String::new();
-        let requests = run.all(&icmp(8));
-        let [request] = requests[..] else {
-            return format!("{} journeys\n{}", requests.len(), run.listing());
+    /// What became of the request.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with that.
+    fn judge(&self, run: &Run, to: &str) -> Result<String, String> {
+        let all = run.all(&icmp(8).to(to));
+        let seen = || all.iter().map(ToString::to_string).collect::<String>();
+        let arrived: Vec<_> =
+            all.iter().filter(|j| j.fate() == "delivered" && j.end() == "b").collect();
+        // Fragments arrive, and what is put together from them: that is who arrives.
+        let whole = arrived.iter().copied().filter(|j| j.json["parent"]["kind"] == "reassembly");
+        let whole: Vec<_> = whole.collect();
+        let [last] = (if whole.is_empty() { arrived } else { whole })[..] else {
+            return Err(format!("not one journey arrives\n{}", seen()));
         };
-        if request.fate() != "delivered" || request.end() != "b" {
-            let _ = write!(wrong, "{} at {}; ", request.fate(), request.end());
+        let (first, links) = lineage(run, last)?;
+        if first.start() != "a" {
+            return Err(format!("begins in {}\n{}", first.start(), seen()));
         }
-        if request.json["complete"] != true {
-            wrong.push_str("not complete; ");
+        if !links.is_empty() {
+            return match self.is_rebuilt {
+                true => Ok(format!("linked: {}", links.join(", "))),
+                false => Err(format!("not one journey but {links:?}\n{}", seen())),
+            };
         }
         for (router, stage) in [("n1", "encap"), ("n2", "decap")] {
-            let seen = request.hops_at(&format!("{router}/{stage}")).len();
+            let seen = last.hops_at(&format!("{router}/{stage}")).len();
             if seen != self.tunnels {
-                let _ = write!(wrong, "{seen} {stage} hops in {router}; ");
+                return Err(format!("{seen} {stage} hops in {router}\n{last}"));
             }
         }
-        if wrong.is_empty() { wrong } else { format!("{wrong}\n{request}") }
+        if all.len() == 1 { Ok("whole".to_owned()) } else { Err(format!("more\n{}", seen())) }
+    }
+}
+
+/// The journey that a packet set out in, and how those between are linked, the last one first.
+fn lineage<'a>(run: &'a Run, last: &'a Journey) -> Result<(&'a Journey, Vec<String>), String> {
+    let mut links = Vec::new();
+    let mut at = last;
+    loop {
+        if at.json["complete"] != true {
+            return Err(format!("not complete: {}\n{at}", at.json["gaps"]));
+        }
+        let parent = &at.json["parent"];
+        let Some(id) = parent["id"].as_str() else { return Ok((at, links)) };
+        let found = run.journeys.iter().find(|j| j.id() == id);
+        at = found.ok_or(format!("no journey {id}, which is the parent of\n{at}"))?;
+        links.push(parent["kind"].as_str().unwrap_or_default().to_owned());
+        if links.len() > run.journeys.len() {
+            return Err(format!("a circle of journeys at\n{at}"));
+        }
     }
 }
 
 #[test]
-fn a_packet_is_one_journey_through_every_tunnel() {
+fn a_packet_is_one_journey_or_linked_ones_on_every_datapath() {
     let site = routers();
-    let mut failures = String::new();
-    let mut tried = 0;
-    for way in WAYS {
-        if !way.open(&site) {
-            eprintln!("{}: not in this kernel", way.name);
+    let options = ["--dst", "10.2.0.128/25", "--proto", "icmp", "--no-replies"];
+    let tracer = Tracer::start(&site, &options);
+    let mut absent = Vec::new();
+    for (n, way) in WAYS.iter().enumerate() {
+        if let Err(why) = way.open(&site) {
+            eprintln!("{}: not here: {why}", way.name);
+            absent.push(n);
             continue;
         }
-        let tracer =
-            Tracer::start(&site, &["--dst", "10.2.0.2", "--proto", "icmp", "--no-replies"]);
-        site.exec("a", "ping -n -c1 -W5 10.2.0.2");
-        let run = tracer.finish();
+        site.exec("a", &format!("ping -n -c1 -W5 -s {} {}", way.size, address(n)));
         way.close(&site);
-        let wrong = way.judge(&run);
-        eprintln!("{}: {}", way.name, if wrong.is_empty() { "whole" } else { &wrong });
-        if !wrong.is_empty() {
-            let _ = writeln!(failures, "{}: {wrong}", way.name);
-        }
-        tried += 1;
     }
-    // VXLAN and macvlan are in every kernel that these tests are for.
-    assert!(tried >= 4, "only {tried} of {} datapaths could be made", WAYS.len());
+    let run = tracer.finish();
+    let mut failures = String::new();
+    let mut rows = Vec::new();
+    for (n, way) in WAYS.iter().enumerate() {
+        let is = if absent.contains(&n) {
+            "–".to_owned()
+        } else {
+            way.judge(&run, &address(n)).unwrap_or_else(|wrong| {
+                let _ = writeln!(failures, "{}: {wrong}", way.name);
+                "wrong".to_owned()
+            })
+        };
+        eprintln!("{}: {is}", way.name);
+        rows.push(json!({ "datapath": way.name, "is": is }));
+    }
+    if let Some(out) = std::env::var_os("PKTTRACE_OUT") {
+        let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let report = json!({ "kernel": kernel.trim(), "datapaths": rows });
+        let path = Path::new(&out).join("datapaths.json");
+        std::fs::write(path, format!("{report:#}\n")).expect("PKTTRACE_OUT is a directory");
+    }
+    // VXLAN, VLANs and macvlan are in every kernel that these tests are for.
+    let tried = WAYS.len() - absent.len();
+    assert!(tried >= 6, "only {tried} of {} datapaths could be made", WAYS.len());
     assert!(failures.is_empty(), "{failures}");
 }
