@@ -13,7 +13,7 @@ pub(super) fn explain(error: Error) -> Error {
         By hand, with an administrator's help where needed:\n\
         \x20 1. apt-get install gcc libc6-dev iproute2 iptables nftables conntrack ipset \
         iputils-ping ethtool tcpdump curl bpftool procps docker.io \
-        containernetworking-plugins busybox-static\n\
+        containernetworking-plugins busybox-static wireguard-tools\n\
         \x20 2. an eBPF compiler: `rustup toolchain install nightly --component rust-src`, or \
         `apt-get install rustc-web rust-web-src cargo-web`\n\
         \x20 3. bpf-linker {version} in PATH, from https://github.com/aya-rs/bpf-linker/releases \

@@ -33,6 +33,7 @@ const TOOLS: &[Need] = &[
     need("ping", "iputils-ping", "makes ICMP traffic in labs"),
     need("sysctl", "procps", "switches forwarding in labs"),
     need("tcpdump", "tcpdump", "reads back the captures that tests write"),
+    need("wg", "wireguard-tools", "sets up encrypted tunnels in tests"),
 ];
 
 /// What brings no program of its own, known by a file.

@@ -67,26 +67,30 @@ pub(super) fn run(layout: &Layout, options: Options) -> Result<Tally> {
         let share = plan.get(outcome.series).context("a kernel of the plan")?;
         tally.add(count(outcome, share)?);
     }
-    matrix(layout, &outcomes)?;
+    tables(layout, &outcomes)?;
     for outcome in &outcomes {
         costs::print(&outcome.out)?;
     }
     Ok(tally)
 }
 
-/// One column per guest, and this machine's where it is of another kind.
-fn matrix(layout: &Layout, outcomes: &[Outcome]) -> Result<()> {
-    let mut columns = Vec::new();
-    for outcome in outcomes {
-        let Some(column) = Column::read(&outcome.out)? else {
-            sh::note(format!("kernel {} left no probe matrix", outcome.series));
-            return Ok(());
-        };
-        columns.push(column);
+/// One column per guest, and this machine's where its kernel is of another kind.
+fn tables(layout: &Layout, outcomes: &[Outcome]) -> Result<()> {
+    let host = Column::read(&layout.test_out(), &matrix::PROBES)?;
+    let is_other = host.is_some_and(|host| host.has_no_functions());
+    for table in [matrix::PROBES, matrix::DATAPATHS] {
+        let columns = outcomes.iter().map(|outcome| Column::read(&outcome.out, &table));
+        let mut columns: Vec<_> = columns.collect::<Result<_>>()?;
+        if is_other {
+            let host = Column::read(&layout.test_out(), &table)?;
+            columns.push(host.map(Column::without_functions));
+        }
+        match columns.into_iter().collect::<Option<Vec<_>>>() {
+            Some(columns) => matrix::update(&layout.root.join(table.doc), &table, &columns)?,
+            None => sh::note(format!("{} stays: a kernel left nothing for it", table.doc)),
+        }
     }
-    let host = Column::read(&layout.test_out())?;
-    columns.extend(host.and_then(Column::without_functions));
-    matrix::update(&layout.root.join("docs/kernel-support.md"), &columns)
+    Ok(())
 }
 
 /// The suites that some kernel runs, each with its name in a guest.

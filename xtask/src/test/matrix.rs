@@ -1,8 +1,9 @@
-//! `docs/kernel-support.md`: which probe point attaches to which kernel, and by what.
+//! Tables with a column for each kernel, written into `docs`: which probe point attaches by what
+//! (`kernel-support.md`), and what becomes of a packet on each datapath (`datapaths.md`).
 //!
-//! Suite `probes` writes what it found; this makes one table of it. That a point which attaches is
-//! also hit is the suite's own assertion. A table that differs from the committed one is written
-//! in its place and told, which is no failure: the kernels' point releases move.
+//! Suites `probes` and `datapaths` write what they found; this makes tables of it. What is wrong
+//! there fails in the suite. A table that differs from the committed one is written in its place
+//! and told, which is no failure: the kernels' point releases move.
 
 use std::fs;
 use std::path::Path;
@@ -12,19 +13,56 @@ use serde_json::Value;
 
 use crate::sh;
 
-const HEAD: &str = "# Probe points by kernel
+/// What is in a table.
+pub(super) struct Table {
+    /// Where a suite leaves it.
+    found: &'static str,
+    /// Its file in `docs`.
+    pub(super) doc: &'static str,
+    head: &'static str,
+    /// The list in what a suite leaves, and the member that names a row.
+    rows: (&'static str, &'static str),
+    cell: fn(&Value) -> String,
+}
+
+pub(super) const PROBES: Table = Table {
+    found: "probes.json",
+    doc: "docs/kernel-support.md",
+    head: "# Probe points by kernel
 
 Written by `cargo xtask test` from what its suite `probes` finds under each kernel. A cell says how
 the point is attached, or why it is not. *quiet*: attached, and nothing in the lab's traffic comes
 by it. A point that is attached and not hit although it should be fails the suite.
 
-";
+",
+    rows: ("probes", "probe"),
+    cell: probe,
+};
+
+pub(super) const DATAPATHS: Table = Table {
+    found: "datapaths.json",
+    doc: "docs/datapaths.md",
+    head: "# Datapaths by kernel
+
+Written by `cargo xtask test` from what its suite `datapaths` finds under each kernel: one packet on
+each way, through two routers. *whole*: one journey from the socket to the socket. *linked*: the
+kernel goes on with another packet, and journeys name each other; by which kinds of `parent`, the
+last one first. –: the kernel, or this machine's tools, cannot make it. Every journey is complete;
+one that lacks something, or says what is not so, fails the suite.
+
+",
+    rows: ("datapaths", "datapath"),
+    cell: datapath,
+};
 
 /// One kernel's findings.
 #[derive(Debug)]
 pub(super) struct Column {
     title: String,
-    probes: Vec<Value>,
+    /// A row's name and its cell.
+    cells: Vec<(String, String)>,
+    /// No function can be probed.
+    has_no_functions: bool,
 }
 
 impl Column {
@@ -33,24 +71,38 @@ impl Column {
     /// # Errors
     ///
     /// When the file is not what the suite writes.
-    pub(super) fn read(dir: &Path) -> Result<Option<Self>> {
-        let path = dir.join("probes.json");
+    pub(super) fn read(dir: &Path, table: &Table) -> Result<Option<Self>> {
+        let path = dir.join(table.found);
         let Ok(text) = fs::read_to_string(&path) else { return Ok(None) };
         let report: Value =
             serde_json::from_str(&text).with_context(|| path.display().to_string())?;
-        let title = report["kernel"].as_str().unwrap_or("?").to_owned();
-        let probes = report["probes"].as_array().cloned().unwrap_or_default();
-        Ok(Some(Self { title, probes }))
+        Ok(Some(Self::of(&report, table)))
     }
 
-    /// This machine's, if its kernel allows no function probes: guests' kernels all do.
-    pub(super) fn without_functions(self) -> Option<Self> {
-        let mut functions =
-            self.probes.iter().filter(|p| name(p).starts_with("fn:")).map(|p| &p["by"]);
-        // Such kernels are built for one machine: only the series means something elsewhere.
+    fn of(report: &Value, table: &Table) -> Self {
+        let (list, name) = table.rows;
+        let rows = report[list].as_array().map_or(&[][..], Vec::as_slice);
+        let name = |row: &Value| row[name].as_str().unwrap_or_default().to_owned();
+        let mut functions = rows.iter().filter(|row| name(row).starts_with("fn:")).peekable();
+        Self {
+            title: report["kernel"].as_str().unwrap_or("?").to_owned(),
+            cells: rows.iter().map(|row| (name(row), (table.cell)(row))).collect(),
+            has_no_functions: functions.peek().is_some()
+                && functions.all(|row| row["by"].is_null()),
+        }
+    }
+
+    /// Whether no function can be probed there.
+    pub(super) fn has_no_functions(&self) -> bool {
+        self.has_no_functions
+    }
+
+    /// Of this machine, whose kernel allows no function probes: guests' kernels all do. Such kernels
+    /// are built for one machine: only the series means something elsewhere.
+    pub(super) fn without_functions(self) -> Self {
         let series: Vec<_> = self.title.splitn(3, '.').take(2).collect();
         let title = format!("{}, function probes refused", series.join("."));
-        functions.all(Value::is_null).then_some(Self { title, ..self })
+        Self { title, ..self }
     }
 }
 
@@ -59,8 +111,8 @@ impl Column {
 /// # Errors
 ///
 /// When it cannot be written.
-pub(super) fn update(path: &Path, columns: &[Column]) -> Result<()> {
-    let now = format!("{HEAD}{}", table(columns));
+pub(super) fn update(path: &Path, table: &Table, columns: &[Column]) -> Result<()> {
+    let now = format!("{}{}", table.head, text(table, columns));
     let before = fs::read_to_string(path).unwrap_or_default();
     let is_old = |line: &&str| !before.lines().any(|old| old == *line);
     for line in now.lines().filter(is_old) {
@@ -72,31 +124,32 @@ pub(super) fn update(path: &Path, columns: &[Column]) -> Result<()> {
     Ok(())
 }
 
-fn table(columns: &[Column]) -> String {
+fn text(table: &Table, columns: &[Column]) -> String {
     let titles: Vec<_> = columns.iter().map(|column| column.title.as_str()).collect();
-    let mut text = format!("| probe point | {} |\n", titles.join(" | "));
+    let what = if table.rows.1 == "probe" { "probe point" } else { table.rows.1 };
+    let mut text = format!("| {what} | {} |\n", titles.join(" | "));
     text += &format!("|---|{}\n", "---|".repeat(columns.len()));
-    for row in columns.first().map(|column| &column.probes).into_iter().flatten() {
+    for (row, _) in columns.first().map(|column| &column.cells).into_iter().flatten() {
         let cells = columns.iter().map(|column| {
-            let found = column.probes.iter().find(|p| name(p) == name(row));
-            found.map_or_else(|| "–".to_owned(), cell)
+            let found = column.cells.iter().find(|(name, _)| name == row);
+            found.map_or("–", |(_, cell)| cell.as_str())
         });
         let cells: Vec<_> = cells.collect();
-        text += &format!("| `{}` | {} |\n", name(row), cells.join(" | "));
+        text += &format!("| `{row}` | {} |\n", cells.join(" | "));
     }
     text
 }
 
-fn name(probe: &Value) -> &str {
-    probe["probe"].as_str().unwrap_or_default()
-}
-
-fn cell(probe: &Value) -> String {
+fn probe(probe: &Value) -> String {
     match (probe["by"].as_str(), probe["why"].as_str(), probe["hits"].as_u64()) {
         (Some(by), _, Some(0)) => format!("{by}, *quiet*"),
         (Some(by), ..) => by.to_owned(),
         (None, why, _) => format!("– {}", why.unwrap_or("not needed here")),
     }
+}
+
+fn datapath(row: &Value) -> String {
+    row["is"].as_str().unwrap_or("–").to_owned()
 }
 
 #[cfg(test)]
@@ -105,7 +158,7 @@ mod tests {
 
     fn column(title: &str, by: &Value, hits: u64) -> Column {
         let probe = serde_json::json!({"probe": "fn:f", "by": by, "why": "no", "hits": hits});
-        Column { title: title.to_owned(), probes: vec![probe] }
+        Column::of(&serde_json::json!({"kernel": title, "probes": [probe]}), &PROBES)
     }
 
     #[test]
@@ -116,13 +169,27 @@ mod tests {
             column("c", &Value::Null, 0),
         ];
         let row = "| `fn:f` | kprobe | kprobe, *quiet* | – no |";
-        assert_eq!(table(&columns).lines().nth(2), Some(row));
+        assert_eq!(text(&PROBES, &columns).lines().nth(2), Some(row));
     }
 
     #[test]
     fn only_a_kernel_without_functions_has_a_column_of_its_own() {
-        assert!(column("a", &"kprobe".into(), 1).without_functions().is_none());
-        let without = column("6.18.44-a.b", &Value::Null, 0).without_functions();
-        assert_eq!(without.map(|c| c.title).as_deref(), Some("6.18, function probes refused"));
+        assert!(!column("a", &"kprobe".into(), 1).has_no_functions());
+        let without = column("6.18.44-a.b", &Value::Null, 0);
+        assert!(without.has_no_functions());
+        assert_eq!(without.without_functions().title, "6.18, function probes refused");
+    }
+
+    #[test]
+    fn a_datapath_is_what_the_suite_says() {
+        let rows = serde_json::json!([
+            {"datapath": "vxlan", "is": "whole"},
+            {"datapath": "fragments", "is": "linked: reassembly"},
+        ]);
+        let report = serde_json::json!({"kernel": "6.12.1", "datapaths": rows});
+        let text = text(&DATAPATHS, &[Column::of(&report, &DATAPATHS)]);
+        let expected = "| datapath | 6.12.1 |\n|---|---|\n| `vxlan` | whole |\n\
+                        | `fragments` | linked: reassembly |\n";
+        assert_eq!(text, expected);
     }
 }

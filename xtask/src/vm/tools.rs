@@ -29,6 +29,7 @@ const TOOLS: &[&str] = &[
     "unshare",
     "sysctl",
     "ipvsadm",
+    "wg",
     // rules
     "nft",
     "ipset",
