@@ -19,7 +19,14 @@ pub(super) const CHECK: Check = Check {
         (
             "slow-receive-buffer",
             "A receiver offers what its buffer has room for: one that may not grow to rate times \
-             round trip limits the connection, though the application reads all that comes.",
+             round trip (the third number of net.ipv4.tcp_rmem) limits the connection, though the \
+             application reads all that comes.",
+        ),
+        (
+            "slow-send-buffer",
+            "What is sent is kept until it is acknowledged, a round trip later: a send buffer that \
+             may not grow to rate times round trip (the third number of net.ipv4.tcp_wmem) limits \
+             the connection.",
         ),
         (
             "slow-reader",
@@ -53,7 +60,8 @@ fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
         .map(|(netns, now, before)| End { evidence, netns: *netns, now, before: before.as_ref() })
         .collect();
     // Several connections of a flow tell the same: the first one that does is enough.
-    let kinds: [fn(&End<'_>) -> Option<Finding>; 4] = [unscaled, unread, reordered, far];
+    let kinds: [fn(&End<'_>) -> Option<Finding>; 6] =
+        [unscaled, small_receive_buffer, small_send_buffer, unread, reordered, far];
     kinds.into_iter().filter_map(|kind| ends.iter().find_map(kind)).collect()
 }
 
@@ -141,6 +149,87 @@ fn refuser(end: &End<'_>) -> (Inum, bool) {
     let ends = [end.netns].into_iter().chain(end.evidence.namespaces());
     let found = ends.into_iter().find(is_off);
     (found.unwrap_or(end.netns), found.is_some())
+}
+
+/// The kernel's usual limits of `tcp_rmem` and `tcp_wmem`: what is below was set.
+const USUAL_RMEM: u64 = 6_291_456;
+const USUAL_WMEM: u64 = 4_194_304;
+/// Shorter round trips need no large buffers.
+const LONG: Duration = Duration::from_millis(2);
+
+/// The reader keeps up, and as much comes in a round trip as its buffer has room for.
+fn small_receive_buffer(end: &End<'_>) -> Option<Finding> {
+    const PATH: &str = "ipv4/tcp_rmem";
+    let received = end.grown(|c| c.received);
+    let (limits, most) = limits(end, PATH, USUAL_RMEM)?;
+    let rtt = end.now.rtt.max(end.now.min_rtt);
+    let unread = end.evidence.history(end.netns, end.now).iter().map(|c| c.unread).max();
+    let buffer = u64::from(end.now.receive_buffer);
+    let a_window = end.rate(received) as f64 * rtt.as_secs_f64();
+    let is_it = received > SOME
+        && rtt >= LONG
+        && unread.is_none_or(|n| u64::from(n) < buffer / 2)
+        // About half of the buffer is the kernel's own.
+        && buffer <= most
+        && a_window > buffer as f64 * 0.2;
+    is_it.then(|| {
+        let title = format!("The receive buffer holds no more than {most} bytes");
+        let finding = end.finding("slow-receive-buffer", title);
+        let finding = a_buffer(finding, end, (rtt, a_window), "received");
+        grown(finding, end, (PATH, limits), USUAL_RMEM)
+    })
+}
+
+/// The sender waits for room in its own buffer.
+fn small_send_buffer(end: &End<'_>) -> Option<Finding> {
+    const PATH: &str = "ipv4/tcp_wmem";
+    let (sent, busy) = (end.grown(|c| c.acked), end.grown(|c| c.busy_us));
+    let (limits, most) = limits(end, PATH, USUAL_WMEM)?;
+    let waited = end.grown(|c| c.buffer_limited_us);
+    let rtt = end.now.rtt.max(end.now.min_rtt);
+    let is_it = sent > SOME && rtt >= LONG && busy > 0 && waited * 10 > busy * 3;
+    is_it.then(|| {
+        let title = format!("The send buffer holds no more than {most} bytes");
+        let finding = end.finding("slow-send-buffer", title).fact(format!(
+            "{}: the send buffer was the limit for {} % of the time",
+            end.what(),
+            waited * 100 / busy
+        ));
+        let a_window = end.rate(sent) as f64 * rtt.as_secs_f64();
+        let finding = a_buffer(finding, end, (rtt, a_window), "sent");
+        grown(finding, end, (PATH, limits), USUAL_WMEM)
+    })
+}
+
+/// The three numbers of a buffer's setting, and the last, where that is less than usual.
+fn limits<'a>(end: &'a End<'_>, path: &str, usual: u64) -> Option<(&'a str, u64)> {
+    let text = end.evidence.sysctl(end.netns, path)?.trim();
+    let most = text.split_whitespace().nth(2)?.parse().ok()?;
+    (most < usual).then_some((text, most))
+}
+
+fn a_buffer(
+    finding: Finding,
+    end: &End<'_>,
+    (rtt, a_window): (Duration, f64),
+    what: &str,
+) -> Finding {
+    finding.fact(format!(
+        "{}: {:.0} kB {what} in each round trip of {}",
+        end.what(),
+        a_window / 1e3,
+        human(rtt)
+    ))
+}
+
+/// With the setting as it usually is.
+fn grown(finding: Finding, end: &End<'_>, (path, limits): (&str, &str), usual: u64) -> Finding {
+    let Some(netns) = end.evidence.netns(end.netns) else { return finding };
+    let numbers: Vec<&str> = limits.split_whitespace().collect();
+    let should_be = format!("{} {} {usual}", numbers[0], numbers[1]);
+    finding
+        .wrong_sysctl(netns, path, &numbers.join(" "), &should_be)
+        .fix("connections that exist may grow then, too; those with SO_RCVBUF or SO_SNDBUF may not")
 }
 
 /// The receiver does not read: not the network's fault.

@@ -88,6 +88,9 @@ fn connection() -> Connection {
         unread: 0,
         receive_buffer: 131_072,
         unsent: 0,
+        cookie: 1,
+        is_app_limited: false,
+        segments_in: 0,
         scales_window: true,
         mss: 1448,
         path_mtu: 1500,
@@ -132,6 +135,39 @@ fn sixty_four_kilobytes_a_round_trip_are_a_window_without_scaling() {
     assert!(found[0].fix[0].contains("net.ipv4.tcp_window_scaling=1"), "{:?}", found[0].fix);
     // The same with an application that does not read: that is what limits it.
     seen.moments = moments([connection(), Connection { unread: 90_000, ..later }]);
+    assert_eq!(ids(&seen, Severity::Error), Vec::<&str>::new());
+}
+
+#[test]
+fn a_buffer_that_may_not_grow_is_named_while_it_is_the_limit() {
+    let setting = |path: &str, value: &str| [(path.to_owned(), value.to_owned())].into();
+    let sysctls = setting("ipv4/tcp_rmem", "4096\t65536\t65536");
+    let small = state(Detail { sysctls, ..Detail::default() });
+    let journeys = [journey()];
+    let receiver = Connection { receive_buffer: 65_536, ..connection() };
+    let mut seen = evidence(&small, &journeys);
+    seen.moments =
+        moments([receiver.clone(), Connection { received: 1_600_000, ..receiver.clone() }]);
+    let found = conclude(&seen).findings;
+    assert_eq!(found[0].id, "slow-receive-buffer");
+    let fix = &found[0].fix[0];
+    assert!(fix.contains("net.ipv4.tcp_rmem") && fix.contains("4096 65536 6291456"), "{fix}");
+    // It has room left: the application, or the sender, has no more.
+    seen.moments = moments([receiver.clone(), Connection { received: 300_000, ..receiver }]);
+    assert_eq!(ids(&seen, Severity::Error), Vec::<&str>::new());
+
+    let sysctls = setting("ipv4/tcp_wmem", "4096 16384 65536");
+    let small = state(Detail { sysctls, ..Detail::default() });
+    let mut seen = evidence(&small, &journeys);
+    let waits = Connection {
+        acked: 3_000_000,
+        busy_us: 4_000_000,
+        buffer_limited_us: 3_000_000,
+        ..connection()
+    };
+    seen.moments = moments([connection(), waits.clone()]);
+    assert_eq!(ids(&seen, Severity::Error), ["slow-send-buffer"]);
+    seen.moments = moments([connection(), Connection { buffer_limited_us: 100, ..waits }]);
     assert_eq!(ids(&seen, Severity::Error), Vec::<&str>::new());
 }
 

@@ -17,7 +17,6 @@ pub(super) mod routes;
 pub(super) mod sockets;
 mod sysctls;
 mod tc;
-pub mod tcp;
 mod vlans;
 pub(super) mod wire;
 

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::wire::{Netlink, addr_of, attributes_after, be16_at, u8_at, u32_at};
+use super::wire::{Answer, Netlink, addr_of, attributes_after, be16_at, u8_at, u32_at};
 use crate::net::detail::Socket;
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
@@ -34,7 +35,8 @@ pub(in crate::net) fn sockets(
     let mut sockets = Vec::new();
     for (proto, states) in KINDS {
         for family in [libc::AF_INET, libc::AF_INET6] {
-            match netlink.dump(SOCK_DIAG_BY_FAMILY, &request(family, proto, states)) {
+            let memory = &[INET_DIAG_SKMEMINFO];
+            match dump(netlink, (family, proto), states, memory) {
                 Ok(answer) => sockets.extend(
                     answer.messages().filter_map(|(_, body)| socket(proto as u8, body, processes)),
                 ),
@@ -80,15 +82,21 @@ fn hex_addr(text: &str) -> Option<IpAddr> {
     super::wire::addr(words.collect::<Option<Vec<_>>>()?.as_flattened())
 }
 
-/// `struct inet_diag_req_v2`.
-fn request(family: i32, proto: i32, states: &[u8]) -> [u8; 56] {
+/// The sockets of a family and protocol that are in one of the `states`, with these extensions
+/// (`struct inet_diag_req_v2`).
+pub(in crate::net) fn dump(
+    netlink: &mut Netlink,
+    (family, proto): (i32, i32),
+    states: &[u8],
+    extensions: &[u16],
+) -> io::Result<Answer> {
     let mut request = [0; 56];
     request[0] = family as u8;
     request[1] = proto as u8;
-    request[2] = 1 << (INET_DIAG_SKMEMINFO - 1);
+    request[2] = extensions.iter().fold(0, |mask, extension| mask | 1 << (extension - 1));
     let mask = states.iter().fold(0_u32, |mask, state| mask | 1 << state);
     request[4..8].copy_from_slice(&mask.to_ne_bytes());
-    request
+    netlink.dump(SOCK_DIAG_BY_FAMILY, &request)
 }
 
 pub(super) fn socket(proto: u8, body: &[u8], processes: &Processes) -> Option<Socket> {

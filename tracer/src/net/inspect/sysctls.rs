@@ -28,7 +28,7 @@ impl Dirs {
 }
 
 /// Of the namespace as a whole. A kernel without the feature has no such file.
-const PLAIN: [&str; 28] = [
+const PLAIN: [&str; 30] = [
     "bridge/bridge-nf-call-arptables",
     "bridge/bridge-nf-call-ip6tables",
     "bridge/bridge-nf-call-iptables",
@@ -47,8 +47,10 @@ const PLAIN: [&str; 28] = [
     "ipv4/tcp_abort_on_overflow",
     "ipv4/tcp_max_syn_backlog",
     "ipv4/tcp_mtu_probing",
+    "ipv4/tcp_rmem",
     "ipv4/tcp_syncookies",
     "ipv4/tcp_window_scaling",
+    "ipv4/tcp_wmem",
     "ipv6/icmp/echo_ignore_all",
     "ipv6/neigh/default/gc_thresh3",
     "netfilter/nf_conntrack_buckets",

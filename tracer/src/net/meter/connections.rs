@@ -1,20 +1,22 @@
 //! TCP connections with what the kernel measures of each (`sock_diag`, `struct tcp_info`).
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::net::inspect::sockets::Processes;
+use crate::net::inspect::sockets::{self, Processes};
 use crate::net::inspect::wire::{
     Netlink, addr_of, attributes_after, be16_at, u8_at, u32_at, u64_at,
 };
+use crate::net::setns;
+use crate::net::state::Netns;
 
-const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const INET_DIAG_INFO: u16 = 2;
 const INET_DIAG_SKMEMINFO: u16 = 7;
 /// `struct inet_diag_msg`.
 const HEADER: usize = 72;
-/// `ESTABLISHED` and `CLOSE_WAIT`: states in which data flows, as bits.
-const STATES: u32 = 1 << 1 | 1 << 8;
+/// `ESTABLISHED` and `CLOSE_WAIT`: states in which data flows.
+const STATES: [u8; 2] = [1, 8];
 /// `TCPI_OPT_WSCALE`.
 const WINDOW_SCALING: u8 = 4;
 
@@ -22,6 +24,8 @@ const WINDOW_SCALING: u8 = 4;
 /// microseconds unless they are [`Duration`]s. What an older kernel does not tell is 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connection {
+    /// The kernel's number of the socket, unique while it runs.
+    pub cookie: u64,
     /// This end.
     pub local: SocketAddr,
     /// The other end.
@@ -34,6 +38,8 @@ pub struct Connection {
     pub receive_buffer: u32,
     /// Sent and not acknowledged, or not yet sent, bytes.
     pub unsent: u32,
+    /// What was sent last was all that the application had.
+    pub is_app_limited: bool,
     /// Window scaling was agreed upon.
     pub scales_window: bool,
     /// Maximum segment size to the other end, bytes.
@@ -42,7 +48,7 @@ pub struct Connection {
     pub path_mtu: u32,
     /// Smoothed round trip.
     pub rtt: Duration,
-    /// The least that was measured (since 4.9).
+    /// The least that was measured (since 4.9); 0 when nothing was.
     pub min_rtt: Duration,
     /// Congestion window, segments.
     pub cwnd: u32,
@@ -52,7 +58,9 @@ pub struct Connection {
     pub acked: u64,
     /// Bytes received.
     pub received: u64,
-    /// Segments that carried data (since 4.6).
+    /// Segments received (since 4.2).
+    pub segments_in: u32,
+    /// Segments with data that were sent (since 4.6).
     pub data_segments: u32,
     /// Time with data under way, microseconds (since 4.10), as the next two.
     pub busy_us: u64,
@@ -70,23 +78,27 @@ pub struct Connection {
 
 /// The connections of the calling thread's namespace.
 pub(super) fn connections(netlink: &mut Netlink, processes: &Processes) -> Vec<Connection> {
-    let families = [libc::AF_INET, libc::AF_INET6];
     let mut all = Vec::new();
-    for family in families {
-        let Ok(answer) = netlink.dump(SOCK_DIAG_BY_FAMILY, &request(family)) else { continue };
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let extensions = [INET_DIAG_INFO, INET_DIAG_SKMEMINFO];
+        let kind = (family, libc::IPPROTO_TCP);
+        // IPv6 is not there: nor are its connections.
+        let Ok(answer) = sockets::dump(netlink, kind, &STATES, &extensions) else { continue };
         all.extend(answer.messages().filter_map(|(_, body)| connection(body, processes)));
     }
     all
 }
 
-/// `struct inet_diag_req_v2`.
-fn request(family: i32) -> [u8; 56] {
-    let mut request = [0; 56];
-    request[0] = family as u8;
-    request[1] = libc::IPPROTO_TCP as u8;
-    request[2] = 1 << (INET_DIAG_INFO - 1) | 1 << (INET_DIAG_SKMEMINFO - 1);
-    request[4..8].copy_from_slice(&STATES.to_ne_bytes());
-    request
+/// The connections of a namespace, without their processes.
+///
+/// # Errors
+///
+/// When it cannot be entered, or has no reader for them.
+pub fn connections_of(netns: &Netns) -> io::Result<Vec<Connection>> {
+    setns::run_in_inum(&netns.path, netns.inum, || {
+        let mut netlink = Netlink::open(libc::NETLINK_SOCK_DIAG)?;
+        Ok(connections(&mut netlink, &Processes::new()))
+    })
 }
 
 fn connection(body: &[u8], processes: &Processes) -> Option<Connection> {
@@ -106,21 +118,25 @@ fn connection(body: &[u8], processes: &Processes) -> Option<Connection> {
     let (word, long) = (|at| u32_at(info, at).unwrap_or(0), |at| u64_at(info, at).unwrap_or(0));
     let micros = |at| Duration::from_micros(word(at).into());
     Some(Connection {
+        cookie: u64::from(u32_at(body, 44)?) | u64::from(u32_at(body, 48)?) << 32,
         local: end(body.get(8..24)?, be16_at(body, 4)?)?,
         peer: end(body.get(24..40)?, be16_at(body, 6)?)?,
         process: processes.get(&u32_at(body, 68)?).cloned(),
         unread: u32_at(body, 56)?,
         receive_buffer: u32_at(memory, 4).unwrap_or(0),
         unsent: u32_at(body, 60)?,
+        is_app_limited: u8_at(info, 7)? & 1 != 0,
         scales_window: u8_at(info, 5)? & WINDOW_SCALING != 0,
         mss: word(16),
         path_mtu: word(60),
         rtt: micros(68),
-        min_rtt: micros(148),
+        // All ones before anything was measured.
+        min_rtt: if word(148) == u32::MAX { Duration::ZERO } else { micros(148) },
         cwnd: word(80),
         retransmits: word(100),
         acked: long(120),
         received: long(128),
+        segments_in: word(140),
         data_segments: word(156),
         busy_us: long(168),
         window_limited_us: long(176),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use crate::cli::filter::{FilterArgs, Network, Proto};
-use crate::net::inspect::tcp::{self, Connection, Info};
+use crate::net::meter::{self, Connection};
 use crate::net::{Inum, NetworkState};
 use crate::perf::Node;
 use crate::report::TcpConnection as Tcp;
@@ -23,7 +23,7 @@ impl Connections {
     pub(super) fn read(state: &NetworkState) -> Self {
         let all = state.netns.values().filter_map(|netns| {
             // One that cannot be entered, or is gone, has none to tell of.
-            let connections = tcp::connections(netns).ok()?;
+            let connections = meter::connections_of(netns).ok()?;
             Some(connections.into_iter().map(|c| ((netns.inum, c.cookie), c)))
         });
         Self(all.flatten().collect())
@@ -38,9 +38,10 @@ impl Connections {
     ) -> Vec<Tcp> {
         let mut told: Vec<(u32, Tcp)> = Vec::new();
         for (key, now) in self.0.iter().filter(|(_, c)| is_meant(c)) {
-            let old = before.0.get(key).map_or(Info::default(), |c| c.info);
-            let sent = now.info.data_segs_out.wrapping_sub(old.data_segs_out);
-            let received = now.info.segs_in.wrapping_sub(old.segs_in);
+            let old = before.0.get(key);
+            let grown = |of: fn(&Connection) -> u32| of(now).wrapping_sub(old.map_or(0, of));
+            let sent = grown(|c| c.data_segments);
+            let received = grown(|c| c.segments_in);
             if sent == 0 && received == 0 {
                 continue;
             }
@@ -50,13 +51,16 @@ impl Connections {
                     netns: node.netns(key.0),
                     owner: node.owner(key.0).cloned(),
                     src: now.local.to_string(),
-                    dst: now.remote.to_string(),
-                    rtt_us: u64::from(now.info.rtt_us),
-                    min_rtt_us: (now.info.min_rtt_us != u32::MAX)
-                        .then(|| now.info.min_rtt_us.into()),
-                    retrans: u64::from(now.info.retrans.wrapping_sub(old.retrans)),
-                    dsack: u64::from(now.info.dsack.wrapping_sub(old.dsack)),
-                    limited: (sent > 0).then(|| limited(&old, &now.info)).map(str::to_owned),
+                    dst: now.peer.to_string(),
+                    rtt_us: micros(now.rtt),
+                    min_rtt_us: Some(micros(now.min_rtt)).filter(|us| *us > 0),
+                    retrans: grown(|c| c.retransmits).into(),
+                    dsack: grown(|c| c.needless).into(),
+                    limited: (sent > 0)
+                        .then(|| {
+                            limited(Waits::of(now).since(old.map(Waits::of)), now.is_app_limited)
+                        })
+                        .map(str::to_owned),
                 },
             ));
         }
@@ -67,7 +71,7 @@ impl Connections {
 
 /// Whether the filter asks for a connection, by its ends.
 pub(super) fn is_asked_for(filter: &FilterArgs, connection: &Connection) -> bool {
-    let (a, b) = (connection.local, connection.remote);
+    let (a, b) = (connection.local, connection.peer);
     let is_tcp = filter.proto.is_none_or(|proto| proto == Proto::Ip(TCP));
     let fits = |src: SocketAddr, dst: SocketAddr| {
         filter.src.is_none_or(|net| net.contains(src.ip()))
@@ -82,16 +86,46 @@ pub(super) fn is_asked_for(filter: &FilterArgs, connection: &Connection) -> bool
         && filter.port.is_none_or(|port| port == a.port() || port == b.port())
 }
 
+fn micros(time: std::time::Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Time with something to send, and of that, waiting for the other's window and for own buffers.
+#[derive(Clone, Copy, Debug, Default)]
+struct Waits {
+    busy_us: u64,
+    window_us: u64,
+    buffer_us: u64,
+}
+
+impl Waits {
+    fn of(connection: &Connection) -> Self {
+        Self {
+            busy_us: connection.busy_us,
+            window_us: connection.window_limited_us,
+            buffer_us: connection.buffer_limited_us,
+        }
+    }
+
+    fn since(self, old: Option<Self>) -> Self {
+        let old = old.unwrap_or_default();
+        Self {
+            busy_us: self.busy_us.saturating_sub(old.busy_us),
+            window_us: self.window_us.saturating_sub(old.window_us),
+            buffer_us: self.buffer_us.saturating_sub(old.buffer_us),
+        }
+    }
+}
+
 /// What a connection that sent something waited for most of the time that it had something to
 /// send.
-fn limited(old: &Info, now: &Info) -> &'static str {
-    let busy = now.busy_us.saturating_sub(old.busy_us);
-    let is_half = |part: u64| busy > 0 && part * 2 >= busy;
-    if is_half(now.rwnd_us.saturating_sub(old.rwnd_us)) {
+fn limited(waits: Waits, is_app_limited: bool) -> &'static str {
+    let is_half = |part: u64| waits.busy_us > 0 && part * 2 >= waits.busy_us;
+    if is_half(waits.window_us) {
         "rwnd"
-    } else if is_half(now.sndbuf_us.saturating_sub(old.sndbuf_us)) {
+    } else if is_half(waits.buffer_us) {
         "sndbuf"
-    } else if now.is_app_limited {
+    } else if is_app_limited {
         "app"
     } else {
         "cwnd"
@@ -104,17 +138,14 @@ mod tests {
 
     #[test]
     fn half_of_the_busy_time_decides() {
-        let old = Info { busy_us: 1_000, rwnd_us: 900, ..Info::default() };
-        let now = |rwnd_us, sndbuf_us, is_app_limited| Info {
-            busy_us: 3_000,
-            rwnd_us,
-            sndbuf_us,
-            is_app_limited,
-            ..Info::default()
+        let old = Waits { busy_us: 1_000, window_us: 900, buffer_us: 0 };
+        let held = |window_us, buffer_us, is_app_limited| {
+            let now = Waits { busy_us: 3_000, window_us, buffer_us };
+            limited(now.since(Some(old)), is_app_limited)
         };
-        assert_eq!(limited(&old, &now(1_900, 0, true)), "rwnd");
-        assert_eq!(limited(&old, &now(1_000, 1_500, true)), "sndbuf");
-        assert_eq!(limited(&old, &now(1_000, 0, true)), "app", "old time does not count");
-        assert_eq!(limited(&old, &now(1_000, 0, false)), "cwnd");
+        assert_eq!(held(1_900, 0, true), "rwnd");
+        assert_eq!(held(1_000, 1_500, true), "sndbuf");
+        assert_eq!(held(1_000, 0, true), "app", "old time does not count");
+        assert_eq!(held(1_000, 0, false), "cwnd");
     }
 }
