@@ -83,6 +83,93 @@ fn assert_case(lab: &Lab, reports: &[Value], case: &Case) {
     assert_eq!(packets, case.packets, "{}:\n{}", case.what, listing(reports));
 }
 
+/// What the kernel itself counts is what was sent.
+fn assert_counters(lab: &Lab, counters: &[(&str, &str, u64)]) {
+    for (host, name, n) in counters {
+        assert_eq!(counter(lab, host, name), *n, "{name} in {host}");
+    }
+}
+
+/// How much a counter beside the rows grew in all reports.
+fn told(lab: &Lab, reports: &[Value], host: &str, name: &str) -> u64 {
+    let counters = reports.iter().flat_map(|r| r["counters"].as_array().into_iter().flatten());
+    counters
+        .filter(|c| c["name"] == name && c["netns"]["name"] == *lab.netns(host))
+        .filter_map(|c| c["delta"].as_u64())
+        .sum()
+}
+
+/// Sends `n` copies of an IPv4 packet to p2 from its node's end of the veth pair.
+fn send_frames(lab: &Lab, packet: &[u8], n: usize) {
+    let mac = lab.exec("p2", "cat /sys/class/net/eth0/address");
+    let mac: Vec<u8> = mac
+        .trim()
+        .split(':')
+        .map(|byte| u8::from_str_radix(byte, 16).expect("a hardware address"))
+        .collect();
+    lab.inside("n1", || {
+        // SAFETY: plain calls; the descriptor is ours, and what it is given outlives the call.
+        unsafe {
+            let protocol = 0x0800_u16.to_be();
+            let socket = libc::socket(libc::AF_PACKET, libc::SOCK_DGRAM, 0);
+            assert!(socket >= 0, "a packet socket");
+            let mut to: libc::sockaddr_ll = std::mem::zeroed();
+            to.sll_family = libc::AF_PACKET as u16;
+            to.sll_protocol = protocol;
+            to.sll_ifindex = libc::if_nametoindex(c"veth-p2".as_ptr()).cast_signed();
+            to.sll_halen = 6;
+            to.sll_addr[..6].copy_from_slice(&mac);
+            for _ in 0..n {
+                let sent = libc::sendto(
+                    socket,
+                    packet.as_ptr().cast(),
+                    packet.len(),
+                    0,
+                    (&raw const to).cast(),
+                    size_of::<libc::sockaddr_ll>() as u32,
+                );
+                assert_eq!(sent, packet.len().cast_signed(), "{}", std::io::Error::last_os_error());
+            }
+            libc::close(socket);
+        }
+    });
+}
+
+/// From n1 to p2, with a protocol and, if it is wanted, the right checksum.
+fn ip_packet(protocol: u8, is_sound: bool) -> [u8; 28] {
+    let mut packet = [0_u8; 28];
+    packet[0] = 0x45;
+    packet[3] = 28;
+    packet[8] = 64;
+    packet[9] = protocol;
+    packet[12..16].copy_from_slice(&[10, 244, 1, 1]);
+    packet[16..20].copy_from_slice(&[10, 244, 1, 3]);
+    let words = packet[..20].chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(w[1]));
+    let sum: u32 = words.sum();
+    let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    packet[10..12].copy_from_slice(&(if is_sound { sum } else { sum ^ 0x0101 }).to_be_bytes());
+    packet
+}
+
+/// A socket that takes nothing of what comes to it: a classic filter that returns 0.
+fn deaf_socket(address: &str) -> UdpSocket {
+    let socket = UdpSocket::bind(address).expect("a socket");
+    let mut instruction = libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 0 };
+    let program = libc::sock_fprog { len: 1, filter: &raw mut instruction };
+    // SAFETY: the program and its instruction outlive the call.
+    let rc = unsafe {
+        libc::setsockopt(
+            std::os::fd::AsRawFd::as_raw_fd(&socket),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast(),
+            size_of::<libc::sock_fprog>() as u32,
+        )
+    };
+    assert_eq!(rc, 0, "SO_ATTACH_FILTER: {}", std::io::Error::last_os_error());
+    socket
+}
+
 /// Sends `n` datagrams whose checksum is wrong.
 fn send_damaged(lab: &Lab, from: &str, n: usize) {
     lab.inside(from, || {
@@ -226,12 +313,20 @@ fn sums_are_those_of_what_was_sent_for_each_reason() {
     run.wait("the unanswered question counted", |reports| {
         sum(&lab, reports, "p1", |row| row["reason"] != "NETFILTER_DROP") >= 4
     });
-    let no_ports = counter(&lab, "p2", "UdpNoPorts");
+    assert_counters(
+        &lab,
+        &[
+            ("p2", "UdpNoPorts", 7),
+            ("p2", "UdpInCsumErrors", 10),
+            ("n1", "IpInHdrErrors", 5),
+            ("n1", "IpFragFails", 8),
+            ("n1", "TcpExtIPReversePathFilter", 9),
+        ],
+    );
     let (reports, _) = run.finish();
     for case in &cases {
         assert_case(&lab, &reports, case);
     }
-    assert_eq!(no_ports, 7, "what the kernel counts is what was sent");
     let example =
         reports.iter().flat_map(|r| r["rows"].as_array().into_iter().flatten()).find(|row| {
             row["hook"] == "forward"
@@ -242,6 +337,64 @@ fn sums_are_those_of_what_was_sent_for_each_reason() {
     assert_eq!(example["flow"]["dst"], FAR, "{example}");
     assert_eq!(example["flow"]["dport"], 7000, "{example}");
     assert_eq!(example["fate"], "dropped", "{example}");
+    // Nothing of its way was followed.
+    assert_eq!(example["gaps"][0]["why"], "joined-midway", "{example}");
+    assert_eq!(example["complete"], false, "{example}");
+}
+
+#[test]
+fn sums_hold_below_and_above_the_rules_too() {
+    let lab = Lab::cluster();
+    lab.ping("p1", NEAR);
+    let run = Reports::start(&lab, &["drops", "--interval", "100ms"]);
+    let mut cases = Vec::new();
+    let mut expect = |what, host, reasons, functions, hook, packets| {
+        cases.push(Case { what, host, reasons, functions, hook, packets });
+    };
+
+    // The first takes the only port that there is.
+    lab.exec(
+        "p1",
+        "iptables -t nat -A POSTROUTING -p udp --dport 9001 -j MASQUERADE --to-ports 61000",
+    );
+    for _ in 0..9 {
+        send(&lab, "p1", &format!("{NEAR}:9001"), 1, 10, &[]);
+    }
+    expect("conntrack", "p1", &["NETFILTER_DROP"], &[], Some("postrouting"), 8);
+
+    let program = PinnedProgram::new(&lab, Verdict::TcShot);
+    let filter = format!("tc filter add dev eth0 ingress bpf da pinned {}", program.path());
+    lab.exec("p2", &format!("tc qdisc add dev eth0 clsact && {filter}"));
+    send(&lab, "p1", &format!("{NEAR}:7105"), 14, 10, &[]);
+    lab.exec("p2", "tc qdisc del dev eth0 clsact");
+    expect("tc", "p2", &["TC_INGRESS"], &["__netif_receive_skb_core"], None, 14);
+
+    send_frames(&lab, &ip_packet(17, false), 15);
+    expect("IP header", "p2", &["IP_CSUM"], &["ip_rcv_core", "ip_rcv"], None, 15);
+
+    send_frames(&lab, &ip_packet(253, true), 16);
+    expect(
+        "protocol",
+        "p2",
+        &["IP_NOPROTO"],
+        &["ip_protocol_deliver_rcu", "ip_local_deliver_finish"],
+        None,
+        16,
+    );
+
+    let _deaf = lab.inside("p2", || deaf_socket("0.0.0.0:7106"));
+    send(&lab, "p1", &format!("{NEAR}:7106"), 18, 10, &[]);
+    expect("a socket's filter", "p2", &["SOCKET_FILTER"], &[], None, 18);
+
+    run.wait("the last of them counted", |reports| {
+        sum(&lab, reports, "p2", |row| row["reason"] != "NETFILTER_DROP") >= 14 + 15 + 16 + 18
+    });
+    assert_counters(&lab, &[("p2", "IpExtInCsumErrors", 15), ("p2", "IpInUnknownProtos", 16)]);
+    let (reports, _) = run.finish();
+    for case in &cases {
+        assert_case(&lab, &reports, case);
+    }
+    assert_eq!(told(&lab, &reports, "p1", "ct.insert_failed"), 8, "conntrack's own count");
 }
 
 #[test]
@@ -265,12 +418,7 @@ fn a_full_socket_buffer_loses_as_many_as_the_kernel_counts() {
     let (reports, _) = run.finish();
     assert_eq!(kept + lost, 200);
     assert_eq!(sum(&lab, &reports, "p2", |_| true), lost, "{}", listing(&reports));
-    let told: u64 = reports
-        .iter()
-        .flat_map(|r| r["counters"].as_array().into_iter().flatten())
-        .filter(|c| c["name"] == "UdpRcvbufErrors" && c["netns"]["name"] == *lab.netns("p2"))
-        .filter_map(|c| c["delta"].as_u64())
-        .sum();
+    let told = told(&lab, &reports, "p2", "UdpRcvbufErrors");
     assert_eq!(told, lost, "the kernel's counter beside it");
 }
 

@@ -1,16 +1,14 @@
 //! `pkttrace drops`.
 
 use std::io::{self, IsTerminal as _};
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 
 use super::filter::FilterArgs;
-use super::trace::{Color, Span};
+use super::perf::PerfArgs;
+use super::trace::Span;
 use crate::perf::drops;
 
 /// Count what the kernel drops, by reason and place. A packet that arrives costs nothing.
@@ -21,9 +19,6 @@ use crate::perf::drops;
 pub struct DropsArgs {
     #[command(flatten)]
     pub(crate) filter: FilterArgs,
-    /// Stop after this long (10s, 500ms, 2m).
-    #[arg(long, value_name = "TIME")]
-    pub(crate) duration: Option<Span>,
     /// How often to print.
     #[arg(long, value_name = "TIME", default_value = "1s")]
     pub(crate) interval: Span,
@@ -40,18 +35,8 @@ pub struct DropsArgs {
     /// How to print: a table that refreshes in place on a terminal, else a line per interval.
     #[arg(short, long, value_name = "FORMAT", value_enum)]
     pub(crate) output: Option<DropsFormat>,
-    /// Serve the counts to Prometheus at http://ADDR/metrics; a port alone is one of 127.0.0.1.
-    #[arg(long, value_name = "ADDR", value_parser = super::listen_address)]
-    pub(crate) listen: Option<SocketAddr>,
-    /// Create FILE once drops are counted.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) ready_file: Option<PathBuf>,
-    /// Colours: auto is a terminal without NO_COLOR.
-    #[arg(long, value_name = "WHEN", value_enum, default_value_t = Color::Auto)]
-    pub(crate) color: Color,
-    /// Say nothing on standard error but errors.
-    #[arg(short, long)]
-    pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) perf: PerfArgs,
 }
 
 /// What drops are told apart by.
@@ -100,16 +85,12 @@ pub fn run(args: &DropsArgs) -> Result<ExitCode> {
     let default = if is_terminal { DropsFormat::Table } else { DropsFormat::Line };
     drops::run(drops::Config {
         filter: args.filter.clone(),
-        duration: args.duration.map_or(Duration::MAX, |d| d.0),
+        common: args.perf.common(is_terminal),
         interval: args.interval.0,
         by: args.by.clone(),
         rules: args.rules,
         with_noise: args.all,
         format: args.output.unwrap_or(default),
         in_place: is_terminal,
-        has_color: args.color.is_on(is_terminal),
-        listen: args.listen,
-        ready_file: args.ready_file.clone(),
-        quiet: args.quiet,
     })
 }

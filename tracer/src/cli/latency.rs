@@ -1,7 +1,6 @@
 //! `pkttrace latency`.
 
 use std::io::{self, IsTerminal as _};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -11,7 +10,8 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 
 use super::filter::FilterArgs;
-use super::trace::{Color, Span};
+use super::perf::PerfArgs;
+use super::trace::Span;
 use crate::perf::latency;
 
 /// Runs up to here are watched all the time unless --duty says otherwise.
@@ -25,9 +25,6 @@ const SHORT: Duration = Duration::from_secs(10);
 pub struct LatencyArgs {
     #[command(flatten)]
     pub(crate) filter: FilterArgs,
-    /// Stop after this long (10s, 500ms, 2m); else Ctrl-C ends it.
-    #[arg(long, value_name = "TIME")]
-    pub(crate) duration: Option<Span>,
     /// What to time.
     #[arg(long, value_enum, default_value_t = Profile::Waits)]
     pub(crate) profile: Profile,
@@ -49,18 +46,8 @@ pub struct LatencyArgs {
     /// Write to FILE instead of standard output.
     #[arg(short, long, value_name = "FILE")]
     pub(crate) write: Option<PathBuf>,
-    /// Serve the histograms to Prometheus at http://ADDR/metrics; a port alone is one of 127.0.0.1.
-    #[arg(long, value_name = "ADDR", value_parser = super::listen_address)]
-    pub(crate) listen: Option<SocketAddr>,
-    /// Create FILE once times are counted.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) ready_file: Option<PathBuf>,
-    /// Colours: auto is a terminal without NO_COLOR.
-    #[arg(long, value_name = "WHEN", value_enum, default_value_t = Color::Auto)]
-    pub(crate) color: Color,
-    /// Say nothing on standard error but errors.
-    #[arg(short, long)]
-    pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) perf: PerfArgs,
 }
 
 /// What to time.
@@ -123,7 +110,7 @@ impl FromStr for Duty {
 impl LatencyArgs {
     /// When to watch; always, when there is none.
     fn duty(&self) -> Option<Duty> {
-        let is_short = self.duration.is_some_and(|d| d.0 <= SHORT);
+        let is_short = self.perf.duration.is_some_and(|d| d.0 <= SHORT);
         match self.duty {
             Some(duty) => (duty.on < duty.every).then_some(duty),
             None => (!is_short && !self.continuous).then_some(Duty::DEFAULT),
@@ -140,7 +127,7 @@ pub fn run(args: &LatencyArgs) -> Result<ExitCode> {
     let is_terminal = args.write.is_none() && io::stdout().is_terminal();
     latency::run(latency::Config {
         filter: args.filter.clone(),
-        duration: args.duration.map_or(Duration::MAX, |d| d.0),
+        common: args.perf.common(is_terminal),
         profile: args.profile,
         duty: args.duty(),
         save: args.save.clone(),
@@ -148,10 +135,6 @@ pub fn run(args: &LatencyArgs) -> Result<ExitCode> {
         format: args.output,
         write: args.write.clone(),
         in_place: is_terminal && args.output == LatencyFormat::Table,
-        has_color: args.color.is_on(is_terminal),
-        listen: args.listen,
-        ready_file: args.ready_file.clone(),
-        quiet: args.quiet,
     })
 }
 

@@ -8,6 +8,7 @@ pub mod filter;
 pub mod generate;
 pub mod lab;
 pub mod latency;
+pub mod perf;
 pub mod topology;
 pub mod trace;
 

@@ -8,4 +8,23 @@ pub mod exporter;
 pub mod latency;
 mod node;
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
 pub use node::Node;
+
+/// What can be asked of both.
+#[derive(Clone, Debug)]
+pub struct Common {
+    /// For how long.
+    pub duration: Duration,
+    /// With colours.
+    pub has_color: bool,
+    /// Where Prometheus asks.
+    pub listen: Option<SocketAddr>,
+    /// Created when ready.
+    pub ready_file: Option<PathBuf>,
+    /// Nothing on stderr but errors.
+    pub quiet: bool,
+}

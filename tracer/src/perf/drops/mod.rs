@@ -6,8 +6,6 @@ mod rows;
 mod ways;
 
 use std::io::{self, Write as _};
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -17,15 +15,15 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use tracer_common::event::LONG_LEN;
 use tracer_common::perf::DropKey;
 
-use super::Node;
 use super::exporter::Exporter;
 use super::node::Asked;
+use super::{Common, Node};
 use crate::app::{is_reader_gone, say};
 use crate::bpf::{self, PerfOptions, PerfSide};
 use crate::cli::drops::{By, DropsFormat};
 use crate::cli::filter::FilterArgs;
 use crate::event::Event;
-use crate::journey;
+use crate::journey::{self, GapCause};
 use crate::kernel::{names::KernelNames, symbols::Symbols};
 use crate::privileges;
 use crate::ready;
@@ -51,8 +49,8 @@ const YEAR: Duration = Duration::from_secs(86_400 * 365);
 pub struct Config {
     /// What to count.
     pub filter: FilterArgs,
-    /// For how long.
-    pub duration: Duration,
+    /// What can be asked of `latency` too.
+    pub common: Common,
     /// How often to print.
     pub interval: Duration,
     /// What to tell apart.
@@ -65,14 +63,6 @@ pub struct Config {
     pub format: DropsFormat,
     /// Print over what was printed last.
     pub in_place: bool,
-    /// With colours.
-    pub has_color: bool,
-    /// Where Prometheus asks.
-    pub listen: Option<SocketAddr>,
-    /// Created when ready.
-    pub ready_file: Option<PathBuf>,
-    /// Nothing on stderr but errors.
-    pub quiet: bool,
 }
 
 /// Runs it.
@@ -103,10 +93,10 @@ struct Run {
 
 impl Run {
     async fn start(config: Config) -> Result<Self> {
-        privileges::check(privileges::Command::Trace, config.quiet)?;
+        privileges::check(privileges::Command::Trace, config.common.quiet)?;
         let symbols = std::thread::spawn(Symbols::read);
         // Before anything is attached: an address that is taken costs nothing then.
-        let exporter = match config.listen {
+        let exporter = match config.common.listen {
             Some(address) => Some(Exporter::listen(address).await?),
             None => None,
         };
@@ -134,7 +124,7 @@ impl Run {
         side.attach("drops")?;
         let names = KernelNames::of(&btf, symbols.join().unwrap_or_default());
         let style = Style {
-            has_color: config.has_color,
+            has_color: config.common.has_color,
             width: crate::app::stdout_width(),
             ..Style::default()
         };
@@ -160,11 +150,11 @@ impl Run {
     async fn run(mut self) -> Result<ExitCode> {
         let mut signals = Signals::new()?;
         signals::flushing(Some(SUMMING));
-        if let Some(path) = &self.config.ready_file {
+        if let Some(path) = &self.config.common.ready_file {
             ready::say(path)?;
         }
         let start = Instant::now();
-        let deadline = start + self.config.duration.min(YEAR);
+        let deadline = start + self.config.common.duration.min(YEAR);
         let every = self.config.interval;
         let mut print = interval_at(start + every, every);
         print.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -221,8 +211,11 @@ impl Run {
         for (key, event) in samples {
             let mut builder = journey::Builder::new(journey::Options::default());
             builder.push(event);
-            let journeys = builder.flush(self.node.state(), &self.names);
-            if let Some(journey) = journeys.first() {
+            let mut journeys = builder.flush(self.node.state(), &self.names);
+            if let Some(journey) = journeys.first_mut() {
+                if !rows::is_where_they_begin(&key, &self.node, &self.names) {
+                    journey.add_gap(0, GapCause::JoinedMidway);
+                }
                 let journey = report::Journey::from(journey, &context);
                 self.table.example(&key, journey, &self.node, &self.names);
             }
@@ -263,7 +256,7 @@ impl Run {
         let state = self.node.state_in_scope();
         let counters = spawn_blocking(move || Before::read(state)).await?;
         let result = self.print(Some(counters), true);
-        if !self.config.quiet && result.is_ok() {
+        if !self.config.common.quiet && result.is_ok() {
             say(&format!("{} packets dropped", self.total));
         }
         self.node.stop().await;

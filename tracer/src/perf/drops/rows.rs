@@ -92,6 +92,11 @@ impl What {
     }
 }
 
+/// Whether packets are first met where this drops them: everywhere else something came before.
+pub(super) fn is_where_they_begin(key: &DropKey, node: &Node, names: &impl Names) -> bool {
+    What::of(key, node, names).hook == hook_name(hook::OUTPUT)
+}
+
 fn hook_name(hook: u8) -> Option<&'static str> {
     match hook {
         hook::PREROUTING => Some("prerouting"),

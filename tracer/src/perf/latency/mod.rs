@@ -8,7 +8,6 @@ mod times;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -18,9 +17,9 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, interval_at, sleep_until};
 use tracer_common::perf::{BUCKETS, Histogram, SegmentKey};
 
-use super::Node;
 use super::exporter::Exporter;
 use super::node::Asked;
+use super::{Common, Node};
 use crate::app::{is_reader_gone, say};
 use crate::bpf::{self, PerfOptions, PerfSide};
 use crate::cli::filter::FilterArgs;
@@ -52,8 +51,8 @@ const YEAR: Duration = Duration::from_secs(86_400 * 365);
 pub struct Config {
     /// What to time.
     pub filter: FilterArgs,
-    /// For how long.
-    pub duration: Duration,
+    /// What can be asked of `drops` too.
+    pub common: Common,
     /// Which parts of the way.
     pub profile: Profile,
     /// When to watch; always, when there is none.
@@ -68,14 +67,6 @@ pub struct Config {
     pub write: Option<PathBuf>,
     /// Print over what was printed last.
     pub in_place: bool,
-    /// With colours.
-    pub has_color: bool,
-    /// Where Prometheus asks.
-    pub listen: Option<SocketAddr>,
-    /// Created when ready.
-    pub ready_file: Option<PathBuf>,
-    /// Nothing on stderr but errors.
-    pub quiet: bool,
 }
 
 /// Runs it.
@@ -101,6 +92,8 @@ struct Run {
     connections: Connections,
     start: Instant,
     observed: Duration,
+    /// Since when it watches, while it does.
+    attached: Option<Instant>,
     /// Lines that the last table took.
     printed: usize,
 }
@@ -114,11 +107,11 @@ enum Waited {
 
 impl Run {
     async fn start(config: Config) -> Result<Self> {
-        privileges::check(privileges::Command::Trace, config.quiet)?;
+        privileges::check(privileges::Command::Trace, config.common.quiet)?;
         // Before anything is attached: what cannot be read or written costs nothing then.
         let baseline = config.baseline.as_deref().map(read).transpose()?;
         let out = crate::app::open(config.write.as_deref())?;
-        let exporter = match config.listen {
+        let exporter = match config.common.listen {
             Some(address) => Some(Exporter::listen(address).await?),
             None => None,
         };
@@ -152,6 +145,7 @@ impl Run {
             connections,
             start: Instant::now(),
             observed: Duration::ZERO,
+            attached: None,
             printed: 0,
         })
     }
@@ -160,13 +154,14 @@ impl Run {
         let mut signals = Signals::new()?;
         signals::flushing(Some(SUMMING));
         self.start = Instant::now();
-        let deadline = self.start + self.config.duration.min(YEAR);
+        let deadline = self.start + self.config.common.duration.min(YEAR);
         self.announce();
         let mut is_first = true;
         loop {
             let begin = Instant::now();
             self.probes.attach(&mut self.side, self.node.state())?;
-            if let Some(path) = self.config.ready_file.as_ref().filter(|_| is_first) {
+            self.attached = Some(begin);
+            if let Some(path) = self.config.common.ready_file.as_ref().filter(|_| is_first) {
                 ready::say(path)?;
             }
             is_first = false;
@@ -174,6 +169,7 @@ impl Run {
             let mut waited = self.wait(&mut signals, deadline, begin + on, true).await?;
             self.side.detach();
             self.collect()?;
+            self.attached = None;
             self.observed += begin.elapsed();
             if waited == Waited::Enough
                 && let Some(duty) = self.config.duty
@@ -187,7 +183,7 @@ impl Run {
     }
 
     fn announce(&self) {
-        if self.config.quiet {
+        if self.config.common.quiet {
             return;
         }
         for unavailable in self.probes.unavailable() {
@@ -279,7 +275,8 @@ impl Run {
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         report.t_ns = bpf::monotonic_ns().saturating_add_signed(bpf::clock_offset_ns());
         report.duration_ns = nanos(self.start.elapsed());
-        report.observed_ns = nanos(self.observed);
+        let still = self.attached.map_or(Duration::ZERO, |begin| begin.elapsed());
+        report.observed_ns = nanos(self.observed + still);
         let times = self.times.iter().filter(|(_, times)| times.count() > 0);
         report.segments = times.map(|(segment, times)| self.segment(segment, times)).collect();
         report.segments.sort_by_key(|s| std::cmp::Reverse((s.p50_ns, s.p99_ns)));
@@ -314,7 +311,7 @@ impl Run {
     fn print_table(&mut self, report: &Latency, is_last: bool) -> Result<()> {
         let is_terminal = self.config.write.is_none();
         let width = crate::app::stdout_width().filter(|_| is_terminal);
-        let style = Style { has_color: self.config.has_color, width, ..Style::default() };
+        let style = Style { has_color: self.config.common.has_color, width, ..Style::default() };
         let height = crate::app::stdout_height().filter(|_| self.config.in_place && !is_last);
         if self.config.in_place && self.printed > 0 {
             write!(self.out, "\x1b[{}A\x1b[J", self.printed)?;
