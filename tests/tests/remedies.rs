@@ -89,7 +89,10 @@ fn faults(lab: &Lab) -> Vec<(String, Value)> {
     let list: Value = serde_json::from_str(&text).expect("one JSON object");
     let faults = list["faults"].as_array().expect("a list").iter();
     let id = |f: &Value| f["id"].as_str().unwrap_or_default().to_owned();
-    faults.filter(|f| f["kind"] == "fault").map(|f| (id(f), f["target"].clone())).collect()
+    faults
+        .filter(|f| f["kind"] == "fault" && f["lab"] == "cluster")
+        .map(|f| (id(f), f["target"].clone()))
+        .collect()
 }
 
 #[test]

@@ -16,14 +16,14 @@ pub(super) fn entries() -> Vec<Entry> {
     let mut list: Vec<Entry> = faults
         .values()
         .map(|fault| {
-            let why = rules.remove(fault.id).map(|r| Cow::Borrowed(r.explain));
+            let why = rules.remove(fault.id).map(|r| r.explain).or_else(|| slow_by(fault.id));
             let what = sentence(fault.title);
             let broken = format!(
                 "One would suspect it in {}; lab `{}` shows it: `pkttrace lab break {}`.",
                 fault.scenario, fault.lab, fault.id
             );
             Entry {
-                why: why.unwrap_or_else(|| explained_by(fault)),
+                why: Cow::Borrowed(why.unwrap_or_else(|| explained_by(fault))),
                 look: Cow::Owned(look(fault)),
                 ..finding(fault.id, what, broken)
             }
@@ -37,7 +37,8 @@ pub(super) fn entries() -> Vec<Entry> {
         let where_ = "It is met in pods, containers and plain namespaces alike.".to_owned();
         Entry { why: Cow::Borrowed(rule.explain), ..finding(id, what, where_) }
     }));
-    list.extend(slow::explanations().map(|(id, why)| {
+    let unshown = slow::explanations().filter(|(id, _)| !faults.contains_key(id));
+    list.extend(unshown.map(|(id, why)| {
         let what = "A reason why a connection is slow, which `pkttrace diagnose --slow` names.";
         let where_ = "It is met in pods, containers and plain namespaces alike.".to_owned();
         let look = Cow::Borrowed("pkttrace diagnose --slow --from NETNS --to ADDRESS:PORT");
@@ -59,20 +60,28 @@ fn finding(id: &'static str, what: String, kubernetes: String) -> Entry {
 }
 
 /// A fault that is told by a more general finding, or by none since nothing is wrong.
-fn explained_by(fault: &Fault) -> Cow<'static, str> {
-    Cow::Borrowed(match fault.kind {
+fn explained_by(fault: &Fault) -> &'static str {
+    match fault.kind {
         crate::lab::FaultKind::Fault => {
             "`pkttrace diagnose` tells it by what it does to packets, under a more general id."
         }
         crate::lab::FaultKind::Trap => {
             "It looks like a fault and is none: `pkttrace diagnose` says nothing about it."
         }
-    })
+    }
+}
+
+/// What `diagnose --slow` says of a fault: of those of a kind, by what their ids begin with.
+fn slow_by(fault: &str) -> Option<&'static str> {
+    let is_it =
+        |id: &str| fault.strip_prefix(id).is_some_and(|r| r.is_empty() || r.starts_with('-'));
+    slow::explanations().find(|(id, _)| is_it(id)).map(|(_, why)| why)
 }
 
 fn look(fault: &Fault) -> String {
     let target = &fault.target;
-    let to = format!("--from {} --to {} --proto {}", target.from, target.to, target.proto);
+    let slow = if fault.is_slow() { "--slow " } else { "" };
+    let to = format!("{slow}--from {} --to {} --proto {}", target.from, target.to, target.proto);
     match target.sport {
         Some(port) => format!("pkttrace diagnose {to} --sport {port}"),
         None => format!("pkttrace diagnose {to}"),

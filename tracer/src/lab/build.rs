@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::host::Host;
 use super::netlink::{LinkChange, Netlink};
 use super::topology::{Link, LinkKind, Rules, Sysctl, Topology};
-use super::{Backend, Error, Prefix, netns};
+use super::{Backend, Error, Prefix, long, netns};
 
 /// How long devices may take to carry; it takes them milliseconds.
 const CARRIER_LIMIT: Duration = Duration::from_secs(5);
@@ -37,6 +37,8 @@ pub(crate) async fn build(
     let tables = topology.nft.iter().map(|rules| load(prefix, rules));
     let rules: Vec<_> = rules.chain(tables).collect();
     let nets = Nets::open(prefix, topology)?;
+    // They carry while somebody holds them; later that is the daemon.
+    let _long = long::open_all(prefix, topology)?;
     nets.add_links(prefix, topology).await?;
     for address in &topology.addresses {
         nets.of(address.host)?.add_address(address.dev, address.cidr).await?;
@@ -106,9 +108,17 @@ impl Nets {
     /// Adds a device, makes it a port, sets it up, and for a veth its peer too.
     pub(crate) async fn add_link(&self, prefix: &Prefix, link: &Link) -> Result<(), Error> {
         let net = self.of(link.host)?;
-        let LinkKind::Veth { peer_host, peer_dev } = link.kind else {
-            net.add_link(link, None).await?;
-            return net.set_link(link.dev, LinkChange::Up).await;
+        let (peer_host, peer_dev) = match link.kind {
+            LinkKind::Veth { peer_host, peer_dev } => (peer_host, peer_dev),
+            // Made by who holds it open.
+            LinkKind::Long { peer_host, peer_dev, .. } => {
+                net.set_link(link.dev, LinkChange::Up).await?;
+                return self.of(peer_host)?.set_link(peer_dev, LinkChange::Up).await;
+            }
+            LinkKind::Bridge | LinkKind::Vxlan { .. } => {
+                net.add_link(link, None).await?;
+                return net.set_link(link.dev, LinkChange::Up).await;
+            }
         };
         let path = prefix.netns_path(peer_host);
         let peer_netns = File::open(&path).map_err(Error::io("open", path))?;

@@ -14,6 +14,7 @@ mod host;
 mod inhabitants;
 mod labs;
 mod lifecycle;
+mod long;
 mod netlink;
 mod netns;
 mod prefix;

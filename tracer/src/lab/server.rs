@@ -32,22 +32,32 @@ pub enum Kind {
     Dns,
     /// The upstream DNS server.
     UpDns,
-    /// Sends every datagram back.
+    /// Sends back all that comes.
     Echo,
     /// Reads and forgets.
     Sink,
+    /// Sends as fast as it is read.
+    Source,
+    /// As a busy application does: takes one connection every 2 ms, says one line and closes it;
+    /// takes what datagrams there are every 10 ms, and sends them back.
+    Paced,
+    /// The same with a receive buffer for a few datagrams.
+    Cramped,
     /// Never reads, and its queue holds as good as nothing.
     Stalled,
     /// Takes connections and never answers.
     Hang,
 }
 
-const KINDS: [(&str, Kind); 7] = [
+const KINDS: [(&str, Kind); 10] = [
     ("http", Kind::Http),
     ("dns", Kind::Dns),
     ("updns", Kind::UpDns),
     ("echo", Kind::Echo),
     ("sink", Kind::Sink),
+    ("source", Kind::Source),
+    ("paced", Kind::Paced),
+    ("cramped", Kind::Cramped),
     ("stalled", Kind::Stalled),
     ("hang", Kind::Hang),
 ];
@@ -75,8 +85,8 @@ fn parse(line: &str) -> Option<Server> {
     let kind = words.next()?;
     let kind = KINDS.iter().find(|(name, _)| *name == kind)?.1;
     let is_valid = match proto {
-        Proto::Tcp => !matches!(kind, Kind::UpDns | Kind::Echo | Kind::Sink),
-        Proto::Udp => kind != Kind::Http,
+        Proto::Tcp => !matches!(kind, Kind::UpDns | Kind::Cramped),
+        Proto::Udp => !matches!(kind, Kind::Http | Kind::Source),
     };
     (is_valid && words.next().is_none()).then_some(Server {
         host,
@@ -132,6 +142,8 @@ mod tests {
             "ext udp 203.0.113.53 53 updns",
             "p2 tcp :: 8080 hang",
             "p2 udp :: 9000 echo",
+            "p1 tcp 0.0.0.0 9000 source",
+            "p1 udp 0.0.0.0 514 cramped",
         ] {
             assert_eq!(line.parse::<Server>().unwrap().to_string(), line);
         }
@@ -143,7 +155,8 @@ mod tests {
             "",
             "p1 tcp 0.0.0.0 8080",
             "p1 udp 0.0.0.0 80 http",
-            "p1 tcp 0.0.0.0 9000 echo",
+            "p1 udp 0.0.0.0 9000 source",
+            "p1 tcp 0.0.0.0 514 cramped",
             "p1 tcp 0.0.0.0 80 http more",
             "p1 sctp 0.0.0.0 80 http",
             "p1 tcp 0.0.0.0 99999 http",

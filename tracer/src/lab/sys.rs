@@ -97,6 +97,15 @@ pub(crate) fn set_offload(dev: &str, command: u32, on: bool) -> io::Result<()> {
     }
     const SIOCETHTOOL: libc::Ioctl = 0x8946;
     let mut value = Value { command, data: on.into() };
+    let mut request = interface_request(dev)?;
+    request.ifr_ifru.ifru_data = (&raw mut value).cast();
+    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
+    // SAFETY: the request is a whole ifreq whose data is a whole Value; both outlive the call.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) })
+}
+
+/// Names a device for `ioctl(2)`.
+fn interface_request(dev: &str) -> io::Result<libc::ifreq> {
     // SAFETY: ifreq is a plain structure for which zeroes are valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     if dev.len() >= request.ifr_name.len() {
@@ -105,10 +114,29 @@ pub(crate) fn set_offload(dev: &str, command: u32, on: bool) -> io::Result<()> {
     for (to, from) in request.ifr_name.iter_mut().zip(dev.bytes()) {
         *to = from.cast_signed();
     }
-    request.ifr_ifru.ifru_data = (&raw mut value).cast();
-    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
-    // SAFETY: the request is a whole ifreq whose data is a whole Value; both outlive the call.
-    check(unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) })
+    Ok(request)
+}
+
+/// Makes `/dev/net/tun`, open, the other side of a tun device of the calling thread's namespace,
+/// which is made if it is not there and stays.
+pub(crate) fn attach_tun(tun: &impl AsFd, dev: &str) -> io::Result<()> {
+    let mut request = interface_request(dev)?;
+    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
+    let fd = tun.as_fd().as_raw_fd();
+    // SAFETY: a whole ifreq that outlives the call.
+    check(unsafe { libc::ioctl(fd, libc::TUNSETIFF, &raw mut request) })?;
+    // SAFETY: the argument is a number.
+    check(unsafe { libc::ioctl(fd, libc::TUNSETPERSIST, 1) })
+}
+
+/// Reads and writes return at once.
+pub(crate) fn set_nonblocking(file: &impl AsFd) -> io::Result<()> {
+    let fd = file.as_fd().as_raw_fd();
+    // SAFETY: takes a number, returns one.
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
+    check(flags)?;
+    // SAFETY: takes numbers only.
+    check(unsafe { libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK) })
 }
 
 /// Leaves the terminal's session, so that its end and its Ctrl-C do not reach this process.

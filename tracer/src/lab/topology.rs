@@ -1,6 +1,8 @@
 //! A lab as a value: hosts, devices, addresses, routes, rules, servers. Nothing here touches the
 //! kernel; `super::build` realises it.
 
+use std::time::Duration;
+
 use super::Error;
 use super::addr::{Cidr, Mac};
 use super::route::Route;
@@ -93,6 +95,12 @@ pub enum LinkKind {
         local: &'static str,
         port: u16,
     },
+    /// Two tun devices between which the lab's daemon holds every packet back for a while.
+    Long {
+        peer_host: &'static str,
+        peer_dev: &'static str,
+        delay: Duration,
+    },
 }
 
 impl Link {
@@ -116,6 +124,19 @@ impl Link {
         Self { kind, ..Self::bridge(host, dev, mtu) }
     }
 
+    /// A link of `delay` each way between `dev` on `host` and a device of the same name on
+    /// `peer_host`.
+    #[must_use]
+    pub fn long(
+        host: &'static str,
+        dev: &'static str,
+        peer_host: &'static str,
+        delay: Duration,
+    ) -> Self {
+        let kind = LinkKind::Long { peer_host, peer_dev: dev, delay };
+        Self { kind, ..Self::bridge(host, dev, 1500) }
+    }
+
     /// This link as a port of `bridge`.
     #[must_use]
     pub fn port_of(self, bridge: &'static str) -> Self {
@@ -131,7 +152,9 @@ impl Link {
     /// Both ends: the host and the name of each device that this link makes.
     pub fn ends(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
         let peer = match self.kind {
-            LinkKind::Veth { peer_host, peer_dev } => Some((peer_host, peer_dev)),
+            LinkKind::Veth { peer_host, peer_dev } | LinkKind::Long { peer_host, peer_dev, .. } => {
+                Some((peer_host, peer_dev))
+            }
             LinkKind::Bridge | LinkKind::Vxlan { .. } => None,
         };
         std::iter::once((self.host, self.dev)).chain(peer)

@@ -27,6 +27,7 @@ const ALONE: &[&str] = &[
     "robust_clean",
     "rules",
     "slow",
+    "slow_labs",
     "truth",
 ];
 

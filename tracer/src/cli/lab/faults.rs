@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::{PrefixArgs, command, complain, print};
 use crate::app;
+use crate::cli::trace::Span;
 use crate::lab::{Fault, FaultKind, LABS, Lab, Prefix, Seen, Speaker};
 use crate::render::hanging;
 
@@ -14,6 +15,17 @@ use crate::render::hanging;
 pub(super) struct FaultArgs {
     /// Which fault; see `pkttrace lab list --faults`.
     fault: String,
+    #[command(flatten)]
+    at: PrefixArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LoadArgs {
+    /// Which fault; see `pkttrace lab list --faults`.
+    fault: String,
+    /// For how long (20s, 500ms, 2m).
+    #[arg(long, value_name = "TIME", default_value = "20s")]
+    duration: Span,
     #[command(flatten)]
     at: PrefixArgs,
 }
@@ -47,6 +59,7 @@ pub(super) fn make(args: &FaultArgs) -> Result<ExitCode> {
 /// Which probes tell.
 fn symptom_text(fault: &Fault) -> Result<String> {
     let [fails, works] = fault.expectations()?;
+    let broken = if fault.is_slow() { "slow: " } else { "fails:" };
     if fault.kind == FaultKind::Trap {
         return Ok(format!("a trap: all {} probes of a healthy lab still work", works.len()));
     }
@@ -54,7 +67,7 @@ fn symptom_text(fault: &Fault) -> Result<String> {
         let named = probes.iter().map(|probe| format!("{} ({})", probe.name, probe.what));
         named.collect::<Vec<_>>().join(", ")
     };
-    let mut text = format!("fails:       {}", list(&fails));
+    let mut text = format!("{broken}       {}", list(&fails));
     if !works.is_empty() {
         text += &format!("\nstill works: {}", list(&works));
     }
@@ -66,12 +79,19 @@ fn next(fault: &Fault, prefix: &Prefix) -> String {
     let target = &fault.target;
     let sport = target.sport.map_or(String::new(), |sport| format!(" --sport {sport}"));
     let (netns, to, proto) = (prefix.netns(target.from), target.to, target.proto);
-    let diagnose = format!("pkttrace diagnose --from {netns} --to {to} --proto {proto}{sport}");
-    let rows = [
-        (command(&format!("lab symptom {}", fault.id), prefix), "see it"),
-        (diagnose, "find out why"),
-        (command("lab fix", prefix), "make the lab whole again"),
-    ];
+    let slow = if fault.is_slow() { " --slow" } else { "" };
+    let diagnose =
+        format!("pkttrace diagnose{slow} --from {netns} --to {to} --proto {proto}{sport}");
+    let load = command(&format!("lab load {}", fault.id), prefix);
+    let load = fault.is_slow().then(|| (format!("{load} &"), "traffic, for twenty seconds"));
+    let rows: Vec<_> = [(command(&format!("lab symptom {}", fault.id), prefix), "see it")]
+        .into_iter()
+        .chain(load)
+        .chain([
+            (diagnose, "find out why"),
+            (command("lab fix", prefix), "make the lab whole again"),
+        ])
+        .collect();
     let width = rows.iter().map(|(command, _)| command.len()).max().unwrap_or_default();
     rows.iter().map(|(command, what)| format!("  {command:width$}  # {what}\n")).collect()
 }
@@ -99,6 +119,19 @@ fn seen_row(seen: &Seen) -> String {
         (None, false) => "works as expected".to_owned(),
     };
     format!("{:11}  {verdict}\n", seen.probe.name)
+}
+
+pub(super) fn load(args: &LoadArgs) -> Result<ExitCode> {
+    let fault = Fault::find(&args.fault)?;
+    let lab = Lab::open(&args.at.prefix)?;
+    if !lab.load(fault, args.duration.0)? {
+        anyhow::bail!(
+            "{} slows no traffic down: see `pkttrace lab symptom {}`",
+            fault.id,
+            fault.id
+        );
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 pub(super) fn fix(args: &FixArgs) -> Result<ExitCode> {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
 
-use self::faults::{FaultArgs, FixArgs};
+use self::faults::{FaultArgs, FixArgs, LoadArgs};
 use crate::lab::probe::{Expected, Probe};
 use crate::lab::topology::{Choice, Proxy, Topology};
 use crate::lab::{self, Backend, Error, Inhabitant, LABS, Lab, Prefix, Record, Removed, Spec, Up};
@@ -49,6 +49,8 @@ enum LabCommand {
     ///
     /// Runs the probes that fail by it and those that still work. With a trap, all must work.
     Symptom(FaultArgs),
+    /// Make the traffic that a fault of lab `perf` slows down, for `diagnose --slow` to look at.
+    Load(LoadArgs),
     /// Undo the active faults, or one of them.
     ///
     /// Also right after a repair by hand: it leaves what is healthy as it is.
@@ -138,6 +140,7 @@ pub fn run(args: LabArgs) -> Result<ExitCode> {
         LabCommand::Healthy(args) => healthy(&args.prefix),
         LabCommand::Break(args) => faults::make(&args),
         LabCommand::Symptom(args) => faults::symptom(&args),
+        LabCommand::Load(args) => faults::load(&args),
         LabCommand::Fix(args) => faults::fix(&args),
         LabCommand::Down(args) => down(&args.prefix),
         LabCommand::Serve(args) => {

@@ -14,6 +14,7 @@ use super::super::server::{Proto, Server};
 use super::super::topology::{Link, LinkKind, Resolver, Sysctl, Topology};
 use super::super::{Error, LOCK_WAIT, netlink, sys};
 use super::op::{Edit, Offload, Op};
+use super::perf::rule_list;
 use crate::bpf::{Dropper, drop_everything};
 use crate::net::setns;
 
@@ -49,6 +50,7 @@ impl Work<'_> {
             | Op::Rules { .. }
             | Op::AddNft { .. }
             | Op::DelNft { .. }
+            | Op::RuleList { .. }
             | Op::AddIpset { .. }
             | Op::DelIpset { .. }
             | Op::ForgetConnections { .. } => self.change_rules(op),
@@ -60,7 +62,15 @@ impl Work<'_> {
                 self.host(host)?.set_sysctls(&[Sysctl { host, key, value }])
             }
             Op::Offload { host, dev, what, on } => self.set_offload(host, dev, what, on),
-            Op::Resolver { host, nameserver } => self.set_resolver(host, nameserver),
+            Op::Qdisc { host, dev, words, .. } => {
+                self.run(host, &format!("tc qdisc replace dev {dev} root {words}"))
+            }
+            Op::Resolver { host, nameserver } => {
+                self.set_resolver(host, |built| Resolver { nameserver, ..built })
+            }
+            Op::Search { host, domains } => {
+                self.set_resolver(host, |built| Resolver { search: domains, ..built })
+            }
             Op::Send { host, to, sport, times } => {
                 self.inside(host, &format!("send to {to}"), || send(to, sport, times))
             }
@@ -237,6 +247,9 @@ impl Work<'_> {
                 "nft -f -",
                 &format!("add table {table}\ndelete table {table}\n"),
             ),
+            Op::RuleList { host, chain, count } => {
+                self.host(host)?.restore_rules(backend, &rule_list(chain, count))
+            }
             Op::AddIpset { host, name, member } => {
                 let text = format!("create {name} hash:ip\nadd {name} {member}\n");
                 self.run_with(host, "ipset restore", &text)
@@ -300,11 +313,14 @@ impl Work<'_> {
         })
     }
 
-    fn set_resolver(&self, host: &str, nameserver: &'static str) -> Result<(), Error> {
+    fn set_resolver(
+        &self,
+        host: &str,
+        change: impl FnOnce(Resolver) -> Resolver,
+    ) -> Result<(), Error> {
         let built = self.topology.resolvers.iter().find(|resolver| resolver.host == host);
         let missing = || Error::BadSpec(format!("{host} has no resolv.conf"));
-        let resolver = Resolver { nameserver, ..*built.ok_or_else(missing)? };
-        self.host(host)?.write_resolver(&resolver)
+        self.host(host)?.write_resolver(&change(*built.ok_or_else(missing)?))
     }
 }
 

@@ -1,6 +1,8 @@
 //! Breaking a lab that is up, and making it whole again. Which faults are active is recorded before
 //! anything is changed, so that `fix` also clears away what an interrupted `break` left.
 
+use std::time::Duration;
+
 use super::super::build::Nets;
 use super::super::lifecycle::Lab;
 use super::super::probe::Probe;
@@ -138,6 +140,21 @@ impl Lab {
             });
             seen.collect()
         }))
+    }
+
+    /// Makes the traffic that a fault slows down, for so long; `false` if it slows none.
+    ///
+    /// # Errors
+    ///
+    /// That the lab is another one, or a host cannot be entered.
+    pub fn load(&self, fault: &'static Fault, span: Duration) -> Result<bool, Error> {
+        self.knows(fault)?;
+        let [fails, _] = fault.expectations()?;
+        let mut has_load = false;
+        for probe in fails {
+            has_load |= probe.load(&self.prefix, span)?;
+        }
+        Ok(has_load)
     }
 
     /// The operations that undo a fault of this lab.

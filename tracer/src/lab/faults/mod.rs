@@ -11,6 +11,7 @@ mod egress;
 mod ingress;
 mod manage;
 mod op;
+mod perf;
 mod same_node;
 mod say;
 mod service;
@@ -81,7 +82,7 @@ pub struct Place {
     pub what: Option<&'static str>,
 }
 
-const TABLES: [&[Fault]; 8] = [
+const TABLES: [&[Fault]; 9] = [
     same_node::FAULTS,
     cross_node::FAULTS,
     dns::FAULTS,
@@ -89,6 +90,7 @@ const TABLES: [&[Fault]; 8] = [
     ingress::FAULTS,
     egress::FAULTS,
     docker::FAULTS,
+    perf::FAULTS,
     traps::FAULTS,
 ];
 
@@ -109,6 +111,11 @@ impl Fault {
             place: Place { host: "", dev: None, what: None },
             breaks: &[],
         }
+    }
+
+    /// A fault of lab `perf`.
+    const fn slow(id: &'static str, title: &'static str) -> Self {
+        Self { lab: "perf", ..Self::new("perf", id, title) }
     }
 
     /// A trap: every probe of a healthy lab still works.
@@ -143,6 +150,12 @@ impl Fault {
 
     const fn breaks(self, breaks: &'static [Op]) -> Self {
         Self { breaks, ..self }
+    }
+
+    /// It breaks nothing: what it makes slow is measured.
+    #[must_use]
+    pub fn is_slow(&self) -> bool {
+        self.scenario == "perf"
     }
 
     /// All of them, faults before traps.

@@ -129,6 +129,13 @@ pub enum Op {
         host: &'static str,
         table: &'static str,
     },
+    /// A chain of rules for others, in front of everybody's way, as kube-proxy writes them for
+    /// Services without endpoints.
+    RuleList {
+        host: &'static str,
+        chain: &'static str,
+        count: u16,
+    },
     AddIpset {
         host: &'static str,
         name: &'static str,
@@ -144,6 +151,13 @@ pub enum Op {
         what: Offload,
         on: bool,
     },
+    /// The queueing discipline of a device, in the words of `tc qdisc replace dev DEV root`.
+    Qdisc {
+        host: &'static str,
+        dev: &'static str,
+        words: &'static str,
+        healthy: &'static str,
+    },
     /// Puts a program that drops every packet on a device.
     Program {
         host: &'static str,
@@ -154,6 +168,11 @@ pub enum Op {
     Resolver {
         host: &'static str,
         nameserver: &'static str,
+    },
+    /// The search list of a host's `resolv.conf`.
+    Search {
+        host: &'static str,
+        domains: &'static str,
     },
     /// Changes what a host's server on a port does.
     Serve {
@@ -247,6 +266,8 @@ pub(super) fn undo(ops: &[Op], topology: &Topology) -> Vec<Op> {
             undone.push(back);
         }
     }
+    // A server takes over the settings that it finds when it starts.
+    undone.sort_by_key(|op| *op == Op::ServeAll);
     undone
 }
 
@@ -286,6 +307,10 @@ impl Op {
                 vec![Self::OtherIptables { host, words: undo, undo: words }]
             }
             Self::AddNft { host, table, .. } => vec![Self::DelNft { host, table }],
+            Self::RuleList { host, .. } => vec![Self::Rules { host, has_raw: false }],
+            Self::Qdisc { host, dev, words, healthy } => {
+                vec![Self::Qdisc { host, dev, words: healthy, healthy: words }]
+            }
             Self::AddIpset { host, name, .. } => vec![Self::DelIpset { host, name }],
             Self::Offload { host, dev, what, on } => {
                 vec![Self::Offload { host, dev, what, on: !on }]
@@ -298,6 +323,12 @@ impl Op {
                 .iter()
                 .filter(|resolver| resolver.host == host)
                 .map(|resolver| Self::Resolver { host, nameserver: resolver.nameserver })
+                .collect(),
+            Self::Search { host, .. } => topology
+                .resolvers
+                .iter()
+                .filter(|resolver| resolver.host == host)
+                .map(|resolver| Self::Search { host, domains: resolver.search })
                 .collect(),
             Self::Serve { .. } => vec![Self::ServeAll],
             Self::Send { .. } | Self::Connect { .. } | Self::ForgetConnections { .. } => vec![],

@@ -24,6 +24,7 @@ impl Speaker<'_> {
             | Op::AddMacvlan { .. }
             | Op::AddOrphan { .. }
             | Op::Offload { .. }
+            | Op::Qdisc { .. }
             | Op::Program { .. } => self.say_device(op),
             Op::AddAddress { .. }
             | Op::DelAddress { .. }
@@ -40,6 +41,7 @@ impl Speaker<'_> {
             | Op::Rules { .. }
             | Op::AddNft { .. }
             | Op::DelNft { .. }
+            | Op::RuleList { .. }
             | Op::AddIpset { .. }
             | Op::DelIpset { .. }
             | Op::ForgetConnections { .. } => self.say_rule(op),
@@ -49,6 +51,10 @@ impl Speaker<'_> {
             Op::Resolver { host, nameserver } => {
                 let path = self.prefix.etc_dir(host).join("resolv.conf");
                 format!("sed -i 's/^nameserver .*/nameserver {nameserver}/' {}", path.display())
+            }
+            Op::Search { host, domains } => {
+                let path = self.prefix.etc_dir(host).join("resolv.conf");
+                format!("sed -i 's/^search .*/search {domains}/' {}", path.display())
             }
             Op::Serve { host, proto, port, edit } => {
                 self.say_edit(host, &format!("{proto} port {port}"), edit)
@@ -111,6 +117,9 @@ impl Speaker<'_> {
                     Offload::Checksum => format!("tx {on}"),
                 };
                 format!("{} ethtool -K {dev} {what}", self.exec(host))
+            }
+            Op::Qdisc { host, dev, words, .. } => {
+                format!("{} tc qdisc replace dev {dev} root {words}", self.exec(host))
             }
             Op::Program { host, dev, hook, on } => self.say_program(host, dev, hook, on),
             _ => String::new(),
@@ -202,6 +211,11 @@ impl Speaker<'_> {
                 )
             }
             Op::DelNft { host, table } => format!("{} nft delete table {table}", self.exec(host)),
+            Op::RuleList { host, chain, count } => {
+                let jump = format!("-I FORWARD 1 -j {chain}");
+                let jump = self.iptables(host, self.backend, &jump);
+                format!("{jump}  # and {count} rules for others in {chain}")
+            }
             Op::AddIpset { host, name, member } => {
                 let exec = self.exec(host);
                 format!("{exec} ipset create {name} hash:ip; {exec} ipset add {name} {member}")
@@ -218,6 +232,8 @@ impl Speaker<'_> {
             Edit::Stop => "ends".to_owned(),
             Edit::Loopback => "listens on 127.0.0.1 only".to_owned(),
             Edit::Become(Kind::Hang) => "accepts and never answers".to_owned(),
+            Edit::Become(Kind::Paced) => "starts anew".to_owned(),
+            Edit::Become(Kind::Cramped) => "has a receive buffer of 8 KiB".to_owned(),
             Edit::Become(_) => "stops reading, with no room to queue".to_owned(),
         };
         format!("# {netns}: the server on {port} {what}")

@@ -7,25 +7,25 @@ use super::*;
 use crate::lab::topology::{Choice, Topology};
 use crate::lab::{Backend, Prefix};
 
-fn topology() -> Topology {
-    Spec::find("cluster").unwrap().topology(Choice::default()).unwrap()
+fn topology(fault: &Fault) -> Topology {
+    Spec::find(fault.lab).unwrap().topology(Choice::default()).unwrap()
 }
 
 #[test]
 fn every_fault_and_trap_has_a_name_of_its_own() {
     let traps = Fault::all().filter(|fault| fault.kind == FaultKind::Trap).count();
     let ids: HashSet<&str> = Fault::all().map(|fault| fault.id).collect();
-    assert_eq!((ids.len(), traps), (108, 10));
+    assert_eq!((ids.len(), traps), (122, 10));
     assert_eq!(Fault::all().count(), ids.len(), "ids repeat");
 }
 
 #[test]
 fn every_fault_names_hosts_and_probes_that_exist() {
-    let hosts = topology().host_names();
     for fault in Fault::all() {
+        let hosts = topology(fault).host_names();
         assert!(hosts.contains(&fault.target.from), "{}: {:?}", fault.id, fault.target);
         assert!(hosts.contains(&fault.place.host), "{}: {:?}", fault.id, fault.place);
-        assert!(["icmp", "tcp", "dns"].contains(&fault.target.proto), "{}", fault.id);
+        assert!(["icmp", "tcp", "udp", "dns"].contains(&fault.target.proto), "{}", fault.id);
         let [fails, works] = fault.expectations().unwrap();
         assert_eq!(fails.is_empty(), fault.kind == FaultKind::Trap, "{}", fault.id);
         assert!(!works.is_empty() || fault.id == "docker-rules-flushed", "{}", fault.id);
@@ -36,10 +36,10 @@ fn every_fault_names_hosts_and_probes_that_exist() {
 /// What it takes back a fault is known for each, and every step can be said.
 #[test]
 fn every_step_can_be_undone_and_said() {
-    let (prefix, topology): (Prefix, _) = ("t".parse().unwrap(), topology());
+    let prefix: Prefix = "t".parse().unwrap();
     let speaker = Speaker { prefix: &prefix, backend: Backend::Nft };
     for fault in Fault::all() {
-        let back = undo(fault.breaks, &topology);
+        let back = undo(fault.breaks, &topology(fault));
         let leaves_no_trace = |op: &Op| matches!(op, Op::Send { .. } | Op::Connect { .. });
         let is_passing = fault.breaks.iter().all(leaves_no_trace);
         assert_eq!(back.is_empty(), is_passing, "{}", fault.id);

@@ -7,8 +7,11 @@ mod docker_rules;
 mod kube_nft_rules;
 mod kube_rules;
 mod pair;
+mod perf;
 
 use super::Error;
+pub(in crate::lab) use perf::{RMEM, WMEM};
+
 use super::probe::Probe;
 use super::topology::{Choice, Topology};
 
@@ -22,7 +25,7 @@ pub struct Spec {
 }
 
 /// All labs, the smallest first.
-pub const LABS: [Spec; 3] = [
+pub const LABS: [Spec; 4] = [
     Spec {
         name: "pair",
         summary: "two namespaces joined by a veth pair",
@@ -34,6 +37,12 @@ pub const LABS: [Spec; 3] = [
         summary: "a node with three pods on a bridge, masqueraded behind a gateway",
         probes: bridge::PROBES,
         build: bridge::topology,
+    },
+    Spec {
+        name: "perf",
+        summary: "a router between a client, two servers and a far one, for what is slow",
+        probes: perf::PROBES,
+        build: perf::topology,
     },
     Spec {
         name: "cluster",

@@ -96,6 +96,9 @@ fn probes_start_from_hosts_and_have_one_name_each() {
         let mut names = HashSet::new();
         for probe in lab.probes {
             assert!(names.insert(probe.name), "{}: probe {} twice", lab.name, probe.name);
+            if let Some((host, what)) = probe.measure {
+                assert!(hosts.contains(&host), "{}: {what:?}", lab.name);
+            }
             for step in probe.steps {
                 assert!(hosts.contains(&step.from()), "{}: {step:?}", lab.name);
             }
@@ -126,5 +129,5 @@ fn only_the_node_with_an_endpoint_serves_policy_local() {
 #[test]
 fn an_unknown_lab_names_those_there_are() {
     let error = Spec::find("clutser").unwrap_err().to_string();
-    assert!(error.contains("pair, bridge, cluster"), "{error}");
+    assert!(error.contains("pair, bridge, perf, cluster"), "{error}");
 }

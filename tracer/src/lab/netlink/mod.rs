@@ -114,6 +114,9 @@ impl Netlink {
                     .learning(false)
                     .build()
             }
+            LinkKind::Long { .. } => {
+                return Err(Error::BadSpec(format!("{} is no device of netlink's", link.dev)));
+            }
         };
         message.attributes.push(LinkAttribute::Mtu(link.mtu));
         if let Some(mac) = link.mac {

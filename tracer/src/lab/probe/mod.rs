@@ -4,11 +4,16 @@
 mod dns;
 mod http;
 mod icmp;
+mod measure;
 
 use std::io;
+use std::time::Duration;
 
+use self::measure::At;
 use super::{Error, Prefix};
 use crate::net::setns;
+
+pub use measure::Measure;
 
 /// Something to try, made of steps that must all work.
 #[derive(Debug, Clone, Copy)]
@@ -18,6 +23,8 @@ pub struct Probe {
     pub what: &'static str,
     pub expected: Expected,
     pub steps: &'static [Step],
+    /// What has to be good enough, and the host that measures it.
+    pub measure: Option<(&'static str, Measure)>,
 }
 
 /// In which labs a probe works.
@@ -84,7 +91,7 @@ impl Probe {
         what: &'static str,
         steps: &'static [Step],
     ) -> Self {
-        Self { name, what, expected: Expected::Healthy, steps }
+        Self { name, what, expected: Expected::Healthy, steps, measure: None }
     }
 
     pub(crate) const fn ipv6(
@@ -92,7 +99,7 @@ impl Probe {
         what: &'static str,
         steps: &'static [Step],
     ) -> Self {
-        Self { name, what, expected: Expected::WithIpv6, steps }
+        Self { name, what, expected: Expected::WithIpv6, steps, measure: None }
     }
 
     pub(crate) const fn other(
@@ -100,7 +107,16 @@ impl Probe {
         what: &'static str,
         steps: &'static [Step],
     ) -> Self {
-        Self { name, what, expected: Expected::Either, steps }
+        Self { name, what, expected: Expected::Either, steps, measure: None }
+    }
+
+    pub(crate) const fn measured(
+        name: &'static str,
+        what: &'static str,
+        from: &'static str,
+        measure: Measure,
+    ) -> Self {
+        Self { measure: Some((from, measure)), ..Self::other(name, what, &[]) }
     }
 
     /// Tries all steps in turn.
@@ -109,7 +125,29 @@ impl Probe {
     ///
     /// The first step that fails, and why.
     pub fn run(&self, prefix: &Prefix) -> Result<(), Error> {
-        self.steps.iter().try_for_each(|step| step.run(prefix))
+        self.steps.iter().try_for_each(|step| step.run(prefix))?;
+        self.measure_by(prefix, Measure::check)
+    }
+
+    /// Makes the traffic of what it measures for so long; `false` if it measures nothing.
+    ///
+    /// # Errors
+    ///
+    /// That a host cannot be entered.
+    pub fn load(&self, prefix: &Prefix, span: Duration) -> Result<bool, Error> {
+        self.measure_by(prefix, |what, at| what.load(at, span))?;
+        Ok(self.measure.is_some())
+    }
+
+    fn measure_by(
+        &self,
+        prefix: &Prefix,
+        job: impl FnOnce(Measure, At<'_>) -> io::Result<()> + Send,
+    ) -> Result<(), Error> {
+        let Some((host, what)) = self.measure else { return Ok(()) };
+        let netns = prefix.netns_path(host);
+        setns::run_in_path(&netns, || job(what, At { prefix, host }))
+            .map_err(Error::netns(prefix.netns(host), what.describe()))
     }
 }
 

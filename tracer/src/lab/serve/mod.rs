@@ -3,7 +3,9 @@
 
 mod dns;
 mod http;
+mod long;
 mod socket;
+mod stream;
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -16,13 +18,22 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 use self::socket::Listening;
 use super::daemon::{self, READY};
+use super::labs::Spec;
+use super::long::{Long, open_all};
 use super::server::{Kind, Server};
 use super::state::StateDir;
+use super::topology::Choice;
 use super::{Error, Prefix, sys};
 
 const MAX_DATAGRAM: usize = 65536;
 /// After an error that is not the peer's (no descriptors left, say), before the next attempt.
 const PAUSE: Duration = Duration::from_millis(50);
+/// What a paced server does meanwhile.
+const ACCEPT_WORK: Duration = Duration::from_millis(2);
+const RECEIVE_WORK: Duration = Duration::from_millis(10);
+
+/// All that the daemon holds open.
+type Opened = (Vec<(Server, Listening)>, Vec<Long>);
 
 /// Serves the lab until a signal ends it. Says its readiness on stdout when every socket listens, or
 /// else what went wrong.
@@ -37,7 +48,7 @@ pub fn run(prefix: &Prefix) -> Result<(), Error> {
         let opened = start(prefix, &runtime)?;
         Ok((runtime, opened))
     });
-    let (runtime, sockets) = match started {
+    let (runtime, (sockets, links)) = match started {
         Ok(started) => started,
         Err(e) => {
             say(&e.to_string()).map_err(failed)?;
@@ -45,6 +56,9 @@ pub fn run(prefix: &Prefix) -> Result<(), Error> {
         }
     };
     runtime.block_on(async {
+        for link in links {
+            long::carry(link).map_err(failed)?;
+        }
         for (server, socket) in sockets {
             serve(prefix, server, socket);
         }
@@ -53,10 +67,7 @@ pub fn run(prefix: &Prefix) -> Result<(), Error> {
     })
 }
 
-fn start(
-    prefix: &Prefix,
-    runtime: &tokio::runtime::Runtime,
-) -> Result<Vec<(Server, Listening)>, Error> {
+fn start(prefix: &Prefix, runtime: &tokio::runtime::Runtime) -> Result<Opened, Error> {
     let failed = |e: io::Error| Error::Server(e.to_string());
     sys::set_process_name(c"pkttrace-lab");
     sys::leave_session().map_err(failed)?;
@@ -69,7 +80,11 @@ fn start(
         let socket = socket::open(prefix, &server, runtime.handle())?;
         Ok((server, socket))
     };
-    servers.into_iter().map(open).collect()
+    let sockets = servers.into_iter().map(open).collect::<Result<_, _>>()?;
+    let Some(record) = state.load()? else { return Ok((sockets, Vec::new())) };
+    let choice = Choice { ipv6: record.ipv6, proxy: record.proxy };
+    let links = open_all(prefix, &Spec::find(&record.lab)?.topology(choice)?)?;
+    Ok((sockets, links))
 }
 
 /// Says the one thing there is to say and closes the pipe, by putting `/dev/null` in its place.
@@ -95,6 +110,9 @@ async fn serve_tcp(prefix: Prefix, server: Server, listener: TcpListener) {
             Ok((stream, peer)) => {
                 let netns = prefix.netns_path(&server.host);
                 drop(tokio::spawn(answer_tcp(netns, server.clone(), stream, peer)));
+                if server.kind == Kind::Paced {
+                    tokio::time::sleep(ACCEPT_WORK).await;
+                }
             }
             Err(e) => {
                 log::warn!("{server}: accept: {e}");
@@ -106,10 +124,13 @@ async fn serve_tcp(prefix: Prefix, server: Server, listener: TcpListener) {
 
 /// A client that goes away early is its own business.
 async fn answer_tcp(netns: PathBuf, server: Server, stream: TcpStream, peer: SocketAddr) {
-    let answered = if server.kind == Kind::Dns {
-        dns::answer_stream(&netns, stream).await
-    } else {
-        http::answer(&server.host, stream, peer.ip().to_canonical()).await
+    let answered = match server.kind {
+        Kind::Dns => dns::answer_stream(&netns, stream).await,
+        Kind::Echo => stream::echo(stream).await,
+        Kind::Sink => stream::sink(stream).await,
+        Kind::Source => stream::source(stream).await,
+        Kind::Paced => stream::greet(stream).await,
+        _ => http::answer(&server.host, stream, peer.ip().to_canonical()).await,
     };
     if let Err(e) = answered {
         log::debug!("{server}: {peer}: {e}");
@@ -130,6 +151,13 @@ async fn serve_udp(prefix: Prefix, server: Server, socket: UdpSocket) {
         };
         match server.kind {
             Kind::Echo => send(&server, &socket, &datagram[..len], peer).await,
+            Kind::Paced | Kind::Cramped => {
+                send(&server, &socket, &datagram[..len], peer).await;
+                while let Ok((len, peer)) = socket.try_recv_from(&mut datagram) {
+                    send(&server, &socket, &datagram[..len], peer).await;
+                }
+                tokio::time::sleep(RECEIVE_WORK).await;
+            }
             Kind::Dns | Kind::UpDns => {
                 let query = datagram[..len].to_vec();
                 let netns = prefix.netns_path(&server.host);
@@ -140,7 +168,7 @@ async fn serve_udp(prefix: Prefix, server: Server, socket: UdpSocket) {
                     }
                 }));
             }
-            Kind::Sink | Kind::Http | Kind::Stalled | Kind::Hang => {}
+            Kind::Sink | Kind::Source | Kind::Http | Kind::Stalled | Kind::Hang => {}
         }
     }
 }

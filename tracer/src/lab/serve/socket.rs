@@ -12,6 +12,8 @@ use crate::lab::{Error, Prefix, sys};
 use crate::net::setns;
 
 const BACKLOG: u32 = 128;
+/// Bytes, which the kernel doubles: some twenty datagrams.
+const CRAMPED: libc::c_int = 8192;
 
 /// A socket that listens.
 pub(super) enum Listening {
@@ -55,6 +57,9 @@ fn open_tcp(server: &Server) -> io::Result<Listening> {
 
 fn open_udp(server: &Server) -> io::Result<Listening> {
     let socket = StdUdpSocket::bind(server.addr)?;
+    if server.kind == Kind::Cramped {
+        sys::set_socket_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUF, CRAMPED)?;
+    }
     if server.kind == Kind::Stalled {
         // The kernel raises it to its minimum, about two small datagrams.
         sys::set_socket_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUF, 1)?;
