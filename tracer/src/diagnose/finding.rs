@@ -279,7 +279,7 @@ impl Finding {
     /// Something can be done about it here.
     #[must_use]
     pub fn has_remedy(&self) -> bool {
-        self.steps.iter().any(|step| step.remedy().is_some())
+        !self.narrower.is_empty() || self.steps.iter().any(|step| step.remedy().is_some())
     }
 
     /// With a setting as its place, and what it is as a fact. `path` is below `/proc/sys/net`.

@@ -26,6 +26,8 @@ pub struct Detail {
     pub fdb: Vec<FdbEntry>,
     /// VLANs of bridges and of their ports (`bridge vlan show`); `None` when they were not read.
     pub vlans: Option<Vec<PortVlan>>,
+    /// Who joined which multicast group of a bridge (`bridge mdb show`); `None` when not read.
+    pub groups: Option<Vec<Membership>>,
     /// Settings below `/proc/sys/net`, the path as key: `ipv4/conf/eth0/rp_filter`.
     pub sysctls: BTreeMap<String, String>,
     /// Rules of every flavour.
@@ -207,6 +209,17 @@ pub struct FdbEntry {
     pub is_learned: bool,
     /// `NTF_STICKY`: stays at its port.
     pub is_sticky: bool,
+}
+
+/// A member of a multicast group, as a bridge has heard it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Membership {
+    /// The bridge.
+    pub bridge: u32,
+    /// The port, or the bridge itself.
+    pub dev: u32,
+    /// The group; `None`: a router is there, which takes them all.
+    pub group: Option<IpAddr>,
 }
 
 /// A socket that takes what comes.

@@ -7,9 +7,9 @@ use std::net::IpAddr;
 use rtnetlink::packet_core::{NetlinkDeserializable as _, NetlinkHeader};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{
-    BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoMacVlan, InfoPortData,
-    InfoVlan, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
-    MacVlanMode, State, XdpAttached,
+    BridgeQuerierState, BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind,
+    InfoMacVlan, InfoPortData, InfoVlan, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo,
+    LinkLayerType, LinkMessage, LinkXdp, MacVlanMode, State, XdpAttached,
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -151,14 +151,23 @@ fn vlan_id(data: &[InfoVlan]) -> Option<u16> {
 
 fn bridge(data: &[InfoBridge]) -> Bridge {
     let mut bridge = Bridge::default();
+    let (mut snoops, mut has_querier) = (false, false);
     for part in data {
         match part {
             InfoBridge::StpState(state) => bridge.stp = *state != BridgeStpState::Disabled,
             InfoBridge::VlanFiltering(on) => bridge.vlan_filtering = *on,
             InfoBridge::ForwardDelay(delay) => bridge.forward_delay = *delay,
+            InfoBridge::MulticastSnooping(on) => snoops = *on,
+            InfoBridge::MulticastQuerier(on) => has_querier |= *on,
+            InfoBridge::MulticastQuerierState(told) => {
+                let is_v6 =
+                    |s: &BridgeQuerierState| matches!(s, BridgeQuerierState::Ipv6Address(_));
+                has_querier |= told.iter().any(is_v6);
+            }
             _ => {}
         }
     }
+    bridge.snoops_v6 = snoops && has_querier;
     bridge
 }
 

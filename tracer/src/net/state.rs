@@ -134,6 +134,9 @@ pub struct Bridge {
     pub vlan_filtering: bool,
     /// Seconds in listening and learning each, times 100.
     pub forward_delay: u32,
+    /// IPv6 multicasts leave only where somebody was heard to join their group: it snoops, and
+    /// somebody asks who has joined (`br_multicast_querier_exists`).
+    pub snoops_v6: bool,
 }
 
 /// An XDP program.

@@ -6,21 +6,24 @@ use std::net::IpAddr;
 use crate::diagnose::Confidence;
 use crate::diagnose::case::{Case, Met};
 use crate::diagnose::finding::Finding;
+use crate::diagnose::remedy::Remedy;
 use crate::diagnose::rules::Rule;
 use crate::diagnose::rules::met::each;
-use crate::diagnose::walk::ObstacleKind as Kind;
+use crate::diagnose::walk::{ObstacleKind as Kind, RuleRef};
 use crate::net::{DeviceKind, Inum, Netns};
 
 pub(in crate::diagnose) const RULE: Rule = Rule {
     id: "ipv6-address-unverified",
-    covers: &["ipv6-address-unverified", "ndp-proxy-missing"],
+    covers: &["ipv6-address-unverified", "ndp-proxy-missing", "mld-group-missing"],
     check,
     explain: "A kernel uses an IPv6 address only after duplicate address detection: it asks the \
               link for the address, and whoever answers has it already. A bridge port in hairpin \
               mode sends the question back to the one who asks, who then takes itself for another. \
               And an address that lies behind a router, but inside of the network that is on the \
               link, is asked for on the link: the router answers in its place only where proxy_ndp \
-              is on and an entry names the address.",
+              is on and an entry names the address. The question itself goes to a multicast group \
+              made of the address: a bridge that snoops sends it only where somebody was heard to \
+              join that group (MLD), and who keeps its reports to itself is never asked.",
 };
 
 fn check(case: &Case<'_>) -> Vec<Finding> {
@@ -33,6 +36,9 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
         Kind::Unverified { addr, is_failed } => Some(unverified(case, met, (*addr, *is_failed))),
         Kind::ProxyNdpOff { addr, sysctl } => {
             Some(no_proxy(case, met, netns, (*addr, sysctl.as_deref())))
+        }
+        Kind::NotInGroup { port, group, silenced, .. } => {
+            Some(left_out(case, met, netns, (*port, *group, silenced.as_ref())))
         }
         _ => None,
     }
@@ -120,11 +126,48 @@ fn no_proxy(
     if !has_entry {
         finding = finding
             .fact(format!("ip -6 neigh show proxy dev {dev} of {node} lacks {addr}"))
+            .fix(Remedy::ProxyNeigh { dev: dev.clone(), addr }.at(router.inum))
             .fix(format!(
-                "let {node} answer for {addr} on {dev}: ip -6 neigh add proxy {addr} dev {dev} (or \
-                 run ndppd there)"
+                "for many addresses behind it, a proxy for their network (ndppd) on {node}"
             ));
     }
+    finding
+}
+
+/// Who is asked for is never heard of by the bridge.
+fn left_out(
+    case: &Case<'_>,
+    met: &Met<'_>,
+    netns: &Netns,
+    (port, group, silenced): (u32, IpAddr, Option<&(Inum, Box<RuleRef>)>),
+) -> Finding {
+    let node = &netns.name;
+    let name = |dev: u32| case.dev_name(netns.inum, dev);
+    let port_name = name(port);
+    let master = netns.devices.get(&port).and_then(|d| d.master);
+    let bridge = master.map(name).unwrap_or_default();
+    let title = format!(
+        "the bridge {bridge} of {node} snoops (MLD) and has heard nobody behind {port_name} join \
+         the multicast group {group}: neighbour solicitations for its address do not get there"
+    );
+    let join = Remedy::Join { bridge: bridge.clone(), port: port_name.clone(), group };
+    let mut finding = met
+        .finding(case, "mld-group-missing", title)
+        .confidence(Confidence::Certain)
+        .fact(format!("ip -d link of {node}: {bridge} mcast_snooping 1, and somebody queries"))
+        .fact(format!("bridge mdb of {node}: {port_name} is not in {group}"))
+        .fix(join.at(netns.inum));
+    if let Some((host, rule)) = silenced {
+        let host = case.state.netns_name(*host);
+        finding = finding
+            .fact(format!("{host} drops its own MLD reports: {} {}", rule.table, rule.text))
+            .fix(format!(
+                "for all its groups: let {host} send ICMPv6 types 131, 132 and 143 before that \
+                 rule of {}/{}",
+                rule.table, rule.chain
+            ));
+    }
+    finding.place.dev = Some(bridge);
     finding
 }
 

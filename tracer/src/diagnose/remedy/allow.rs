@@ -4,37 +4,66 @@
 use super::argv::{Argv, Word, argv, full};
 use super::rules::{ChainAt, Edit, Spec, Spot};
 use super::{Remedy, Step};
+use crate::diagnose::walk::{Leg, RuleRef};
 use crate::event::{Proto, Tuple};
 use crate::firewall::{Chain, Rule, Table};
-use crate::net::Inum;
 use crate::net::detail::{RoutingRule, RuleAction};
+use crate::net::{Inum, NetworkState};
 
 const TABLE_MAIN: u32 = 254;
 
-/// Accepts these packets before the rule; before the policy of the chain, where there is none.
-/// `None` where rules cannot name them.
+/// A rule where it is; without a rule, the chain whose policy it is.
+pub(crate) fn locate<'a>(
+    state: &'a NetworkState,
+    netns: Inum,
+    rule: &RuleRef,
+) -> Option<(&'a Table, &'a Chain, Option<&'a Rule>)> {
+    let is_its =
+        |t: &&Table| t.flavour == rule.flavour && t.family == rule.family && t.name == rule.table;
+    let detail = state.netns.get(&netns)?.detail.as_deref()?;
+    detail.firewall.tables.iter().filter(is_its).find_map(|table| {
+        let chain = table.chains.iter().find(|c| c.name == rule.chain)?;
+        if rule.number.is_none() && rule.handle.is_none() {
+            return Some((table, chain, None));
+        }
+        let own = chain.rules.iter().find(|r| {
+            r.text == rule.text && (rule.number.is_none() || rule.number == Some(r.number))
+        })?;
+        Some((table, chain, Some(own)))
+    })
+}
+
+/// Accepts a packet before the rule; before the policy of the chain, where there is none. `None`
+/// where rules cannot name it.
 pub(crate) fn allow(
     netns: Inum,
     (table, chain, rule): (&Table, &Chain, Option<&Rule>),
-    packets: &[(Tuple, bool)],
+    (tuple, is_answer, leg): (Tuple, bool, Leg),
 ) -> Option<Vec<Step>> {
     let at = ChainAt::of(table, chain);
     // What chains of other families and hooks accept says nothing about the packet's way on.
     if !matches!(at.family.as_str(), "ip" | "ip6" | "inet") || chain.kind == "nat" {
         return None;
     }
-    let step = |(tuple, is_answer): &(Tuple, bool)| {
-        let spec = match at.is_nft() {
-            true => nft(tuple, *is_answer)?,
-            false => iptables(tuple, *is_answer)?,
-        };
-        let edit = match rule {
-            Some(rule) => Edit::Insert(Some(Spot::of(rule)), Spec(spec)),
-            None => Edit::Append(Spec(spec)),
-        };
-        Some(at.clone().edit(edit).at(netns))
+    let spec = match (leg, at.is_nft()) {
+        (Leg::Packet, true) => nft(&tuple, is_answer)?,
+        (Leg::Packet, false) => iptables(&tuple, is_answer)?,
+        // Who has an address is asked with the same two messages for every packet.
+        (Leg::Question, true) => argv!["icmpv6", "type", "nd-neighbor-solicit", "accept"],
+        (Leg::Answer, true) => argv!["icmpv6", "type", "nd-neighbor-advert", "accept"],
+        (Leg::Question, false) => discovery("135"),
+        (Leg::Answer, false) => discovery("136"),
+        (Leg::Error, _) => return None,
     };
-    packets.iter().map(step).collect()
+    let edit = match rule {
+        Some(rule) => Edit::Insert(Some(Spot::of(rule)), Spec(spec)),
+        None => Edit::Append(Spec(spec)),
+    };
+    Some(vec![at.edit(edit).at(netns)])
+}
+
+fn discovery(kind: &'static str) -> Argv {
+    argv!["-p", "ipv6-icmp", "-m", "icmp6", "--icmpv6-type", kind, "-j", "ACCEPT"]
 }
 
 /// What a rule can name of a packet: its protocol, and with it the server's port. A ping asks whether

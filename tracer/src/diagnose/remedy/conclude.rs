@@ -52,10 +52,16 @@ fn prove(proof: &Proof<'_>, findings: &mut [Finding]) -> Vec<bool> {
     for (at, finding) in findings.iter_mut().enumerate() {
         let narrower = std::mem::take(&mut finding.narrower);
         let is_good = |steps: &[Step]| proof.heals(steps) && !proof.harms(steps);
-        if let Some(steps) = narrower.iter().find(|steps| is_good(steps)) {
-            replace(finding, steps);
+        let whole = |steps: &Vec<Step>| {
+            let steps =
+                proof.completed(steps).or_else(|| proof.heals(steps).then(|| steps.clone()))?;
+            (!proof.harms(&steps)).then_some(steps)
+        };
+        let is_loud = finding.severity != Severity::Info;
+        if let Some(steps) = narrower.iter().filter(|_| is_loud).find_map(whole) {
+            replace(finding, &steps);
             proved[at] = true;
-        } else if finding.has_remedy() && finding.severity != Severity::Info {
+        } else if finding.has_remedy() && is_loud {
             proved[at] = is_good(&finding.steps);
             // Together with others, the narrowest is tried first too.
             if !proved[at] && finding.severity == Severity::Error {

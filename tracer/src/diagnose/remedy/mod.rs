@@ -14,7 +14,7 @@ mod rules;
 mod words;
 mod world;
 
-pub(crate) use allow::{allow, main_first};
+pub(crate) use allow::{allow, locate, main_first};
 pub(crate) use argv::argv;
 pub use argv::{Argv, Foreign, Word, clean, full, quote};
 pub use conclude::{Command, conclude, conclude_working};
@@ -61,6 +61,10 @@ pub enum Remedy {
     Neigh { dev: String, addr: IpAddr, mac: Mac },
     /// Deletes a neighbour entry.
     DelNeigh { dev: String, addr: IpAddr },
+    /// Answers for an address that lies behind it (IPv6).
+    ProxyNeigh { dev: String, addr: IpAddr },
+    /// Sends by a port of a bridge that snoops what is for this multicast group.
+    Join { bridge: String, port: String, group: IpAddr },
     /// Forgets who has this one address, on every device.
     ForgetNeigh { addr: IpAddr },
     /// Changes a forwarding database.

@@ -5,11 +5,18 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::Step;
+use super::allow::{allow, locate, main_first};
 use super::beside::beside;
 use super::world::World;
-use crate::diagnose::case::{Case, Purpose, Way};
-use crate::diagnose::walk::{Ask, Scope};
-use crate::net::NetworkState;
+use crate::diagnose::case::{Case, Direction, Purpose, Way};
+use crate::diagnose::walk::{Ask, End, ObstacleKind as Kind, Scope, Walk};
+use crate::net::{Inum, NetworkState};
+
+/// The devices by which the ways of a packet leave the view.
+type Exits = Vec<Option<(Inum, u32)>>;
+
+/// Behind what was let through, so many more obstacles are.
+const BEHIND: usize = 4;
 
 /// What is walked again for each remedy.
 pub(super) struct Proof<'a> {
@@ -17,8 +24,8 @@ pub(super) struct Proof<'a> {
     scope: Scope,
     /// What was asked, or fails.
     asked: Vec<(Ask, Purpose)>,
-    /// What works now.
-    working: Vec<Ask>,
+    /// What works now, and by which devices it leaves the view.
+    working: Vec<(Ask, Exits)>,
     /// How many ways of what was asked lead nowhere now.
     stopped: usize,
     /// What was asked was seen to work: nothing has to be cleared.
@@ -45,7 +52,11 @@ impl<'a> Proof<'a> {
             Self { case, scope, asked, working: Vec::new(), stopped: 0, is_working: false };
         proof.stopped = proof.stopped_in(case.state);
         let all = beside(case, &proof.asked);
-        proof.working = all.into_iter().filter(|ask| proof.is_clear(case.state, ask)).collect();
+        let works = |ask: Ask| {
+            let exits = proof.exits(case.state, &ask)?;
+            Some((ask, exits))
+        };
+        proof.working = all.into_iter().filter_map(works).collect();
         proof
     }
 
@@ -60,7 +71,38 @@ impl<'a> Proof<'a> {
     }
 
     fn is_clear(&self, state: &NetworkState, ask: &Ask) -> bool {
-        self.ways(state, ask, Purpose::Check).iter().all(Way::is_clear)
+        self.exits(state, ask).is_some()
+    }
+
+    /// Where a packet leaves the view, if it is clear on all its ways.
+    fn exits(&self, state: &NetworkState, ask: &Ask) -> Option<Exits> {
+        let exit = |way: &Way| {
+            way.is_clear().then_some(match way.request.end {
+                End::LeftView { netns, dev, .. } => Some((netns, dev)),
+                _ => None,
+            })
+        };
+        self.ways(state, ask, Purpose::Check).iter().map(exit).collect()
+    }
+
+    /// These steps, and what is in the way behind them let through or led past in the narrowest way
+    /// too; `None` where that does not heal.
+    pub(super) fn completed(&self, steps: &[Step]) -> Option<Vec<Step>> {
+        let mut steps = steps.to_vec();
+        for _ in 0..BEHIND {
+            let world = World::of(self.case.state).with(&steps);
+            let asked = self.asked.iter();
+            let mut ways = asked.flat_map(|(ask, purpose)| self.ways(&world.state, ask, *purpose));
+            let Some(way) = ways.find(|way| !way.is_clear()) else { return Some(steps) };
+            let more =
+                way.walks().find_map(|(direction, walk)| past(&world.state, walk, direction));
+            let more: Vec<Step> = more?.into_iter().filter(|s| !steps.contains(s)).collect();
+            if more.is_empty() {
+                return None;
+            }
+            steps.extend(more);
+        }
+        None
     }
 
     fn stopped_in(&self, state: &NetworkState) -> usize {
@@ -97,9 +139,32 @@ impl<'a> Proof<'a> {
         servers.iter().all(|to| self.is_clear(&world.state, &Ask::udp(from, *to, 53)))
     }
 
-    /// Something that works now stops working with these steps done.
+    /// Something that works now stops working with these steps done, or goes another way out.
     pub(super) fn harms<'s>(&self, steps: impl IntoIterator<Item = &'s Step>) -> bool {
         let world = World::of(self.case.state).with(steps);
-        !self.working.iter().all(|ask| self.is_clear(&world.state, ask))
+        let is_same = |(ask, exits): &(Ask, Exits)| {
+            self.exits(&world.state, ask).is_some_and(|now| now == *exits)
+        };
+        !self.working.iter().all(is_same)
     }
+}
+
+/// The narrowest way past the first thing that leads a packet astray or stops it.
+fn past(state: &NetworkState, walk: &Walk, direction: Direction) -> Option<Vec<Step>> {
+    let stop = walk.stopped_at().map(|(at, _)| at)?;
+    let before = walk.obstacles().take_while(|(at, _)| *at <= stop);
+    before.into_iter().find_map(|(at, obstacle)| {
+        let tuple = walk.steps.get(at)?.tuple;
+        let netns = obstacle.place.netns;
+        match &obstacle.kind {
+            Kind::Filtered { rule, .. } => {
+                let at = locate(state, netns, rule)?;
+                allow(netns, at, (tuple, direction == Direction::Reply, obstacle.leg))
+            }
+            Kind::Diverted { rule, main: Some(_), .. } | Kind::RuleRefuses { rule, .. } => {
+                Some(main_first(netns, rule, tuple.dst))
+            }
+            _ => None,
+        }
+    })
 }

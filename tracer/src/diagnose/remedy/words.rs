@@ -110,6 +110,13 @@ fn write(state: &NetworkState, remedy: &Remedy) -> Option<Argv> {
         Remedy::DelNeigh { dev, addr } => {
             argv!["ip", "neigh", "del", *addr, "dev", Foreign(dev)]
         }
+        Remedy::ProxyNeigh { dev, addr } => {
+            argv!["ip", "neigh", "replace", "proxy", *addr, "dev", Foreign(dev)]
+        }
+        Remedy::Join { bridge, port, group } => {
+            let (bridge, port) = (Foreign(bridge), Foreign(port));
+            argv!["bridge", "mdb", "add", "dev", bridge, "port", port, "grp", *group, "permanent"]
+        }
         Remedy::ForgetNeigh { addr } => argv!["ip", "neigh", "flush", "to", *addr],
         Remedy::Fdb { dev, mac, edit } => fdb(argv!["bridge", "fdb"], (dev, *mac), *edit),
         Remedy::Rules(change) => rules::command(change),
@@ -300,6 +307,10 @@ pub(super) fn effect(state: &NetworkState, netns: Inum, remedy: &Remedy) -> Stri
         Remedy::DelRule(rule) => format!("deletes the policy rule {}", show::rule(rule)),
         Remedy::Neigh { addr, mac, .. } => {
             format!("writes down that {addr} has {}", show::mac(*mac))
+        }
+        Remedy::ProxyNeigh { dev, addr } => format!("answers on {dev} for {addr}"),
+        Remedy::Join { bridge, port, group } => {
+            format!("lets {bridge} send by {port} what is for the group {group}")
         }
         Remedy::DelNeigh { addr, .. } | Remedy::ForgetNeigh { addr } => {
             format!("forgets which link-layer address {addr} has, so that it is asked anew")

@@ -1,6 +1,6 @@
 //! A rule where it was read, and what takes it away or puts another in its place.
 
-use crate::diagnose::remedy::{ChainAt, Edit, Spec, Spot, Step};
+use crate::diagnose::remedy::{ChainAt, Edit, Spec, Spot, Step, locate};
 use crate::diagnose::walk::RuleRef;
 use crate::diagnose::{Case, Where};
 use crate::firewall::{self, Policy, Table};
@@ -44,17 +44,5 @@ pub(super) fn located<'a>(
     netns: Inum,
     rule: &RuleRef,
 ) -> Option<(&'a Table, &'a firewall::Chain, Option<&'a firewall::Rule>)> {
-    let is_its =
-        |t: &&Table| t.flavour == rule.flavour && t.family == rule.family && t.name == rule.table;
-    let mut tables = case.detail(netns)?.firewall.tables.iter().filter(is_its);
-    tables.find_map(|table| {
-        let chain = table.chains.iter().find(|c| c.name == rule.chain)?;
-        if rule.number.is_none() && rule.handle.is_none() {
-            return Some((table, chain, None));
-        }
-        let own = chain.rules.iter().find(|r| {
-            r.text == rule.text && (rule.number.is_none() || rule.number == Some(r.number))
-        })?;
-        Some((table, chain, Some(own)))
-    })
+    locate(case.state, netns, rule)
 }

@@ -2,11 +2,12 @@
 //! its way to each of them.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use super::arp::{self, Message, Met};
 use super::conf::Conf;
 use super::vlan::{self, Vid};
-use super::{Effect, Flood, Leg, Obstacle, ObstacleKind, Place};
+use super::{Effect, Flood, Leg, Obstacle, ObstacleKind, Place, snoop};
 use crate::journey::Hook;
 use crate::net::detail::FdbEntry;
 use crate::net::{Device, DeviceKind, Inum, Mac};
@@ -40,13 +41,12 @@ pub(super) struct Frame {
     pub(super) leg: Leg,
     /// What it says, where rules are to be asked about it.
     pub(super) arp: Option<Message>,
-    /// To a group, and not to everybody.
-    pub(super) is_multicast: bool,
+    /// The group that it is for, where it is not for everybody.
+    pub(super) group: Option<IpAddr>,
 }
 
 impl Frame {
-    pub(super) const QUESTION: Self =
-        Self { to: None, leg: Leg::Question, arp: None, is_multicast: false };
+    pub(super) const QUESTION: Self = Self { to: None, leg: Leg::Question, arp: None, group: None };
 }
 
 /// A frame's way so far.
@@ -378,7 +378,7 @@ impl<'a> Search<'a> {
         }
         let entry = self.frame.to.and_then(|mac| fdb(self.conf, netns, bridge.ifindex, (mac, vid)));
         let flood = match (self.frame.to, entry) {
-            (None, _) if self.frame.is_multicast => Some(Flood::Multicast),
+            (None, _) if self.frame.group.is_some() => Some(Flood::Multicast),
             (None, _) => Some(Flood::Broadcast),
             (Some(_), None) => Some(Flood::Unicast),
             (Some(_), Some(_)) => None,
@@ -398,7 +398,10 @@ impl<'a> Search<'a> {
             if !bridge.up && from.is_none() {
                 // Said already, by the device that sends.
             } else if bridge.up && port.up {
-                for kind in out_of_port(port, from, flood) {
+                let group = self.frame.group;
+                let left_out =
+                    group.and_then(|g| snoop::left_out(self.conf, netns, (bridge, port), g));
+                for kind in out_of_port(port, from, flood).into_iter().chain(left_out) {
                     way.push(self.found(netns, port.ifindex, (Effect::Stops, kind)));
                 }
             }

@@ -8,7 +8,7 @@ use super::conf::Conf;
 use super::hooks::{Discovery, discovery_filters};
 use super::l2::{self, CONFIGURED, Domain, Frame};
 use super::walker::Walker;
-use super::{Effect, How, Leg, Obstacle, ObstacleKind, Place, What, input, route};
+use super::{Effect, How, Leg, Obstacle, ObstacleKind, Place, What, input, route, snoop};
 use crate::journey::Hook;
 use crate::net::detail::{Neighbour, RouteType};
 use crate::net::fib::{FibQuery, contains};
@@ -65,7 +65,11 @@ impl Walker<'_> {
         }
         let asker = self.asker(netns, dev, addr);
         let arp = Message::question(asker, device.mac, addr);
-        let question = Frame { arp, is_multicast: addr.is_ipv6(), ..Frame::QUESTION };
+        let group = match addr {
+            IpAddr::V6(addr) => Some(snoop::solicited(addr)),
+            IpAddr::V4(_) => None,
+        };
+        let question = Frame { arp, group, ..Frame::QUESTION };
         let domain = l2::explore(self.conf, netns, dev, question);
         let mut answers = self.answers(netns, dev, addr, &domain);
         answers.sort_by_key(Answer::stops);
@@ -366,6 +370,7 @@ impl Walker<'_> {
             let Some(why_not) = answers_for(self.conf, arrival.at, addr, asker) else { continue };
             let Some(mac) = self.conf.mac(arrival.at) else { continue };
             let mut obstacles = arrival.obstacles.clone();
+            snoop::explain(self.conf, arrival.at, &mut obstacles);
             let place = Place { netns: arrival.at.0, dev: Some(arrival.at.1) };
             let answer = |kind| Obstacle { kind, effect: Effect::Stops, place, leg: Leg::Answer };
             obstacles.extend(why_not.into_iter().map(answer));
@@ -396,10 +401,7 @@ impl Walker<'_> {
         target: Ipv6Addr,
         asker: IpAddr,
     ) -> Vec<Obstacle> {
-        // The solicited-node group, ff02::1:ff00:0/104.
-        let low = target.to_bits() & 0x00ff_ffff;
-        let group = Ipv6Addr::from_bits(0xff02_0000_0000_0000_0000_0001_ff00_0000 | low).into();
-        let question = Discovery { kind: 135, src: asker, dst: group };
+        let question = Discovery { kind: 135, src: asker, dst: snoop::solicited(target) };
         let answer = Discovery { kind: 136, src: target.into(), dst: asker };
         let met = [
             (from, Hook::Output, question),
@@ -423,7 +425,7 @@ impl Walker<'_> {
 
     /// What is in the way of the answer.
     fn way_back(&self, from: (Inum, u32), to: (Inum, u32), arp: Option<Message>) -> Vec<Obstacle> {
-        let frame = Frame { to: self.conf.mac(to), leg: Leg::Answer, arp, is_multicast: false };
+        let frame = Frame { to: self.conf.mac(to), leg: Leg::Answer, arp, group: None };
         let domain = l2::explore(self.conf, from.0, from.1, frame);
         let back = domain.arrivals.into_iter().find(|a| a.at == to);
         back.map_or_else(Vec::new, |a| a.obstacles)

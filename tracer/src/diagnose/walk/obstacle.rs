@@ -217,6 +217,9 @@ pub enum ObstacleKind {
     HairpinOff { port: u32 },
     /// Does not flood frames of this kind by this port.
     FloodOff { port: u32, flood: Flood },
+    /// A bridge that snoops has heard nobody behind `port` join the group (IPv6 asks for
+    /// neighbours in groups). `silenced`: the rule by which a host keeps its reports to itself.
+    NotInGroup { bridge: u32, port: u32, group: IpAddr, silenced: Option<(Inum, Box<RuleRef>)> },
     /// The forwarding database points to another port than the one behind which the address is.
     FdbElsewhere { entry: FdbEntry, actual: Option<u32> },
     /// The bridge tells VLANs apart, and which ports are in which could not be read.

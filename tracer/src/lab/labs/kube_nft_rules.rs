@@ -170,7 +170,7 @@ const FRAME: &str = r#"table ip kube-proxy {
 		ct state new jump firewall-check
 	}
 	chain filter-output-pre-dnat {
-		type filter hook output priority dstnat - 10; policy accept;
+		type filter hook output priority -110; policy accept;
 		ct state new jump firewall-check
 	}
 	chain filter-input {

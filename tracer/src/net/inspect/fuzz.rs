@@ -2,7 +2,9 @@
 //! tells how much it made of them.
 
 use super::wire::{attribute, attributes};
-use super::{conntrack, counters, neighbours, policies, resolver, routes, sockets, tc, vlans};
+use super::{
+    conntrack, counters, groups, neighbours, policies, resolver, routes, sockets, tc, vlans,
+};
 
 pub(crate) fn netlink(input: &[u8]) -> usize {
     let none = sockets::Processes::default();
@@ -12,6 +14,7 @@ pub(crate) fn netlink(input: &[u8]) -> usize {
         neighbours::neighbour(input).is_some(),
         neighbours::fdb_entry(input).is_some(),
         !vlans::of_port(input).is_empty(),
+        !groups::of_bridge(input).is_empty(),
         tc::kind(input).is_some(),
         tc::filter(input, true).is_some(),
         conntrack::entry(input).is_some(),

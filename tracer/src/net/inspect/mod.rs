@@ -9,6 +9,7 @@ pub mod conntrack;
 pub(super) mod counters;
 #[cfg(test)]
 pub(crate) mod fuzz;
+mod groups;
 mod neighbours;
 pub(crate) mod nftables;
 mod policies;
@@ -250,6 +251,7 @@ fn read_route_family(netlink: &mut Netlink, job: &Job, what: What, detail: &mut 
         detail.fdb = detail.take("forwarding databases", neighbours::fdb(netlink));
         if job.has_bridge {
             detail.vlans = detail.take("VLANs of bridges", vlans::vlans(netlink).map(Some));
+            detail.groups = detail.take("multicast groups", groups::groups(netlink).map(Some));
         }
     }
     if what.tc {

@@ -9,7 +9,7 @@ mod tables;
 use std::collections::BTreeMap;
 
 use super::{FilterKind, Remedy, Step};
-use crate::net::detail::{Detail, PortVlan};
+use crate::net::detail::{Detail, Membership, PortVlan};
 use crate::net::{Device, Inum, Netns, NetworkState};
 
 /// A configuration that may be changed.
@@ -60,6 +60,15 @@ impl World {
             Remedy::Neigh { dev, addr, mac } => {
                 let dev = self.index(at, dev)?;
                 tables::write_neighbour(self.detail(at)?, dev, *addr, *mac);
+            }
+            Remedy::ProxyNeigh { dev, addr } => {
+                let dev = self.index(at, dev)?;
+                tables::answer_for(self.detail(at)?, dev, *addr);
+            }
+            Remedy::Join { bridge, port, group } => {
+                let (bridge, dev) = (self.index(at, bridge)?, self.index(at, port)?);
+                let member = Membership { bridge, dev, group: Some(*group) };
+                self.detail(at)?.groups.get_or_insert_default().push(member);
             }
             Remedy::DelNeigh { dev, addr } => {
                 let dev = self.index(at, dev)?;

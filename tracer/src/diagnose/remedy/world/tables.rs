@@ -165,6 +165,12 @@ pub(super) fn write_neighbour(detail: &mut Detail, dev: u32, addr: IpAddr, mac: 
     detail.neighbours.push(Neighbour { dev, addr, mac, state, is_proxy });
 }
 
+/// Has no link-layer address: its own is told.
+pub(super) fn answer_for(detail: &mut Detail, dev: u32, addr: IpAddr) {
+    let (mac, state, is_proxy) = (None, PERMANENT, true);
+    detail.neighbours.push(Neighbour { dev, addr, mac, state, is_proxy });
+}
+
 /// `ip neigh flush` leaves what was configured.
 pub(super) fn forget(detail: &mut Detail, addr: IpAddr) {
     detail.neighbours.retain(|n| n.addr != addr || n.state & (PERMANENT | NOARP) != 0);

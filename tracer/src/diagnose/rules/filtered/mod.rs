@@ -64,6 +64,7 @@ struct Blocked<'a> {
     dst: Option<(IpAddr, u16)>,
     /// The packet as the rule has it.
     tuple: Option<Tuple>,
+    leg: Leg,
 }
 
 fn check(case: &Case<'_>) -> Vec<Finding> {
@@ -114,6 +115,7 @@ fn walked(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
         firewall: case.detail(netns).map(|d| &d.firewall),
         dst: Some((met.walk.ask.dst, met.walk.ask.dport)),
         tuple: met.walk.steps.get(met.step).map(|s| s.tuple),
+        leg: met.obstacle.leg,
     };
     let misled = blocked.is_policy().then(|| docker::misled(case, met, netns)).flatten();
     let mut finding = misled.unwrap_or_else(|| {
@@ -142,7 +144,7 @@ fn discovery(case: &Case<'_>, netns: Inum, finding: Finding) -> Finding {
     );
     let advice =
         "accept ICMPv6 neighbour-solicitation and neighbour-advertisement before that rule";
-    Finding { title, steps: vec![advice.into()], narrower: Vec::new(), ..finding }
+    Finding { title, steps: vec![advice.into()], ..finding }
 }
 
 /// By a rule, or by the queue that a rule hands packets to.

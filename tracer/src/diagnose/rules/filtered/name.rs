@@ -216,15 +216,10 @@ impl Blocked<'_> {
         finding.fix(delete(case, self.netns, rule))
     }
 
-    /// Ways to let through what was asked and nothing else: this direction, or both.
-    fn allowing(&self, case: &Case<'_>) -> Vec<Vec<Step>> {
-        let (Some(at), Some(tuple)) = (located(case, self.netns, &self.rule), self.tuple) else {
-            return Vec::new();
-        };
-        let is_answer = self.direction == Direction::Reply;
-        let one = allow(self.netns, at, &[(tuple, is_answer)]);
-        let both = allow(self.netns, at, &[(tuple, is_answer), (tuple.reversed(), !is_answer)]);
-        one.into_iter().chain(both).collect()
+    /// What lets through this packet and nothing else.
+    fn allowing(&self, case: &Case<'_>) -> Option<Vec<Step>> {
+        let at = located(case, self.netns, &self.rule)?;
+        allow(self.netns, at, (self.tuple?, self.direction == Direction::Reply, self.leg))
     }
 }
 

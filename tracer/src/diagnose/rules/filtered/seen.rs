@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::{Blocked, RULE, is_untranslated};
 use crate::diagnose::rules::lengths;
-use crate::diagnose::walk::{RuleRef, reference};
+use crate::diagnose::walk::{Leg, RuleRef, reference};
 use crate::diagnose::{Case, Confidence, Direction, Drop, Finding, Where};
 use crate::event::Tcp;
 use crate::firewall::{self, Flavour, Stateful};
@@ -31,6 +31,7 @@ pub(super) fn unforeseen(case: &Case<'_>, drop: &Drop<'_>, known: &[Finding]) ->
         firewall: case.detail(drop.hop.netns).map(|d| &d.firewall),
         dst: drop.tuple().map(|t| (t.dst, t.dport)),
         tuple: drop.tuple(),
+        leg: Leg::Packet,
     };
     let (id, title) = match lengths::is_about_length(drop.journey) {
         true => (lengths::SILENCED, blocked.silences(case)),
