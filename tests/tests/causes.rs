@@ -15,7 +15,7 @@ fn path(site: &Site, host: &str) -> PathBuf {
 
 /// Whoever connects at `port` of `host` is greeted and left alone, until the test ends.
 fn greeter(site: &Site, host: &str, port: u16) {
-    let bind = || TcpListener::bind(("0.0.0.0", port));
+    let bind = || TcpListener::bind(("::", port));
     let listener = run_in_path(&path(site, host), bind).expect("a listener");
     std::thread::spawn(move || {
         for client in listener.incoming() {
@@ -169,10 +169,54 @@ fn a_router_without_a_proxy_entry_does_not_answer_solicitations() {
     let ask = ["--from", &from, "--to", "fd82::ff:2"];
     site.until("host", "ping -6 -c1 -W1 fd82::ff:2 && ping -6 -c1 -W1 fd82::2");
     let found = Diagnosis::of(&ask);
-    found.assert_first("ndp-proxy-missing", &site.netns("host"));
-    site.exec("host", "sysctl -qw net.ipv6.conf.lan0.proxy_ndp=1");
-    site.exec("host", "ip -6 neigh add proxy fd82::ff:2 dev lan0");
+    found.assert_first("ndp-proxy-missing", &site.netns("host")).run_fix();
     Diagnosis::of(&ask).assert_healthy();
+}
+
+/// Two hosts on a bridge that snoops and asks who has joined which group.
+#[test]
+fn a_host_that_reports_no_group_is_not_asked() {
+    let site = Site::new(&["sw", "a", "b"]);
+    site.exec("sw", "ip link add brx type bridge mcast_snooping 1 && ip link set brx up");
+    for report in [131, 143] {
+        let rule = format!("-A OUTPUT -p icmpv6 --icmpv6-type {report} -j DROP");
+        site.exec("b", &format!("ip6tables {rule}"));
+    }
+    for (host, addr) in [("a", "fd85::a/64"), ("b", "fd85::b/64")] {
+        site.plug("sw", "brx", host);
+        site.exec(host, &format!("ip addr add {addr} dev e0 nodad"));
+    }
+    let from = site.netns("a");
+    let ask = ["--from", &from, "--to", "fd85::b"];
+    // Nobody queries: multicasts are flooded.
+    Diagnosis::of(&ask).assert_healthy();
+    site.exec("a", "ip -6 neigh flush dev e0");
+    site.exec("sw", "ip addr add fd85::1/64 dev brx nodad");
+    // The kernel goes on flooding for as long as answers to the first query may take.
+    site.exec("sw", "ip link set brx type bridge mcast_query_response_interval 10");
+    site.exec("sw", "ip link set brx type bridge mcast_querier 1");
+    site.until("a", "ip -6 neigh flush dev e0; ! ping -6 -c1 -W1 fd85::b");
+    let found = Diagnosis::of(&ask);
+    found.assert_first("mld-group-missing", &site.netns("sw")).run_fix();
+    assert!(found.json.to_string().contains("icmpv6-type 143"), "{:#}", found.json);
+    Diagnosis::of(&ask).assert_healthy();
+}
+
+#[test]
+fn rules_let_solicitations_through_and_nothing_else() {
+    let site = Site::new(&["pod", "rt"]);
+    site.wire(("pod", "e0", "fd86::2/64 nodad"), ("rt", "in0", "fd86::1/64 nodad"));
+    greeter(&site, "rt", 53);
+    let pod = "-A POD -p tcp --dport 53 -j ACCEPT; ip6tables -A POD -j REJECT";
+    site.exec("rt", &format!("ip6tables -N POD; ip6tables {pod}"));
+    site.exec("rt", "ip6tables -A INPUT -s fd86::2 -j POD");
+    let from = site.netns("pod");
+    let ask = ["--from", &from, "--to", "[fd86::1]:53", "--proto", "tcp"];
+    let found = Diagnosis::of(&ask);
+    found.assert_first("input-drop", &site.netns("rt")).run_fix();
+    assert!(title(&found).contains("neighbour solicitations"), "{:#}", found.json);
+    Diagnosis::of(&ask).assert_healthy();
+    assert!(site.exec("rt", "ip6tables-save").contains("-A POD -j REJECT"), "the rule stays");
 }
 
 #[test]

@@ -66,7 +66,7 @@ pub(super) fn device(inum: Inum, message: &LinkMessage) -> Option<Device> {
         is_noarp: message.header.flags.contains(LinkFlags::Noarp),
         ..Device::default()
     };
-    let mut link = None;
+    let (mut link, mut carrier) = (None, None);
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => device.name.clone_from(name),
@@ -78,6 +78,8 @@ pub(super) fn device(inum: Inum, message: &LinkMessage) -> Option<Device> {
             LinkAttribute::OperState(state) => {
                 device.carrier = matches!(state, State::Up | State::Unknown);
             }
+            // The state above follows it, up to a second later (`linkwatch_event`).
+            LinkAttribute::Carrier(on) => carrier = Some(*on != 0),
             LinkAttribute::Address(bytes) => device.mac = bytes.as_slice().try_into().ok(),
             LinkAttribute::LinkInfo(info) => link_info(&mut device, info),
             LinkAttribute::Xdp(parts) => device.xdp = xdp(parts),
@@ -85,6 +87,7 @@ pub(super) fn device(inum: Inum, message: &LinkMessage) -> Option<Device> {
             _ => {}
         }
     }
+    device.carrier = carrier.unwrap_or(device.carrier);
     if device.kind == DeviceKind::Physical
         && message.header.link_layer_type == LinkLayerType::Loopback
     {

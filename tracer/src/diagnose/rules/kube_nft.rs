@@ -1,6 +1,7 @@
 //! kube-proxy's nftables mode: Services are elements of maps that lead to chains, and what is not in
 //! a map is rejected by the address alone.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::service::service_of;
@@ -8,7 +9,7 @@ use super::{Case, Finding};
 use crate::diagnose::remedy::{ChainAt, Edit, Spec, Step, argv, identifier};
 use crate::diagnose::walk::RuleRef;
 use crate::diagnose::{Confidence, Met, Where};
-use crate::firewall::{Element, Flavour, Table, Target};
+use crate::firewall::{Chain, Element, Flavour, Table, Target};
 use crate::journey::Hook;
 use crate::net::Inum;
 
@@ -106,9 +107,7 @@ pub(super) fn reconnect(case: &Case<'_>, netns: Inum, (addr, port): (IpAddr, u16
         steps.extend(unhooked(table, hook).map(lead));
     }
     let sets = ChainAt::named(table, "services");
-    let chains = table.chains.iter().filter(|c| c.name.starts_with("service-"));
-    let own = chains.filter_map(|c| Some((c, service_of(c)?)));
-    for (chain, (_, proto, _)) in own.filter(|(_, s)| (s.0, s.2) == (addr, port)) {
+    for (chain, proto) in chains_of(table, (addr, port)) {
         let key = argv![addr, ".", proto, ".", port];
         let parts: Vec<&str> = key.raw().filter(|word| *word != ".").collect();
         let has = |set| has_element(table, set, &parts);
@@ -123,6 +122,69 @@ pub(super) fn reconnect(case: &Case<'_>, netns: Inum, (addr, port): (IpAddr, u16
         }
     }
     steps.into_iter().map(|step| step.at(netns)).collect()
+}
+
+/// The chains of a Service, each with its protocol. Those that name no address (since 1.33) are its,
+/// where nothing leads to them, by the name of the Service, or as no other is left.
+fn chains_of(table: &Table, (addr, port): (IpAddr, u16)) -> Vec<(&Chain, &'static str)> {
+    let chains = table.chains.iter().filter(|c| c.name.starts_with("service-"));
+    let named = chains.clone().filter_map(|c| Some((c, service_of(c)?)));
+    let named: Vec<_> =
+        named.filter(|(_, s)| (s.0, s.2) == (addr, port)).map(|(c, s)| (c, s.1)).collect();
+    if !named.is_empty() {
+        return named;
+    }
+    let elements = || table.sets.iter().flat_map(|set| &set.elements);
+    let rules = table.chains.iter().flat_map(|c| &c.rules).filter_map(|r| match &r.target {
+        Target::Jump(to) | Target::Goto(to) => Some(to),
+        _ => None,
+    });
+    let used: BTreeSet<&String> = elements().flat_map(|e| e.value.last()).chain(rules).collect();
+    let lost = chains.filter(|c| !used.contains(&c.name));
+    let lost: Vec<_> = lost.filter_map(|c| Some((c, path(&c.name)?))).collect();
+    let own = addr.to_string();
+    let at_own = |e: &&Element| e.key.len() == 3 && e.key.first() == Some(&own);
+    let known: BTreeSet<[&str; 2]> = elements()
+        .filter(at_own)
+        .filter_map(|e| path(e.value.last()?))
+        .map(|[space, name, _]| [space, name])
+        .collect();
+    let by_name = lost.iter().filter(|(_, [space, name, _])| known.contains(&[*space, *name]));
+    let by_name: Vec<_> = by_name.collect();
+    let found = match (&by_name[..], &lost[..]) {
+        ([only], _) => *only,
+        ([], [only]) if known.is_empty() && is_alone(table, &own) => only,
+        _ => return Vec::new(),
+    };
+    let (chain, [.., proto]) = found;
+    let protos = ["tcp", "udp", "sctp"].into_iter();
+    protos.filter(|p| p == proto).map(|p| (*chain, p)).collect()
+}
+
+/// Of all addresses of Services, this is the only one that no map has.
+fn is_alone(table: &Table, addr: &str) -> bool {
+    let addresses = |set| table.set(set).into_iter().flat_map(|set| &set.elements);
+    let has = |set, word: &str| addresses(set).any(|e| e.key.first().is_some_and(|k| k == word));
+    let mut left = addresses("cluster-ips").filter_map(|e| e.key.first());
+    left.all(|word| (word == addr) != (has(SERVICES, word) || has(EMPTY, word)))
+        && has("cluster-ips", addr)
+}
+
+/// Namespace, name and protocol in `service-ULMVA6XW-default/web/tcp/http`.
+fn path(chain: &str) -> Option<[&str; 3]> {
+    let mut parts = chain.strip_prefix("service-")?.split_once('-')?.1.split('/');
+    Some([parts.next()?, parts.next()?, parts.next()?])
+}
+
+/// The address is a Service's own: what is refused there follows its internalTrafficPolicy.
+pub(super) fn is_cluster_ip(case: &Case<'_>, netns: Inum, addr: IpAddr) -> bool {
+    let addr_text = addr.to_string();
+    table(case, netns, addr).is_some_and(|t| has_element(t, "cluster-ips", &[&addr_text]))
+}
+
+/// The rule refuses whom the Service's source ranges leave out.
+pub(super) fn is_source_range(rule: &RuleRef) -> bool {
+    rule.table == TABLE && rule.chain.starts_with("firewall-")
 }
 
 /// What makes an address of the node one for its Services' ports, where it is none.

@@ -82,7 +82,7 @@ pub(super) fn title(
         .map_or_else(|| "the Service".to_owned(), |s| format!("Service {s}"));
     format!(
         "{node} has no endpoint of {service} of its own and drops what comes to it: its {} is Local",
-        policy(rule)
+        policy(case, (netns, rule), dst)
     )
 }
 
@@ -96,8 +96,14 @@ fn named(
 }
 
 /// Which policy of the Service it is.
-fn policy(rule: &RuleRef) -> &'static str {
-    if rule.chain == "KUBE-SERVICES" { "internalTrafficPolicy" } else { "externalTrafficPolicy" }
+fn policy(
+    case: &Case<'_>,
+    (netns, rule): (Inum, &RuleRef),
+    dst: Option<(IpAddr, u16)>,
+) -> &'static str {
+    let is_own = rule.chain == "KUBE-SERVICES"
+        || dst.is_some_and(|dst| kube_nft::is_cluster_ip(case, netns, dst.0));
+    if is_own { "internalTrafficPolicy" } else { "externalTrafficPolicy" }
 }
 
 /// What heals it: new rules, where an endpoint is there that they do not know of; else whom to ask.
@@ -139,7 +145,7 @@ pub(super) fn fill(
     finding.fix(format!(
         "# or let every node take it: kubectl -n {space} patch service {name} -p \
          '{{\"spec\":{{\"{}\":\"Cluster\"}}}}'",
-        policy(rule)
+        policy(case, (netns, rule), dst)
     ))
 }
 

@@ -28,6 +28,7 @@ mod neighbours;
 mod other_address;
 mod paths;
 mod plug;
+mod ports;
 mod programs;
 mod rare;
 mod reverse_path;

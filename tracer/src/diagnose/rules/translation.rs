@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::met::each;
-use super::{Case, Finding, Rule, dns, in_front, kube_nft, located, service};
+use super::{Case, Finding, Rule, dns, in_front, kube_nft, located, ports, service};
 use crate::diagnose::remedy::{ChainAt, Edit, Foreign, Spec, argv, sysctl_name};
 use crate::diagnose::walk::{ObstacleKind as Kind, RuleRef};
 use crate::diagnose::{Confidence, Met, Method, Scenario, Where, place};
@@ -23,6 +23,7 @@ pub(super) const RULE: Rule = Rule {
         "nodeport-route-localnet-off",
         "ipvs-no-destination",
         "svc-reply-bypasses-node",
+        ports::ID,
     ],
     check,
     explain: "The address of a Service is on no device: rules of kube-proxy translate it to an \
@@ -111,6 +112,11 @@ fn untranslated(
         let what = format!("the address {dst}");
         return Some(in_front::not_tracked(case, met, rule, &what));
     }
+    if unreached.is_empty()
+        && let Some(finding) = ports::missing(case, met, netns, (dst, dport))
+    {
+        return Some(finding);
+    }
     let reaching: Vec<&RuleRef> = unreached.iter().filter(|r| leads(case, met, r)).collect();
     let reached_by = if is_from_node { Hook::Output } else { Hook::Prerouting };
     if reaching.is_empty()
@@ -123,10 +129,14 @@ fn untranslated(
     place.table = Some("nat".to_owned());
     let Some(first) = reaching.first() else {
         let title = format!("no rule in {node} translates {dst}:{dport}");
-        place.chain = Some("KUBE-SERVICES".to_owned());
         let again = service::reconnect_all(case, netns.inum, dst);
         let has_portal = service::nat_table(case, netns.inum, dst)
             .is_some_and(|t| t.chains.iter().any(|c| c.name == "KUBE-SERVICES"));
+        place.chain = has_portal.then(|| "KUBE-SERVICES".to_owned());
+        let fact = match has_portal {
+            true => format!("nat of {node}: no rule for {dst} port {dport} in KUBE-SERVICES"),
+            false => format!("{node} has no rules of kube-proxy at all"),
+        };
         let confidence = match (again.is_empty(), has_portal) {
             (false, _) => Confidence::Certain,
             (true, true) => Confidence::Likely,
@@ -136,7 +146,7 @@ fn untranslated(
             .finding(case, "kube-proxy-rules-missing", title)
             .confidence(confidence)
             .at(place)
-            .fact(format!("nat of {node}: no rule for {dst} port {dport} in KUBE-SERVICES"))
+            .fact(fact)
             .facts(unreached.iter().map(|r| format!("left over: {} {}", r.chain, r.text)))
             .fix("# restart kube-proxy on this node: it writes the rules of all Services anew");
         return Some(finding.fixes(again));

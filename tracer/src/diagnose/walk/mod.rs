@@ -28,6 +28,7 @@ mod neigh;
 mod obstacle;
 mod reply;
 mod route;
+mod siblings;
 mod snoop;
 #[cfg(test)]
 pub(super) mod tests;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::conf::{Conf, is_private};
 use super::hooks::Devs;
 use super::walker::{Next, Walker};
-use super::{Effect, ObstacleKind, RuleRef, What};
+use super::{Effect, ObstacleKind, RuleRef, What, siblings};
 use crate::firewall::{Hit, Match, Target};
 use crate::journey::Hook;
 use crate::net::detail::{NextHop, Route, RouteType, RoutingRule};
@@ -225,6 +225,7 @@ impl<'a> Walker<'a> {
         let dport = self.flight.tuple.dport;
         let (unreached, has_siblings) = self.translators(netns, dst, dport);
         let effect = if unreached.is_empty() { Effect::MayStop } else { Effect::Stops };
+        let has_siblings = has_siblings || siblings::has_siblings(self.conf, netns, dst);
         if has_siblings || !unreached.is_empty() {
             self.hinder(effect, netns, None, ObstacleKind::Untranslated { dst, dport, unreached });
         }

@@ -11,8 +11,9 @@ use crate::net::{Device, Inum};
 
 /// Everybody who snoops (`ff02::16`): whom reports go to.
 const REPORTS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x16);
-/// A report of version 2.
-const REPORT: u8 = 143;
+/// Reports of version 2, and of version 1, which goes to the group itself.
+const REPORT_2: u8 = 143;
+const REPORT_1: u8 = 131;
 
 /// The group in which an address is asked for (`ff02::1:ff00:0/104`).
 pub(super) fn solicited(addr: Ipv6Addr) -> IpAddr {
@@ -40,14 +41,16 @@ pub(super) fn left_out(
 /// out.
 pub(super) fn explain(conf: Conf<'_>, at: (Inum, u32), obstacles: &mut [Obstacle]) {
     for obstacle in obstacles {
-        let ObstacleKind::NotInGroup { silenced, .. } = &mut obstacle.kind else { continue };
+        let ObstacleKind::NotInGroup { silenced, group, .. } = &mut obstacle.kind else { continue };
         let addresses = conf.device(at.0, at.1).into_iter().flat_map(|d| &d.addresses);
         let mut sources = addresses.map(|(a, _)| *a);
         let link_local = |a: &IpAddr| matches!(a, IpAddr::V6(a) if a.is_unicast_link_local());
         let src = sources.find(link_local).unwrap_or(Ipv6Addr::UNSPECIFIED.into());
-        let report = Discovery { kind: REPORT, src, dst: REPORTS.into() };
-        let met = discovery_filters(conf, at, Hook::Output, report);
-        *silenced = met.into_iter().find(Obstacle::stops).and_then(|o| match o.kind {
+        let reports = [(REPORT_2, REPORTS.into()), (REPORT_1, *group)];
+        let mut met = reports.into_iter().flat_map(|(kind, dst)| {
+            discovery_filters(conf, at, Hook::Output, Discovery { kind, src, dst })
+        });
+        *silenced = met.find(Obstacle::stops).and_then(|o| match o.kind {
             ObstacleKind::Filtered { rule, .. } => Some((at.0, Box::new(rule))),
             _ => None,
         });

@@ -62,8 +62,8 @@ struct Blocked<'a> {
     direction: Direction,
     firewall: Option<&'a Firewall>,
     dst: Option<(IpAddr, u16)>,
-    /// The packet as the rule has it.
-    tuple: Option<Tuple>,
+    /// The packet as it leaves the hook, and as it came there.
+    tuples: Vec<Tuple>,
     leg: Leg,
 }
 
@@ -114,7 +114,7 @@ fn walked(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
         direction: met.direction,
         firewall: case.detail(netns).map(|d| &d.firewall),
         dst: Some((met.walk.ask.dst, met.walk.ask.dport)),
-        tuple: met.walk.steps.get(met.step).map(|s| s.tuple),
+        tuples: tuples(met),
         leg: met.obstacle.leg,
     };
     let misled = blocked.is_policy().then(|| docker::misled(case, met, netns)).flatten();
@@ -131,6 +131,15 @@ fn walked(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
         finding.confidence = if why.is_some() { Confidence::Likely } else { Confidence::Certain };
     }
     Some(finding)
+}
+
+/// Steps keep what has become of the packet there.
+fn tuples(met: &Met<'_>) -> Vec<Tuple> {
+    let steps = &met.walk.steps;
+    let before = met.step.checked_sub(1).and_then(|at| steps.get(at));
+    let mut tuples: Vec<Tuple> = steps.get(met.step).map(|s| s.tuple).into_iter().collect();
+    tuples.extend(before.map(|s| s.tuple).filter(|t| !tuples.contains(t)));
+    tuples
 }
 
 /// It is not the packet that the rule takes but the question for its next hop's link-layer address,

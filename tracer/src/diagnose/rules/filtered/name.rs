@@ -4,7 +4,7 @@
 use super::{Blocked, RULE};
 use crate::diagnose::remedy::{Step, allow};
 use crate::diagnose::rules::located::{delete, located};
-use crate::diagnose::rules::{in_front, local_endpoint, service};
+use crate::diagnose::rules::{in_front, kube_nft, local_endpoint, service};
 use crate::diagnose::walk::RuleRef;
 use crate::diagnose::{Case, Direction, Finding, Scenario, place};
 use crate::firewall::{self, Flavour, Table};
@@ -76,7 +76,8 @@ impl Blocked<'_> {
         if is_docker && text.contains("-i docker0") && text.contains("-o docker0") {
             return "docker-icc-off";
         }
-        if chain.contains("KUBE-PROXY-FIREWALL") || chain.starts_with("KUBE-FW-") {
+        let is_range = kube_nft::is_source_range(&self.rule);
+        if is_range || chain.contains("KUBE-PROXY-FIREWALL") || chain.starts_with("KUBE-FW-") {
             return "nodeport-lb-source-ranges";
         }
         let is_other_backend = *flavour == Flavour::IptablesLegacy
@@ -213,13 +214,23 @@ impl Blocked<'_> {
             finding = finding.fix(in_front::QUEUE_ADVICE);
         }
         finding = self.allowing(case).into_iter().fold(finding, Finding::rather);
+        if finding.id == "nodeport-lb-source-ranges" {
+            finding = finding.fix("# kube-proxy writes it anew: add the client's network to loadBalancerSourceRanges of the Service");
+        }
+        // All the others that it keeps out are kept out on purpose.
+        if kube_nft::is_source_range(rule) {
+            return finding;
+        }
         finding.fix(delete(case, self.netns, rule))
     }
 
-    /// What lets through this packet and nothing else.
-    fn allowing(&self, case: &Case<'_>) -> Option<Vec<Step>> {
-        let at = located(case, self.netns, &self.rule)?;
-        allow(self.netns, at, (self.tuple?, self.direction == Direction::Reply, self.leg))
+    /// What lets through this packet and nothing else, as it comes to the rules or as they have
+    /// translated it.
+    fn allowing(&self, case: &Case<'_>) -> Vec<Vec<Step>> {
+        let Some(at) = located(case, self.netns, &self.rule) else { return Vec::new() };
+        let is_answer = self.direction == Direction::Reply;
+        let tuples = self.tuples.iter();
+        tuples.filter_map(|t| allow(self.netns, at, (*t, is_answer, self.leg))).collect()
     }
 }
 

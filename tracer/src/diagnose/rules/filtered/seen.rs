@@ -30,7 +30,7 @@ pub(super) fn unforeseen(case: &Case<'_>, drop: &Drop<'_>, known: &[Finding]) ->
         direction: drop.direction,
         firewall: case.detail(drop.hop.netns).map(|d| &d.firewall),
         dst: drop.tuple().map(|t| (t.dst, t.dport)),
-        tuple: drop.tuple(),
+        tuples: drop.tuple().into_iter().collect(),
         leg: Leg::Packet,
     };
     let (id, title) = match lengths::is_about_length(drop.journey) {
