@@ -87,7 +87,7 @@ pub(super) fn device(inum: Inum, message: &LinkMessage) -> Option<Device> {
             _ => {}
         }
     }
-    device.carrier = carrier.unwrap_or(device.carrier);
+    device.carrier = carrier.map_or(device.carrier, |on| on && device.up);
     if device.kind == DeviceKind::Physical
         && message.header.link_layer_type == LinkLayerType::Loopback
     {
