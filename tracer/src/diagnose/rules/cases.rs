@@ -377,7 +377,9 @@ fn what_is_dropped_is_not_blamed_for_its_source() {
     );
     let (id, fix) = cause(&rules, "", ("x1", "198.51.100.7", 80));
     assert_eq!(id, "firewall-drop");
-    assert!(fix[0].contains("-t mangle -D POSTROUTING -o eth0 -p tcp -j DROP"), "{fix:?}");
+    // The source is not translated yet where the rule stands.
+    let let_through = "-t mangle -I POSTROUTING 1 -s 10.1.1.2/32 -d 198.51.100.7/32 -p tcp";
+    assert!(fix.len() == 1 && fix[0].contains(let_through), "{fix:?}");
 }
 
 #[test]
