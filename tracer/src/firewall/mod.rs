@@ -60,3 +60,16 @@ pub(crate) fn parsed(saved: &[(&str, &str)], ruleset: &str) -> Firewall {
 pub(crate) fn parse_iptables(text: &str) -> Vec<Table> {
     iptables::parse(text, Flavour::IptablesNft, "ip", "iptables")
 }
+
+/// The ways in for `crate::fuzz`.
+#[cfg(test)]
+pub(crate) mod fuzz {
+    /// What attributes of nf_tables could mean.
+    pub(crate) fn nftables(input: &[u8]) -> bool {
+        super::nft::objects(input) > 0
+    }
+
+    pub(crate) fn ipset(text: &str) -> bool {
+        !super::ipset::parse(text).is_empty()
+    }
+}

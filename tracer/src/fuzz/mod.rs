@@ -66,7 +66,7 @@ fn samples_mean_something_to_their_parsers() {
 /// Feeds a target; how many inputs, how long that took, and the slowest one.
 fn run(target: &Target, limit: u64, time: Duration) -> (u64, Duration, Duration) {
     let (start, mut slowest, mut done) = (Instant::now(), Duration::ZERO, 0);
-    let mut mutator = Mutator::new(&target.samples, target.words);
+    let mut mutator = Mutator::new(target);
     while done < limit && start.elapsed() < time {
         let input = mutator.next();
         let began = processor_time();

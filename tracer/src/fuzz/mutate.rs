@@ -1,7 +1,7 @@
 //! Samples and damage, in an order that looks random and is the same in every run.
 
-/// Inputs are no longer than this.
-const LONGEST: usize = 64 << 10;
+use super::targets::Target;
+
 /// Numbers at which programs go wrong.
 const EDGES: [u64; 9] =
     [0, 1, 0x7f, 0x80, 0xff, 0x7fff, 0xffff, 0x7fff_ffff, 0xffff_ffff_ffff_ffff];
@@ -10,12 +10,15 @@ const EDGES: [u64; 9] =
 pub(super) struct Mutator<'a> {
     samples: &'a [Vec<u8>],
     words: &'a [&'a str],
+    /// Inputs are no longer than this.
+    longest: usize,
     dice: u64,
 }
 
 impl<'a> Mutator<'a> {
-    pub(super) fn new(samples: &'a [Vec<u8>], words: &'a [&'a str]) -> Self {
-        Self { samples, words, dice: 0x9e37_79b9_7f4a_7c15 }
+    pub(super) fn new(target: &'a Target) -> Self {
+        let Target { samples, words, longest, .. } = target;
+        Self { samples, words, longest: *longest, dice: 0x9e37_79b9_7f4a_7c15 }
     }
 
     /// Below `sides`; 0 when there are none.
@@ -32,7 +35,7 @@ impl<'a> Mutator<'a> {
         let mut input = self.samples[self.roll(self.samples.len())].clone();
         for _ in 0..=self.roll(6) {
             self.damage(&mut input);
-            input.truncate(LONGEST);
+            input.truncate(self.longest);
         }
         input
     }
@@ -58,7 +61,7 @@ impl<'a> Mutator<'a> {
                 let end = at + self.roll((input.len() - at).min(64) + 1);
                 let times = 1 << self.roll(10);
                 let part = input[at..end].repeat(times);
-                input.splice(at..at, part.into_iter().take(LONGEST));
+                input.splice(at..at, part.into_iter().take(self.longest));
             }
             6 => {
                 let other = &self.samples[self.roll(self.samples.len())];
@@ -69,7 +72,10 @@ impl<'a> Mutator<'a> {
                 let word = self.words[self.roll(self.words.len())];
                 let times = 1 << self.roll(12);
                 let end = at + self.roll(2) * word.len().min(input.len() - at);
-                input.splice(at..end, word.repeat(times).into_bytes().into_iter().take(LONGEST));
+                input.splice(
+                    at..end,
+                    word.repeat(times).into_bytes().into_iter().take(self.longest),
+                );
             }
             _ => {
                 let number = EDGES[self.roll(EDGES.len())].to_string();

@@ -19,18 +19,25 @@ pub(super) struct Target {
     pub(super) samples: Vec<Vec<u8>>,
     /// Words that mean something to it.
     pub(super) words: &'static [&'static str],
+    /// Bytes of an input at most.
+    pub(super) longest: usize,
     /// Whether the input says anything.
     pub(super) parse: fn(&[u8]) -> bool,
 }
+
+/// Of most of them: what counts or nests has room to.
+const LONGEST: usize = 64 << 10;
 
 pub(super) static TARGETS: LazyLock<Vec<Target>> = LazyLock::new(|| {
     let text = |name, samples: &[&str], words, parse| Target {
         name,
         samples: samples.iter().map(|sample| sample.as_bytes().to_vec()).collect(),
         words,
+        longest: LONGEST,
         parse,
     };
-    let bytes = |name, samples, parse| Target { name, samples, words: &[], parse };
+    let bytes =
+        |name, samples, parse| Target { name, samples, words: &[], longest: LONGEST, parse };
     vec![
         bytes("event", events(), |input| Event::decode(input).is_ok()),
         bytes("packet", packets(), |input| {
@@ -40,6 +47,19 @@ pub(super) static TARGETS: LazyLock<Vec<Target>> = LazyLock::new(|| {
         bytes("dns", vec![DNS.to_vec()], |input| probe::dns(input) > 0),
         bytes("netlink", inspect::samples(), |input| inspect::netlink(input) > 0),
         bytes("nftrace", nftrace::samples(), |input| nftrace::messages(input) > 0),
+        Target {
+            name: "nftables",
+            samples: nftrace::objects()
+                .into_iter()
+                .filter(|o| firewall::fuzz::nftables(o))
+                .collect(),
+            words: EXPRESSIONS,
+            longest: LONGEST,
+            parse: firewall::fuzz::nftables,
+        },
+        text("ipset", IPSET, &["create ", "add ", " nomatch", "\n"], |input| {
+            firewall::fuzz::ipset(&string(input))
+        }),
         text("proc", PROC, &["->", "[", "]", ":", "\n"], |input| inspect::proc(&string(input)) > 0),
         text("resolv-conf", RESOLV, &["nameserver ", "search ", "options ndots:", "%"], |input| {
             inspect::resolv_conf(&string(input)) > 0
@@ -54,12 +74,16 @@ pub(super) static TARGETS: LazyLock<Vec<Target>> = LazyLock::new(|| {
         text("cgroup", CGROUP, &["/docker/", ".scope", ":", "crio-"], |input| {
             owner::cgroup(&string(input))
         }),
-        text(
-            "iptables",
-            IPTABLES,
-            &["-A ", "-j ", "\"", "\\", "--comment ", "! ", "\n"],
-            |input| !firewall::parsed(&[("ip", &string(input))], "").tables.is_empty(),
-        ),
+        Target {
+            // Every line of it is read by itself.
+            longest: 2 << 10,
+            ..text(
+                "iptables",
+                IPTABLES,
+                &["-A ", "-j ", "\"", "\\", "--comment ", "! ", "\n"],
+                |input| !firewall::parsed(&[("ip", &string(input))], "").tables.is_empty(),
+            )
+        },
     ]
 });
 
@@ -124,6 +148,47 @@ const OWNER: &[&str] = &[
 const CGROUP: &[&str] = &[
     "9:name=systemd:/\n5:devices:/docker/4c01db0b339c4c01db0b339c4c01db0b339c4c01db0b339c4c01db0b339c1234\n0::/\n",
     "0::/kubepods.slice/crio-4c01db0b339c4c01db0b339c4c01db0b339c4c01db0b339c4c01db0b339c1234.scope\n",
+];
+
+const IPSET: &[&str] = &["create A hash:ip family inet hashsize 1024 maxelem 65536\n\
+     create B hash:net,port family inet\nadd A 10.244.1.77\nadd B 10.1.0.0/16,tcp:80 nomatch\n"];
+
+/// Names of nf_tables' expressions, as they are in an attribute.
+const EXPRESSIONS: &[&str] = &[
+    "bitwise\0",
+    "byteorder\0",
+    "cmp\0",
+    "connlimit\0",
+    "counter\0",
+    "ct\0",
+    "dup\0",
+    "dynset\0",
+    "exthdr\0",
+    "fib\0",
+    "flow_offload\0",
+    "fwd\0",
+    "hash\0",
+    "immediate\0",
+    "limit\0",
+    "log\0",
+    "lookup\0",
+    "masq\0",
+    "match\0",
+    "meta\0",
+    "nat\0",
+    "numgen\0",
+    "objref\0",
+    "payload\0",
+    "queue\0",
+    "quota\0",
+    "range\0",
+    "redir\0",
+    "reject\0",
+    "rt\0",
+    "socket\0",
+    "synproxy\0",
+    "target\0",
+    "tproxy\0",
 ];
 
 const IPTABLES: &[&str] =

@@ -266,8 +266,7 @@ fn enlarge(socket: &Socket) {
 /// The ways in for `crate::fuzz`: what nftables tells.
 #[cfg(test)]
 pub(crate) mod fuzz {
-    use super::{Step, select::Selection, table, wire};
-    use crate::nftrace::Wanted;
+    use super::{End, Step, Wanted, select::Selection, table, wire};
 
     /// How many messages there are, and steps among them.
     pub(crate) fn messages(input: &[u8]) -> usize {
@@ -276,6 +275,31 @@ pub(crate) mod fuzz {
             1 + usize::from(is_step || table::is_change(&message) || message.error().is_some())
         };
         wire::messages(input).map(about).sum()
+    }
+
+    /// The attributes of the table that a tracer makes, and of all that is in it.
+    pub(crate) fn objects() -> Vec<Vec<u8>> {
+        let end = |addr: [u8; 4]| End {
+            network: Some((addr.into(), 24)),
+            port: Some(80),
+            also: [std::net::IpAddr::from(addr)].into(),
+            ..End::default()
+        };
+        let pairs = vec![(End::default(), end([10, 0, 0, 1]))];
+        let wanted = Wanted { pairs, vxlan: vec![4789, 8472], ..Wanted::everything() };
+        let table = table::Table { name: "pkttrace_1", family: table::INET };
+        let made = table.make(&Selection::of(&wanted, false), true);
+        let mut objects: Vec<Vec<u8>> = Vec::new();
+        // Batches have no attributes, and the table itself but a name.
+        for message in wire::messages(made.bytes()).filter(|m| m.body.len() > 4).skip(1) {
+            let attributes = &message.body[4..];
+            match objects.last_mut() {
+                // A set and its elements are one.
+                Some(set) if table::is_elements(&message) => set.extend(attributes),
+                _ => objects.push(attributes.to_vec()),
+            }
+        }
+        objects
     }
 
     pub(crate) fn samples() -> Vec<Vec<u8>> {

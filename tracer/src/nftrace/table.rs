@@ -72,6 +72,12 @@ pub(super) fn is_change(message: &Message<'_>) -> bool {
     message.error().is_none() && message.kind != NEWGEN && !is_tracers()
 }
 
+/// Whether it is elements of a set.
+#[cfg(test)]
+pub(super) fn is_elements(message: &Message<'_>) -> bool {
+    message.kind == NEWSETELEM
+}
+
 fn named(message: &Message<'_>) -> Option<String> {
     let name = message.attributes().find(|(kind, _)| *kind == NAME);
     name.map(|(_, value)| wire::text(value))

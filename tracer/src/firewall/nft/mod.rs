@@ -12,6 +12,8 @@ pub(super) mod text;
 pub(super) mod token;
 mod values;
 
+#[cfg(test)]
+pub(super) use decode::objects;
 pub(super) use decode::read;
 
 use super::{Flavour, Table};

@@ -13,4 +13,6 @@ mod statement;
 mod symbols;
 mod table;
 
+#[cfg(test)]
+pub(in crate::firewall) use table::objects;
 pub(in crate::firewall) use table::read;

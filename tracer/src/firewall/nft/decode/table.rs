@@ -153,3 +153,22 @@ fn devices(hook: Attrs<'_>, is_ingress: bool) -> Devices {
     names.sort_unstable();
     Devices { is_ingress, names }
 }
+
+/// The way in for `crate::fuzz`: the attributes of one object, taken for one of every kind. How
+/// many it could be.
+#[cfg(test)]
+pub(in crate::firewall) fn objects(input: &[u8]) -> usize {
+    let object = Attrs::of(input);
+    let mut sets = Sets::default();
+    let set = Info::new(object).map(|mut info| {
+        info.take(object.nested(3).list());
+        let words = info.words().len();
+        sets.add(info);
+        words
+    });
+    let of_family = |family| {
+        let rule = rule_of(family, &sets, object);
+        usize::from(chain(family, object).is_some()) + usize::from(!rule.text.is_empty())
+    };
+    set.unwrap_or(0) + ["ip", "netdev", "arp"].map(of_family).iter().sum::<usize>()
+}

@@ -7,6 +7,12 @@ use super::super::wire::{attributes, be32_at, text};
 pub(crate) struct Attrs<'a>(pub(super) &'a [u8]);
 
 impl<'a> Attrs<'a> {
+    /// Those in a test's bytes.
+    #[cfg(test)]
+    pub(crate) fn of(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
     /// The attributes of an element's user data and the like: the bytes as they are.
     pub(crate) fn get(self, kind: u16) -> Option<&'a [u8]> {
         attributes(self.0).find(|(k, _)| *k == kind).map(|(_, value)| value)
