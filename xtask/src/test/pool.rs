@@ -24,6 +24,7 @@ const ALONE: &[&str] = &[
     "faults",
     "latency",
     "probes",
+    "remedies",
     "robust_clean",
     "rules",
     "slow",
