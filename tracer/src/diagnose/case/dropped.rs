@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::Direction;
-use crate::event::Tuple;
+use crate::event::{Headers, Tcp, Tuple};
 use crate::journey::{Fate, Hop, Journey, Route};
 
 /// A drop that was seen.
@@ -45,11 +45,32 @@ impl Drop<'_> {
             // Each reply that a raw socket has got; the end of closing sockets.
             ("NO_SOCKET", "ping_rcv")
             | ("QUEUE_PURGE" | "TCP_OLD_DATA" | "TCP_ABORT_ON_DATA", _) => true,
-            ("NOT_SPECIFIED", "tcp_v4_rcv" | "tcp_v6_rcv" | "stp_pdu_rcv") => true,
+            ("NOT_SPECIFIED", "tcp_v4_rcv" | "tcp_v6_rcv") => !self.opens(),
+            ("NOT_SPECIFIED", "stp_pdu_rcv") => true,
             // NAT lets no redirect pass whose packet is not through with translation, and one that
             // is sent while the packet is forwarded never is (`nf_nat_icmp_reply_translation`). It
             // is a hint to the sender: the packet that it is about goes on.
             ("NETFILTER_DROP", _) => self.is_redirect(),
+            _ => false,
+        }
+    }
+
+    /// It asks for a connection.
+    fn opens(&self) -> bool {
+        let tcp = self.journey.first.as_ref().and_then(Headers::tcp);
+        tcp.is_some_and(|tcp| tcp.flags & (Tcp::SYN | Tcp::ACK) == Tcp::SYN)
+    }
+
+    /// Whether no socket took it, as far as the kernel says: before 5.17 it gives no reason, and
+    /// what TCP and UDP let go of may have been wrong in itself.
+    #[must_use]
+    pub fn may_lack_socket(&self) -> bool {
+        match (self.reason, self.function) {
+            ("NO_SOCKET", "tcp_v4_rcv" | "tcp_v6_rcv" | "__udp4_lib_rcv" | "__udp6_lib_rcv") => {
+                true
+            }
+            ("NOT_SPECIFIED", "tcp_v4_rcv" | "tcp_v6_rcv") => self.opens(),
+            ("NOT_SPECIFIED", "__udp4_lib_rcv" | "__udp6_lib_rcv") => true,
             _ => false,
         }
     }

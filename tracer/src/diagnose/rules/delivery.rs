@@ -143,14 +143,8 @@ fn no_room(case: &Case<'_>, drop: &Drop<'_>) -> Option<Finding> {
 
 /// The drop itself proves that nobody listens.
 fn no_socket(case: &Case<'_>, drop: &Drop<'_>) -> Option<Finding> {
-    let is_lookup =
-        matches!(drop.function, "tcp_v4_rcv" | "tcp_v6_rcv" | "__udp4_lib_rcv" | "__udp6_lib_rcv");
     let tuple = drop.tuple()?;
-    if drop.reason != "NO_SOCKET"
-        || !is_lookup
-        || drop.direction != super::Direction::Request
-        || drop.hop.is_encap
-    {
+    if !drop.may_lack_socket() || drop.direction != super::Direction::Request || drop.hop.is_encap {
         return None;
     }
     let holder = drop.hop.netns;
