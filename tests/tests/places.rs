@@ -9,8 +9,10 @@ const PEER: &str = "10.244.1.3";
 /// The hooks that hops of a journey name in a namespace.
 fn hooks<'a>(journey: &'a Journey, netns: &str) -> Vec<&'a str> {
     let hops = journey.json["hops"].as_array().expect("hops");
-    let there = hops.iter().filter(|hop| hop["netns"] == netns);
-    there.filter_map(|hop| hop["hook"].as_str()).collect()
+    let there = hops.iter().filter(|hop| hop["netns"]["name"] == netns);
+    let mut hooks: Vec<_> = there.filter_map(|hop| hop["hook"].as_str()).collect();
+    hooks.dedup();
+    hooks
 }
 
 /// Traces a ping from p1 to p2 that is dropped by what `command` makes in `host`.
