@@ -29,7 +29,9 @@ pub use run::Run;
 pub use site::{Place, Site};
 pub use tracer::Tracer;
 
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
+use std::process::Command;
 
 /// The program under test: `PKTTRACE_BIN`, an absolute path.
 ///
@@ -40,6 +42,21 @@ use std::path::PathBuf;
 pub fn binary() -> PathBuf {
     let path = std::env::var_os("PKTTRACE_BIN");
     path.expect("PKTTRACE_BIN must be the absolute path of the pkttrace binary").into()
+}
+
+/// The program under test, which an interrupt ends from its first moment on: who starts the tests in
+/// the background has all of them ignore it.
+#[must_use]
+pub fn interruptible() -> Command {
+    let mut command = Command::new(binary());
+    // SAFETY: `signal` may be called between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            libc::signal(libc::SIGINT, libc::SIG_DFL);
+            Ok(())
+        });
+    }
+    command
 }
 
 /// `PKTTRACE_TEST_FAST` asks to leave out long runs.

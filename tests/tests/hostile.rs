@@ -3,12 +3,11 @@
 
 use std::io::Read as _;
 use std::os::unix::fs::symlink;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use pkttrace_tests::{Diagnosis, Lab, Place as _, Site, binary};
+use pkttrace_tests::{Diagnosis, Lab, Place as _, Site, binary, interruptible};
 
 /// Half a second is the aim; a machine that does other things too takes longer. What waits for
 /// ever does not end in this either.
@@ -109,17 +108,9 @@ fn refused(command: &mut Command) -> (Option<i32>, String) {
     (status.code(), text)
 }
 
-/// It does not ignore an interrupt, as who starts the tests in the background has all of them do.
 fn pkttrace(args: &[&str]) -> Command {
-    let mut command = Command::new(binary());
+    let mut command = interruptible();
     command.args(args);
-    // SAFETY: `signal` may be called between fork and exec.
-    unsafe {
-        command.pre_exec(|| {
-            libc::signal(libc::SIGINT, libc::SIG_DFL);
-            Ok(())
-        });
-    }
     command
 }
 

@@ -64,6 +64,10 @@ const ROWS: [Row; 27] = [
 /// Rounds of traffic; the cheapest of each program counts, the others met an interrupt.
 const ROUNDS: usize = 3;
 
+/// Runs in a round from which their mean says something: of fewer, one that met an interrupt is most
+/// of it.
+const ENOUGH: u64 = 30;
+
 /// How often the cost of `rx` is too much. It does all that a rejected packet can ask for: one
 /// look at its header. A packet that is parsed, reported or copied would be beyond.
 const STANDS_OUT: f64 = 3.0;
@@ -157,7 +161,7 @@ struct Cheapest<K>(BTreeMap<K, f64>);
 
 impl<K: Ord> Cheapest<K> {
     fn add(&mut self, key: K, cost: Cost) {
-        if let Some(ns) = cost.ns_per_run() {
+        if let Some(ns) = cost.ns_per_run().filter(|_| cost.runs >= ENOUGH) {
             let least = self.0.entry(key).or_insert(ns);
             *least = least.min(ns);
         }

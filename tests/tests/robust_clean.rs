@@ -3,7 +3,6 @@
 
 mod robust_support;
 
-use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -12,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use pkttrace_tests::{Lab, binary, is_fast};
+use robust_support::objects::Objects;
 use robust_support::{
     Cluster, Flood, Namespace, PATIENCE, Running, Tracer, fresh, wait_ready, wait_until,
 };
@@ -20,58 +20,6 @@ use serde_json::Value;
 /// Under a flood, what does not end by itself never ends. A machine that does other things too may
 /// take a hundred times as long as one that does not.
 const PROMPT: Duration = Duration::from_secs(300);
-
-/// The BPF objects of one process, by the commands that find them again.
-#[derive(Debug, Default)]
-struct Objects(BTreeSet<(libc::c_long, u32)>);
-
-impl Objects {
-    /// What the descriptors of a process hold.
-    fn of(pid: libc::pid_t) -> Self {
-        // BPF_PROG_GET_FD_BY_ID, BPF_MAP_GET_FD_BY_ID, BPF_LINK_GET_FD_BY_ID.
-        const KEYS: [(&str, libc::c_long); 3] =
-            [("prog_id:", 13), ("map_id:", 14), ("link_id:", 30)];
-        let mut objects = BTreeSet::new();
-        let Ok(infos) = std::fs::read_dir(format!("/proc/{pid}/fdinfo")) else {
-            return Self::default();
-        };
-        for info in infos.flatten() {
-            let Ok(text) = std::fs::read_to_string(info.path()) else { continue };
-            for line in text.lines() {
-                for (key, command) in KEYS {
-                    if let Some(id) = line.strip_prefix(key).and_then(|id| id.trim().parse().ok()) {
-                        objects.insert((command, id));
-                    }
-                }
-            }
-        }
-        Self(objects)
-    }
-
-    fn count(&self, command: libc::c_long) -> usize {
-        self.0.iter().filter(|(c, _)| *c == command).count()
-    }
-
-    /// The kernel frees in its own time, but it does.
-    #[track_caller]
-    fn await_gone(&self) {
-        wait_until("programs, maps and links are gone", PATIENCE, || {
-            !self.0.iter().any(|(command, id)| exists(*command, *id))
-        });
-    }
-}
-
-fn exists(command: libc::c_long, id: u32) -> bool {
-    let mut attr = [0u32; 32];
-    attr[0] = id;
-    // SAFETY: the attribute is as long as said; the call writes nothing to it.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, command, attr.as_mut_ptr(), 128) };
-    if fd >= 0 {
-        // SAFETY: a new descriptor that is used no more.
-        unsafe { libc::close(fd as libc::c_int) };
-    }
-    fd >= 0
-}
 
 /// What is configured in the lab that a tracer might change.
 fn configuration(lab: &Lab) -> String {
@@ -129,7 +77,7 @@ fn sigkill_leaves_nothing_in_the_kernel() {
         let mut objects = Objects::default();
         wait_until("it loads", PATIENCE, || {
             objects = Objects::of(running.pid());
-            objects.0.len() >= wanted
+            objects.len() >= wanted
         });
         running.signal(libc::SIGKILL);
         let (status, ..) = running.wait(PATIENCE);

@@ -36,6 +36,8 @@ const QUIET: Duration = Duration::from_secs(1);
 const AGE: Duration = Duration::from_secs(1);
 /// How long the end may take that a signal asks for: then what is left is left out, and said.
 const LAST: Duration = Duration::from_millis(350);
+/// The same of an end by `--duration`: nobody waits for the prompt, and a busy machine is slow.
+const LAST_OF_ITSELF: Duration = Duration::from_secs(5);
 /// Far future, for the deadline that was not asked for.
 const NEVER: Duration = Duration::from_secs(86_400 * 365);
 
@@ -70,6 +72,8 @@ struct Trace {
     silence: Silence,
     /// When to stop printing, once the end has begun.
     until: Option<Instant>,
+    /// A signal has come.
+    is_told_to_end: bool,
     /// Journeys that the node whose view is asked for does not see.
     hidden: u64,
 }
@@ -114,6 +118,7 @@ impl Trace {
             drops: 0,
             silence: Silence::new(config.quiet),
             until: None,
+            is_told_to_end: false,
             hidden: 0,
             config,
         })
@@ -131,7 +136,10 @@ impl Trace {
         let result = loop {
             tokio::select! {
                 biased;
-                _ = signals.recv() => break Ok(()),
+                _ = signals.recv() => {
+                    self.is_told_to_end = true;
+                    break Ok(());
+                }
                 () = sleep_until(deadline) => break Ok(()),
                 () = sleep_until(next_turn) => match self.turn() {
                     Ok(Turn { is_enough: true, .. }) => break Ok(()),
@@ -215,7 +223,8 @@ impl Trace {
     /// bring them as fast as they are read. Another signal means that even this is too long.
     async fn rest(&mut self, signals: &mut Signals) -> Result<()> {
         let until_ns = bpf::monotonic_ns();
-        self.until = Some(Instant::now() + LAST);
+        let last = if self.is_told_to_end { LAST } else { LAST_OF_ITSELF };
+        self.until = Some(Instant::now() + last);
         loop {
             let turn = self.turn()?;
             if turn.is_enough {

@@ -27,6 +27,7 @@ const ALONE: &[&str] = &[
     "remedies",
     "robust_clean",
     "rules",
+    "signals",
     "slow",
     "slow_labs",
     "truth",
