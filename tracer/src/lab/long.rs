@@ -10,6 +10,10 @@ use super::topology::{LinkKind, Topology};
 use super::{Error, Prefix, sys};
 use crate::net::setns;
 
+/// Packets that wait to be read: as many as a window holds, since whoever reads them may have to wait
+/// for a processor.
+const QUEUE: i32 = 10_000;
+
 /// Both ends of a link, open.
 #[derive(Debug)]
 pub(crate) struct Long {
@@ -34,6 +38,7 @@ fn open(prefix: &Prefix, (host, dev): (&str, &str)) -> Result<OwnedFd, Error> {
     let opened = setns::run_in_path(&prefix.netns_path(host), || {
         let tun = File::options().read(true).write(true).open("/dev/net/tun")?;
         sys::attach_tun(&tun, dev)?;
+        sys::set_queue(dev, QUEUE)?;
         sys::set_nonblocking(&tun)?;
         io::Result::Ok(tun.into())
     });

@@ -129,6 +129,17 @@ pub(crate) fn attach_tun(tun: &impl AsFd, dev: &str) -> io::Result<()> {
     check(unsafe { libc::ioctl(fd, libc::TUNSETPERSIST, 1) })
 }
 
+/// How many packets wait in a tun device of the calling thread's namespace to be read.
+pub(crate) fn set_queue(dev: &str, packets: libc::c_int) -> io::Result<()> {
+    const SIOCSIFTXQLEN: libc::Ioctl = 0x8943;
+    let mut request = interface_request(dev)?;
+    // `ifr_qlen` lies where all integers of the union do.
+    request.ifr_ifru.ifru_metric = packets;
+    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
+    // SAFETY: a whole ifreq that outlives the call.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), SIOCSIFTXQLEN, &raw mut request) })
+}
+
 /// Reads and writes return at once.
 pub(crate) fn set_nonblocking(file: &impl AsFd) -> io::Result<()> {
     let fd = file.as_fd().as_raw_fd();

@@ -17,6 +17,9 @@ const WARM: Duration = Duration::from_millis(600);
 /// Of the ways that are compared, each in turn.
 const TURNS: u32 = 3;
 const CONNECT: Duration = Duration::from_secs(3);
+/// For connections that are made at once: beyond the first SYN that is sent again, and not so long
+/// that nothing happens until all of them are through.
+const AT_ONCE: Duration = Duration::from_millis(1500);
 const PATIENCE: Duration = Duration::from_millis(200);
 const PIECE: usize = 256 * 1024;
 /// Between bursts.
@@ -244,11 +247,11 @@ fn connect(at: At<'_>, to: &str, at_once: u8) -> io::Result<Vec<Duration>> {
     let one = || {
         let begun = Instant::now();
         let tried = setns::run_in_path(&netns, || {
-            let mut stream = TcpStream::connect_timeout(&to, CONNECT)?;
-            stream.set_read_timeout(Some(CONNECT))?;
+            let mut stream = TcpStream::connect_timeout(&to, AT_ONCE)?;
+            stream.set_read_timeout(Some(AT_ONCE))?;
             stream.read(&mut [0; 16])
         });
-        if tried.is_ok() { begun.elapsed() } else { begun.elapsed().max(CONNECT) }
+        if tried.is_ok() { begun.elapsed() } else { begun.elapsed().max(AT_ONCE) }
     };
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..at_once).map(|_| scope.spawn(one)).collect();
