@@ -47,8 +47,6 @@ const ROWS: &[Row] = &[
     Row { only: "as_nft_prints_them", ..row("rules", TRACED_RULES) },
     row("bridge", DATAPATH),
     row("overlay", DATAPATH),
-    // Every datapath that the kernel has, one after the other.
-    Row { weight: 4, ..row("datapaths", EACH) },
     row("service", DATAPATH),
     row("egress", DATAPATH),
     row("ingress", DATAPATH),
