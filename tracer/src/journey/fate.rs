@@ -232,9 +232,9 @@ impl Walk<'_> {
         let is_echo_reply = self.is_reply && self.tuple.is_some_and(|t| t.proto.is_icmp());
         let is_unwanted = match function {
             "ping_rcv" => reason == "NO_SOCKET",
-            "icmp_rcv" | "icmpv6_rcv" => {
-                is_local && is_echo_reply && (is_unspecified || reason == "NO_SOCKET")
-            }
+            // Nothing else comes there than what is for this namespace, though it may be all that is
+            // seen of the packet: one put together from its fragments.
+            "icmp_rcv" | "icmpv6_rcv" => is_echo_reply && (is_unspecified || reason == "NO_SOCKET"),
             _ => false,
         };
         if is_unwanted && e.is_cloned() {
