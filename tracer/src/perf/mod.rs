@@ -14,6 +14,11 @@ use std::time::Duration;
 
 pub use node::Node;
 
+/// How long the last look at the node may stand still.
+const SUMMING: Duration = Duration::from_secs(5);
+/// Longest run.
+const YEAR: Duration = Duration::from_secs(86_400 * 365);
+
 /// What can be asked of both.
 #[derive(Clone, Debug)]
 pub struct Common {

@@ -17,7 +17,7 @@ use tracer_common::perf::DropKey;
 
 use super::exporter::Exporter;
 use super::node::Asked;
-use super::{Common, Node};
+use super::{Common, Node, SUMMING, YEAR};
 use crate::app::{is_reader_gone, say};
 use crate::bpf::{self, PerfOptions, PerfSide};
 use crate::cli::drops::{By, DropsFormat};
@@ -39,10 +39,6 @@ use ways::Ways;
 const ROOM: u32 = 4_096;
 /// How often examples are read, and whether anybody still reads the output.
 const LOOK: Duration = Duration::from_millis(200);
-/// How long the last look at the node may stand still.
-const SUMMING: Duration = Duration::from_secs(5);
-/// Longest run.
-const YEAR: Duration = Duration::from_secs(86_400 * 365);
 
 /// What to do.
 #[derive(Clone, Debug)]

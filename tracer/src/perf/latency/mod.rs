@@ -19,7 +19,7 @@ use tracer_common::perf::{BUCKETS, Histogram, SegmentKey};
 
 use super::exporter::Exporter;
 use super::node::Asked;
-use super::{Common, Node};
+use super::{Common, Node, SUMMING, YEAR};
 use crate::app::{is_reader_gone, say};
 use crate::bpf::{self, PerfOptions, PerfSide};
 use crate::cli::filter::FilterArgs;
@@ -41,10 +41,6 @@ const SEGMENTS: u32 = 2_048;
 const UNDER_WAY: u32 = 65_536;
 /// How often histograms are read while they are shown, and whether anybody still reads the output.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long the last look at the node may stand still.
-const SUMMING: Duration = Duration::from_secs(5);
-/// Longest run.
-const YEAR: Duration = Duration::from_secs(86_400 * 365);
 
 /// What to do.
 #[derive(Clone, Debug)]
