@@ -229,7 +229,7 @@ impl Walk<'_> {
             || self.is_at_destination();
         // A raw socket (ping as root) took a clone of the echo reply; no ping socket wanted it.
         // Before 6.3 its caller frees it, before 5.17 without a reason.
-        let is_echo_reply = self.is_reply && self.tuple.is_some_and(|t| t.proto.is_icmp());
+        let is_echo_reply = e.followed().is_some_and(is_echo_reply);
         let is_unwanted = match function {
             "ping_rcv" => reason == "NO_SOCKET",
             // Nothing else comes there than what is for this namespace, though it may be all that is
@@ -361,6 +361,12 @@ fn is_purge(function: &str) -> bool {
 /// The packet is TCP's request for a connection.
 pub(super) fn is_syn(headers: &Headers) -> bool {
     matches!(headers.l4, L4::Tcp(tcp) if tcp.flags & (Tcp::SYN | Tcp::ACK) == Tcp::SYN)
+}
+
+/// The packet answers a ping.
+fn is_echo_reply(headers: &Headers) -> bool {
+    matches!(headers.l4, L4::Icmp(icmp) if matches!(icmp.kind, 0 | 129))
+        && is_answer(&headers.l4, headers.tuple.src.is_ipv6())
 }
 
 /// The packet is an answer by its own header (an echo reply, a SYN-ACK, an ARP reply).
