@@ -119,8 +119,12 @@ impl Alteration {
 
     /// What is not translated any more goes to its first destination: somebody has to be there.
     fn leads_to_somebody(&self, case: &Case<'_>, way: &Way) -> bool {
+        let mut obstacles = way.request.obstacles();
         match (&way.request.end, self) {
-            (End::Delivered { .. }, _) => true,
+            // Sockets that could not be read may be anybody's.
+            (End::Delivered { .. }, _) => {
+                obstacles.all(|(_, o)| !matches!(o.kind, ObstacleKind::NoListener { .. }))
+            }
             (End::LeftView { netns, dev, .. }, Self::Translated(nat, _)) => {
                 nat.kind.is_destination() && is_somebody(case, (*netns, *dev), nat.before.dst)
             }

@@ -46,8 +46,10 @@ pub(crate) fn proc(text: &str) -> usize {
     counters::listed(text, &mut found);
     counters::softnet(text, &mut found);
     let none = sockets::Processes::default();
-    let raw = text.lines().filter_map(|line| sockets::raw(line, &none)).count();
-    found.len() + raw + policies::parse_ipvs(text).len()
+    let kinds = [None, Some(6), Some(17)];
+    let lines = text.lines().flat_map(|line| kinds.map(|kind| (kind, line)));
+    let sockets = lines.filter_map(|(kind, line)| sockets::of_line(kind, line, &none)).count();
+    found.len() + sockets + policies::parse_ipvs(text).len()
 }
 
 pub(crate) fn resolv_conf(text: &str) -> usize {

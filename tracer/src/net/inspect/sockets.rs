@@ -25,8 +25,9 @@ const KINDS: [(i32, &[u8]); 2] =
 /// Process by inode of its socket: PID and command name.
 pub type Processes = BTreeMap<u32, (u32, String)>;
 
-/// The sockets of the calling thread's namespace. Kinds that the kernel has no reader for are
-/// said in `unread`.
+/// The sockets of the calling thread's namespace. Where the kernel has no reader for a kind (its
+/// module is not there), the kind's file tells all but devices, backlogs and `IPV6_V6ONLY`; what
+/// that cannot be read of either is said in `unread`.
 pub(in crate::net) fn sockets(
     netlink: &mut Netlink,
     processes: &Processes,
@@ -40,34 +41,66 @@ pub(in crate::net) fn sockets(
                 Ok(answer) => sockets.extend(
                     answer.messages().filter_map(|(_, body)| socket(proto as u8, body, processes)),
                 ),
-                // IPv6 is not there: nor are its sockets.
-                Err(_) if family == libc::AF_INET6 => {}
-                Err(error) => unread.push(format!("sockets of protocol {proto}: {error}")),
+                Err(error) => match listed(file_of(family, proto), processes) {
+                    Ok(found) => sockets.extend(found.into_iter().filter(|s| s.port != 0)),
+                    // IPv6 is not there: nor are its sockets.
+                    Err(_) if family == libc::AF_INET6 => {}
+                    Err(_) => unread.push(format!("sockets of protocol {proto}: {error}")),
+                },
             }
         }
     }
     for file in ["raw", "raw6"] {
-        let text = fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap_or_default();
-        sockets.extend(text.lines().skip(1).filter_map(|line| raw(line, processes)));
+        sockets.extend(listed(file, processes).unwrap_or_default());
     }
     sockets
 }
 
-/// A line of `/proc/net/raw`, which every kernel has, unlike the reader for `sock_diag`. The port
-/// is the protocol's number.
-pub(super) fn raw(line: &str, processes: &Processes) -> Option<Socket> {
+const fn file_of(family: i32, proto: i32) -> &'static str {
+    match (proto, family) {
+        (libc::IPPROTO_TCP, libc::AF_INET) => "tcp",
+        (libc::IPPROTO_TCP, _) => "tcp6",
+        (_, libc::AF_INET) => "udp",
+        _ => "udp6",
+    }
+}
+
+/// What a file of `/proc/net` lists. Every kernel has them, unlike the readers for `sock_diag`.
+fn listed(file: &str, processes: &Processes) -> io::Result<Vec<Socket>> {
+    let text = fs::read_to_string(format!("/proc/thread-self/net/{file}"))?;
+    let proto = match file.trim_end_matches('6') {
+        "tcp" => Some(libc::IPPROTO_TCP as u8),
+        "udp" => Some(libc::IPPROTO_UDP as u8),
+        _ => None,
+    };
+    Ok(text.lines().skip(1).filter_map(|line| of_line(proto, line, processes)).collect())
+}
+
+/// A line of `/proc/net/{tcp,udp,raw}` (`get_tcp4_sock`, `udp4_format_sock`, `raw_sock_seq_show`).
+/// Without a protocol it is a raw socket's, whose port is the protocol's number.
+pub(super) fn of_line(proto: Option<u8>, line: &str, processes: &Processes) -> Option<Socket> {
+    const TCP: Option<u8> = Some(libc::IPPROTO_TCP as u8);
     let words: Vec<&str> = line.split_whitespace().collect();
-    let (addr, proto) = words.get(1)?.split_once(':')?;
+    let (addr, port) = words.get(1)?.split_once(':')?;
+    let (peer, peer_port) = words.get(2)?.split_once(':')?;
+    let state = u8::from_str_radix(words.get(3)?, 16).ok()?;
     let (_, queued) = words.get(4)?.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    if proto == TCP && state != TCP_LISTEN {
+        return None;
+    }
+    let is_connected = proto.is_some() && state == TCP_ESTABLISHED;
+    let peer = (hex_addr(peer)?, u16::from_str_radix(peer_port, 16).ok()?);
     Some(Socket {
-        proto: u8::from_str_radix(proto, 16).ok()?,
+        proto: proto.or_else(|| u8::try_from(port).ok())?,
         addr: hex_addr(addr)?,
-        port: 0,
-        v6only: addr.len() > 8,
-        peer: None,
+        port: if proto.is_some() { port } else { 0 },
+        v6only: proto.is_none() && addr.len() > 8,
+        peer: is_connected.then_some(peer),
         queued: u32::from_str_radix(queued, 16).ok()?,
-        limit: 0,
-        drops: words.last()?.parse().ok()?,
+        // Of a listener what waits is listed, not how much may.
+        limit: if proto == TCP { u32::MAX } else { 0 },
+        drops: if proto == TCP { 0 } else { words.last()?.parse().ok()? },
         dev: None,
         process: processes.get(&words.get(9)?.parse().ok()?).cloned(),
     })
@@ -206,11 +239,31 @@ mod tests {
         let line = "   1: 0100007F:0001 00000000:0000 07 00000000:00000300 00:00000000 00000000     \
                     0        0 4711 2 00000000aa 5";
         let holder = (12, "ping".to_owned());
-        let socket = raw(line, &[(4711, holder.clone())].into()).unwrap();
+        let socket = of_line(None, line, &[(4711, holder.clone())].into()).unwrap();
         assert_eq!((socket.proto, socket.addr), (1, Ipv4Addr::LOCALHOST.into()));
         assert_eq!((socket.queued, socket.drops, socket.process), (0x300, 5, Some(holder)));
         let v6 = hex_addr("000080FE000000000000000001000000");
         assert_eq!(v6, Some("fe80::1".parse().unwrap()));
+    }
+
+    #[test]
+    fn the_files_tell_of_listeners_what_the_kernels_reader_does() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let bound = UdpSocket::bind("[::1]:0").unwrap();
+        let port = |s: &Socket| (s.proto, s.addr, s.port, s.process.clone());
+        let mine = |s: &Socket| s.process.as_ref().is_some_and(|p| p.0 == std::process::id());
+        let processes = processes();
+        let files = ["tcp", "udp", "tcp6", "udp6"];
+        let listed = files.iter().flat_map(|file| listed(file, &processes).unwrap());
+        let listed: Vec<_> = listed.filter(mine).map(|s| port(&s)).collect();
+        let of_kernel: Vec<_> = own().iter().map(port).collect();
+        assert!(listed.iter().any(|s| s.0 == 6));
+        assert!(listed.iter().any(|s| s.2 == bound.local_addr().unwrap().port()));
+        // Other tests' sockets come and go meanwhile: these two stay.
+        let here = [listener.local_addr().unwrap().port(), bound.local_addr().unwrap().port()];
+        for socket in listed.iter().filter(|s| here.contains(&s.2)) {
+            assert!(of_kernel.contains(socket), "{socket:?}");
+        }
     }
 
     #[test]
