@@ -32,7 +32,8 @@ pub(super) fn is_joined(journey: &Journey, state: &NetworkState) -> bool {
     }
 }
 
-/// What comes in by such a device was sent by this kernel.
+/// What comes in by such a device was sent, or unpacked, by this kernel.
 fn is_fed_from_here(kind: &DeviceKind) -> bool {
-    matches!(kind, DeviceKind::Veth | DeviceKind::Bridge | DeviceKind::Vxlan | DeviceKind::Loopback)
+    let is_within = matches!(kind, DeviceKind::Veth | DeviceKind::Bridge | DeviceKind::Loopback);
+    is_within || kind.is_tunnel()
 }

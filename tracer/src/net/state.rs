@@ -190,6 +190,31 @@ pub enum DeviceKind {
     Other(String),
 }
 
+impl DeviceKind {
+    /// What comes in by such a device came in inside another packet, by another device.
+    #[must_use]
+    pub fn is_tunnel(&self) -> bool {
+        const OF_EITHER_FAMILY: &[&str] = &[
+            "gre",
+            "gretap",
+            "erspan",
+            "geneve",
+            "ipip",
+            "sit",
+            "tnl",
+            "vti",
+            "vti6",
+            "xfrm",
+            "wireguard",
+        ];
+        match self {
+            Self::Vxlan => true,
+            Self::Other(kind) => OF_EITHER_FAMILY.contains(&kind.trim_start_matches("ip6")),
+            _ => false,
+        }
+    }
+}
+
 impl Netns {
     /// Its settings.
     #[must_use]

@@ -43,6 +43,7 @@ const ROWS: &[Row] = &[
     Row { weight: 4, ..row("probes", EACH) },
     // Each kernel takes its share of it: see `guests::script`.
     Row { only: "a_sixth_of_the_catalogue", weight: 5, ..row("catalogue", EACH) },
+    Row { weight: 4, ..row("datapaths", EACH) },
     row("drops", DROPS),
     Row { only: "as_nft_prints_them", ..row("rules", TRACED_RULES) },
     row("bridge", DATAPATH),

@@ -120,16 +120,9 @@ fn crossing(key: &SegmentKey, from: &Device, is_same: bool) -> Option<&'static s
 fn below(device: Option<&Device>) -> &'static str {
     match device.map(|d| &d.kind) {
         Some(DeviceKind::Bridge) => "bridge",
-        Some(DeviceKind::Vxlan) => "tunnel",
-        Some(DeviceKind::Other(kind)) if is_tunnel(kind) => "tunnel",
+        Some(kind) if kind.is_tunnel() => "tunnel",
         _ => "device",
     }
-}
-
-fn is_tunnel(kind: &str) -> bool {
-    let kind = kind.trim_start_matches("ip6");
-    ["gre", "gretap", "erspan", "geneve", "ipip", "sit", "tnl", "vti", "vti6", "xfrm", "wireguard"]
-        .contains(&kind)
 }
 
 /// From what was received to what is sent: by the bridge that both are ports of, else by IP.
