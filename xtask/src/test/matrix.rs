@@ -47,8 +47,9 @@ pub(super) const DATAPATHS: Table = Table {
 Written by `cargo xtask test` from what its suite `datapaths` finds under each kernel: one packet on
 each way, through two routers. *whole*: one journey from the socket to the socket. *linked*: the
 kernel goes on with another packet, and journeys name each other; by which kinds of `parent`, the
-last one first. –: the kernel, or this machine's tools, cannot make it. Every journey is complete;
-one that lacks something, or says what is not so, fails the suite.
+last one first. *halves, said*: nothing ties the two packets together, and both journeys say that
+something is missing. –: the kernel, or this machine's tools, cannot make it. All other journeys are
+complete; one that lacks something, or says what is not so, fails the suite.
 
 ",
     rows: ("datapaths", "datapath"),
