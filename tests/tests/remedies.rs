@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use pkttrace_tests::{Lab, binary, is_fast, side_by_side};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// In a fast run, one of so many faults.
 const FAST_STEP: usize = 11;
@@ -239,6 +239,42 @@ fn no_name_of_a_namespace_a_chain_a_comment_a_process_or_a_domain_is_run() {
         std::fs::write(dir(host), text).expect("written");
     }
     assert!(stage.try_all("search", &ask("web", "dns")) > 0);
+}
+
+/// `nft` itself would not write such names; who speaks netlink or JSON does.
+#[test]
+fn no_name_of_a_table_a_chain_or_a_set_is_run() {
+    let lab = Lab::cluster();
+    let stage = Stage::new(&lab);
+    let from = lab.netns("p1");
+    let names =
+        ["x;$(touch${IFS}x)", "'; touch x; '", "`touch x`", "-x\ntouch x\n", "\"|touch x\""];
+    for name in names {
+        let of = |mut object: Value| {
+            object["family"] = "inet".into();
+            object["table"] = name.into();
+            object
+        };
+        let table = json!({ "family": "inet", "name": name });
+        let daddr = json!({ "payload": { "protocol": "ip", "field": "daddr" } });
+        let set = of(json!({ "name": name, "type": "ipv4_addr", "elem": ["10.244.2.2"] }));
+        let chain = of(json!({ "name": name, "type": "filter", "hook": "forward", "prio": 0 }));
+        let is_in = json!({ "op": "==", "left": daddr, "right": format!("@{name}") });
+        let drop = json!([{ "match": is_in }, { "drop": null }]);
+        let rule = of(json!({ "chain": name, "comment": name, "expr": drop }));
+        let objects = [("table", &table), ("set", &set), ("chain", &chain), ("rule", &rule)];
+        let added = objects.map(|(kind, object)| json!({ "add": { kind: object } }));
+        let run = |list: Value| {
+            let file = lab.scratch().join("names.json");
+            std::fs::write(&file, json!({ "nftables": list }).to_string()).expect("written");
+            lab.exec("n1", &format!("nft -j -f {}", file.display()));
+        };
+        run(added.to_vec().into());
+        let found = diagnose(&["--from", &from, "--to", "10.244.2.2"]);
+        assert_eq!(found["findings"][0]["where"]["netns"], lab.netns("n1"), "{name:?}: {found:#}");
+        assert!(stage.try_all(name, &found) > 0);
+        run(json!([{ "delete": { "table": table } }]));
+    }
 }
 
 /// A namespace that is removed when this is dropped.
