@@ -25,6 +25,9 @@ const DROPS: Kinds = &[&["5.10"], &["6.1", "6.12", "6.18"], &["7.2"]];
 /// Rules are computed before 5.12, and seen by nftables' own tracing from then on.
 const TRACED_RULES: Kinds = &[&["5.10"], &["6.1", "6.12", "6.18", "7.2"]];
 
+/// Booted with `preempt=full`: see `vm::kernel`.
+const PREEMPTED: Kinds = &[&["6.12"], &["7.2"]];
+
 /// A suite that runs in guests.
 struct Row {
     suite: &'static str,
@@ -44,6 +47,7 @@ const ROWS: &[Row] = &[
     // Each kernel takes its share of it: see `guests::script`.
     Row { only: "a_sixth_of_the_catalogue", weight: 5, ..row("catalogue", EACH) },
     Row { weight: 4, ..row("datapaths", EACH) },
+    Row { only: "packets_that_nothing_tells_apart", weight: 6, ..row("truth", PREEMPTED) },
     row("drops", DROPS),
     Row { only: "as_nft_prints_them", ..row("rules", TRACED_RULES) },
     row("bridge", DATAPATH),

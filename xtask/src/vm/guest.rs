@@ -35,6 +35,8 @@ pub(super) struct Guest<'a> {
     pub(super) name: &'a str,
     pub(super) host: &'a Host,
     pub(super) image: &'a Image,
+    /// Kernel options beside the common ones.
+    pub(super) options: &'a str,
     /// Layers in order, the last one over the others.
     pub(super) layers: &'a [PathBuf],
     /// Its own directory, for the initrd and the ports.
@@ -113,7 +115,8 @@ impl Guest<'_> {
         let mut qemu = self.host.qemu();
         qemu.args(["-M", "q35", "-accel", "tcg,thread=multi", "-cpu", CPU, "-smp", "1"]);
         qemu.args(["-m", MEMORY_MB, "-nodefaults", "-no-user-config", "-display", "none"]);
-        qemu.args(["-no-reboot", "-device", "virtio-rng-pci", "-append", COMMAND_LINE]);
+        let options = format!("{COMMAND_LINE} {}", self.options);
+        qemu.args(["-no-reboot", "-device", "virtio-rng-pci", "-append", &options]);
         qemu.arg("-kernel").arg(&self.image.vmlinuz).arg("-initrd").arg(initrd);
         qemu.args(["-drive", &format!("file={},format=raw,if=virtio", drive.display())]);
         qemu.args(["-serial", &format!("file:{}", self.console().display())]);

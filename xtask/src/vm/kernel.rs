@@ -17,16 +17,25 @@ use crate::sh;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Kernel {
     pub(crate) series: &'static str,
+    /// Options of its own for the command line.
+    pub(super) options: &'static str,
     suites: &'static [&'static str],
 }
 
+const fn kernel(series: &'static str, suites: &'static [&'static str]) -> Kernel {
+    Kernel { series, options: "", suites }
+}
+
+/// Programs may be preempted by others: netfilter's anywhere, tracepoints' from 7.0 on.
+const PREEMPTED: &str = "preempt=full";
+
 /// Oldest first. Debian has no suite with 6.6.
 pub(crate) const KERNELS: &[Kernel] = &[
-    Kernel { series: "5.10", suites: &["bullseye"] },
-    Kernel { series: "6.1", suites: &["bookworm"] },
-    Kernel { series: "6.12", suites: &["trixie", "bookworm-backports"] },
-    Kernel { series: "6.18", suites: &["trixie-backports"] },
-    Kernel { series: "7.2", suites: &["trixie-backports", "sid"] },
+    kernel("5.10", &["bullseye"]),
+    kernel("6.1", &["bookworm"]),
+    Kernel { options: PREEMPTED, ..kernel("6.12", &["trixie", "bookworm-backports"]) },
+    kernel("6.18", &["trixie-backports"]),
+    Kernel { options: PREEMPTED, ..kernel("7.2", &["trixie-backports", "sid"]) },
 ];
 
 /// Small and without drivers for hardware that no guest has.

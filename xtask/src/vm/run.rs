@@ -140,9 +140,17 @@ impl Job {
         scratch: &Path,
     ) -> Guest<'a> {
         let Ready { host, store, .. } = ready;
-        let (name, timeout) = (kernel.series, self.timeout);
-        let scratch = scratch.join(name);
-        Guest { name, host, image, layers, scratch, logs: store.logs(), out: store.out(), timeout }
+        Guest {
+            name: kernel.series,
+            host,
+            image,
+            options: kernel.options,
+            layers,
+            scratch: scratch.join(kernel.series),
+            logs: store.logs(),
+            out: store.out(),
+            timeout: self.timeout,
+        }
     }
 
     /// The run layer: init, the command, and its files without debug information.
