@@ -1,12 +1,16 @@
 //! `pkttrace latency`: times are those that the packets took.
 
 use std::collections::BTreeMap;
+use std::net::{TcpStream, UdpSocket};
+use std::os::fd::AsRawFd as _;
 use std::process::Command;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pkttrace_tests::{Lab, Reports, binary, version};
 use serde_json::Value;
 
 const NEAR: &str = "10.244.1.3";
+const FAR: &str = "10.244.2.2";
 
 /// The segments of the only report.
 fn segments(reports: &[Value]) -> &Vec<Value> {
@@ -62,9 +66,14 @@ fn a_delay_shows_in_its_segment_alone_and_whole_ways_are_those_of_ping() {
         &lab,
         &["latency", "--duration", "100s", "--continuous", "--host", NEAR, "--proto", "icmp"],
     );
-    let average_ms = pings(&lab, 60, 930);
+    let average_ms = pings(&lab, 100, 930);
     let (reports, _) = run.finish();
     let all = segments(&reports);
+    // And why that is.
+    let found = reports[0]["findings"].as_array().expect("a list");
+    let shaper = found.iter().find(|f| f["id"] == "slow-shaper");
+    let place = &shaper.unwrap_or_else(|| panic!("{found:#?}"))["where"];
+    assert_eq!((&place["netns"], &place["dev"]), (&lab.netns("n1").into(), &"veth-p2".into()));
     let qdisc = segment(&lab, all, "qdisc", "n1", "veth-p2").expect("the queue");
     assert!(number(qdisc, "count") > 40, "{qdisc}");
     let mean = number(qdisc, "sum_ns") as f64 / number(qdisc, "count") as f64;
@@ -266,4 +275,132 @@ fn a_page_is_whole_and_has_a_plot_for_each_segment() {
     assert!(text.starts_with("<!doctype html>") && text.ends_with("</html>\n"));
     assert!(text.matches("<svg").count() > 2, "{text}");
     assert_eq!(text.matches("<svg").count(), text.matches("</svg>").count());
+}
+
+/// Receives a datagram: its first byte, and the kernel's time stamp of it since the epoch.
+fn receive(socket: &UdpSocket) -> Option<(u8, Duration)> {
+    let (mut data, mut control) = ([0_u8; 1500], [0_u64; 16]);
+    let mut part = libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() };
+    // SAFETY: a message of parts that outlive the calls; the control messages are walked with the
+    // kernel's own macros, and a time stamp is as long as it says.
+    unsafe {
+        let mut message: libc::msghdr = std::mem::zeroed();
+        (message.msg_iov, message.msg_iovlen) = (&raw mut part, 1);
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = size_of_val(&control);
+        if libc::recvmsg(socket.as_raw_fd(), &raw mut message, 0) <= 0 {
+            return None;
+        }
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        assert!(!header.is_null() && (*header).cmsg_type == libc::SCM_TIMESTAMPNS, "a time stamp");
+        let at: libc::timespec = std::ptr::read_unaligned(libc::CMSG_DATA(header).cast());
+        Some((data[0], Duration::new(at.tv_sec as u64, at.tv_nsec as u32)))
+    }
+}
+
+#[test]
+fn whole_ways_are_those_of_a_sockets_own_time_stamps() {
+    let lab = Lab::cluster();
+    lab.ping("p1", NEAR);
+    slow_down(&lab, "n1", "veth-p2", 4);
+    let receiver = lab.inside("p2", || UdpSocket::bind("0.0.0.0:7000").expect("a socket"));
+    receiver.set_read_timeout(Some(Duration::from_secs(3))).expect("a socket");
+    let on: libc::c_int = 1;
+    // SAFETY: an integer that outlives the call.
+    let set = unsafe {
+        let (value, len) = ((&raw const on).cast(), size_of::<libc::c_int>() as u32);
+        libc::setsockopt(receiver.as_raw_fd(), libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, value, len)
+    };
+    assert_eq!(set, 0, "SO_TIMESTAMPNS");
+    let filter = ["--dst", NEAR, "--dport", "7000", "--proto", "udp", "--no-replies"];
+    let run = Reports::start(
+        &lab,
+        &[&["latency", "--duration", "100s", "--continuous"][..], &filter].concat(),
+    );
+    let sent: Vec<Duration> = lab.inside("p1", || {
+        let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+        let send = |n: u8| {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+            socket.send_to(&[n; 930], (NEAR, 7000)).expect("it is taken");
+            now
+        };
+        (0..40).map(send).collect()
+    });
+    let mut took: Vec<Duration> = std::iter::from_fn(|| receive(&receiver))
+        .take(sent.len())
+        .map(|(n, at)| at.saturating_sub(sent[usize::from(n)]))
+        .collect();
+    let (reports, _) = run.finish();
+    assert_eq!(took.len(), sent.len());
+    took.sort();
+    let truth = took[took.len() / 2].as_nanos() as f64;
+    let whole = segment(&lab, segments(&reports), "end-to-end", "p1", "eth0").expect("the way");
+    let told = number(whole, "p50_ns") as f64;
+    assert_eq!(number(whole, "count"), 40, "{whole}");
+    // Half a step of the queue lies between two packets.
+    assert!((told - truth).abs() / truth < 0.05, "{told} ns against {truth} ns");
+}
+
+#[test]
+fn rules_take_as_long_as_in_the_timelines_and_no_other_segment_does() {
+    if version() < (6, 4) {
+        return;
+    }
+    let lab = Lab::cluster();
+    lab.ping("p1", FAR);
+    let rules: String = (0..6000)
+        .map(|n| format!("-A LONG -d 10.{}.{}.1/32 -j DROP\n", 99 + n / 200, n % 200))
+        .collect();
+    let file = lab.scratch().join("rules");
+    let text = format!("*filter\n:LONG - [0:0]\n-I FORWARD -j LONG\n{rules}COMMIT\n");
+    std::fs::write(&file, text).expect("a file");
+    lab.exec("n1", &format!("iptables-restore --noflush < {}", file.display()));
+    let filter = ["--dst", FAR, "--dport", "7000", "--proto", "udp", "--no-replies"];
+    let timing = Reports::start(
+        &lab,
+        &[&["latency", "--duration", "100s", "--continuous", "--profile", "path"][..], &filter]
+            .concat(),
+    );
+    let tracing = Reports::start(&lab, &filter);
+    lab.inside("p1", || {
+        let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+        for _ in 0..60 {
+            socket.send_to(&[0; 30], (FAR, 7000)).expect("it is taken");
+        }
+    });
+    tracing.wait("every datagram at its end", |lines| lines.len() >= 60);
+    let (journeys, _) = tracing.finish();
+    let (reports, _) = timing.finish();
+    let seen = by_timeline(&lab, &journeys, ("n1", "route"), ("n1", "netfilter"));
+    assert!(seen.len() >= 40, "{seen:?}");
+    let truth = seen[seen.len() / 2] as f64;
+    let all = segments(&reports);
+    let is_it = |s: &&Value| s["segment"] == "forward" && s["netns"]["name"] == *lab.netns("n1");
+    let forward = all.iter().find(is_it).unwrap_or_else(|| panic!("{all:#?}"));
+    let told = number(forward, "p50_ns") as f64;
+    assert!((told - truth).abs() / truth < 0.05, "{told} ns against {truth} ns");
+    for other in all.iter().filter(|s| !is_it(s) && s["segment"] != "end-to-end") {
+        assert!(number(other, "p50_ns") < number(forward, "p50_ns") / 3, "{other} {forward}");
+    }
+}
+
+#[test]
+fn what_tcp_sends_again_is_told() {
+    let lab = Lab::cluster();
+    lab.ping("p1", NEAR);
+    lab.exec("p2", "iptables -I INPUT -p tcp --dport 7999 -j DROP");
+    let run =
+        Reports::start(&lab, &["latency", "--duration", "100s", "--host", NEAR, "--port", "7999"]);
+    // The first SYN is sent again after a second.
+    let patience = Duration::from_millis(1500);
+    lab.inside("p1", || {
+        let to = std::net::SocketAddr::new(NEAR.parse().expect("an address"), 7999);
+        assert!(TcpStream::connect_timeout(&to, patience).is_err());
+    });
+    let (reports, _) = run.finish();
+    let all = reports[0]["retransmissions"].as_array().expect("a list");
+    assert_eq!((all.len(), &reports[0]["retransmitted"]), (1, &Value::from(1)), "{all:#?}");
+    let one = &all[0];
+    assert_eq!((&one["cause"], &one["dst"]), (&"syn".into(), &format!("{NEAR}:7999").into()));
+    assert_eq!(one["netns"]["name"], *lab.netns("p1"), "{one}");
 }

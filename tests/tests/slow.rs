@@ -95,11 +95,15 @@ fn sink(port: u16, pause: Duration) -> Box<dyn FnMut()> {
 
 /// Sends as fast as it goes.
 fn bulk(port: u16) -> Box<dyn FnMut()> {
+    bulk_to(SERVER, port)
+}
+
+fn bulk_to(server: &'static str, port: u16) -> Box<dyn FnMut()> {
     let mut stream: Option<TcpStream> = None;
     let data = vec![7; 65_536];
     Box::new(move || {
         if stream.is_none() {
-            stream = TcpStream::connect((SERVER, port)).ok();
+            stream = TcpStream::connect((server, port)).ok();
         }
         let Some(open) = &mut stream else { return std::thread::sleep(PATIENCE) };
         open.set_write_timeout(Some(PATIENCE)).expect("a stream");
@@ -357,4 +361,95 @@ fn busy_is_not_slow() {
     assert_quiet(&slow_reader);
     let said = slow_reader.json["findings"].to_string();
     assert!(said.contains("slow-reader"), "{:#}", slow_reader.json);
+}
+
+#[test]
+fn a_tunnel_that_computes_no_checksums_is_told_to() {
+    let site = routed();
+    for (host, peer, own) in
+        [("app", "10.81.2.2", "10.82.0.1/24"), ("web", "10.81.1.2", "10.82.0.2/24")]
+    {
+        site.exec(
+            host,
+            &format!(
+                "ip link add vx type vxlan id 7 remote {peer} dstport 4789 dev eth0 \
+                 && ip addr add {own} dev vx && ip link set vx up"
+            ),
+        );
+    }
+    site.exec("app", "ethtool -K vx tx-checksum-ip-generic off");
+    let _traffic =
+        Traffic::none()
+            .and(&site, "web", || sink(9000, Duration::ZERO))
+            .and(&site, "app", || bulk_to("10.82.0.2", 9000));
+    let found = ask(&site, "10.82.0.2:9000", "tcp");
+    found.assert_first("slow-offload", &site.netns("app"));
+    assert_eq!(found.first()["where"]["dev"], "vx", "{:#}", found.json);
+    found.run_fix();
+    assert_quiet(&ask(&site, "10.82.0.2:9000", "tcp"));
+}
+
+/// A cgroup of our own that may run for a tenth of the time; `None` where there is no controller.
+struct Limited(std::path::PathBuf);
+
+impl Limited {
+    fn new(name: &str) -> Option<Self> {
+        let (v1, v2) =
+            (std::path::Path::new("/sys/fs/cgroup/cpu"), std::path::Path::new("/sys/fs/cgroup"));
+        let (root, file, value) = match v1.exists() {
+            true => (v1, "cpu.cfs_quota_us", "10000"),
+            false => (v2, "cpu.max", "10000 100000"),
+        };
+        let dir = root.join(name);
+        std::fs::create_dir(&dir).ok()?;
+        let limited = Self(dir);
+        std::fs::write(limited.0.join(file), value).ok().map(|()| limited)
+    }
+}
+
+impl Drop for Limited {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+/// Answers each byte after four milliseconds of work.
+const BUSY_SERVER: &str = "
+import socket, time
+s = socket.create_server(('0.0.0.0', 8090))
+while True:
+    c = s.accept()[0]
+    while c.recv(1):
+        end = time.process_time() + 0.004
+        while time.process_time() < end: pass
+        c.send(b'x')
+";
+
+struct Child(std::process::Child);
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_server_that_its_cpu_limit_stops_is_no_slow_network() {
+    let site = routed();
+    let Some(cgroup) = Limited::new(&site.netns("web")) else {
+        eprintln!("left out: no cgroup controller of processors here");
+        return;
+    };
+    let script = format!(
+        "echo $$ > {}/cgroup.procs && exec ip netns exec {} python3 -c \"$0\"",
+        cgroup.0.display(),
+        site.netns("web")
+    );
+    let server = std::process::Command::new("sh").args(["-c", &script, BUSY_SERVER]).spawn();
+    let _server = Child(server.expect("sh starts"));
+    let _traffic = Traffic::none().and(&site, "app", || ping_pong(8090));
+    let found = ask(&site, "10.81.2.2:8090", "tcp");
+    found.assert_first("slow-cpu-quota", &site.netns("web"));
+    assert!(found.first()["title"].to_string().contains("python3"), "{:#}", found.json);
 }

@@ -24,6 +24,26 @@ pub struct PerfConfig {
     pub rt6_flags: u16,
     /// `netdev_queue.dev`
     pub queue_dev: u16,
+    /// `sk_buff.cb`, which begins with the first sequence number of a segment of TCP.
+    pub skb_cb: u16,
+    /// `sock.__sk_common.skc_family`
+    pub sock_family: u16,
+    /// `sock.__sk_common.skc_state`
+    pub sock_state: u16,
+    /// `sock.__sk_common.skc_num`, the own port in the host's order
+    pub sock_port: u16,
+    /// `sock.__sk_common.skc_dport`, the other end's in the network's
+    pub sock_peer_port: u16,
+    /// `sock.__sk_common.skc_rcv_saddr`
+    pub sock_addr: u16,
+    /// `sock.__sk_common.skc_daddr`
+    pub sock_peer_addr: u16,
+    /// `sock.__sk_common.skc_v6_rcv_saddr`
+    pub sock_addr6: u16,
+    /// `sock.__sk_common.skc_v6_daddr`
+    pub sock_peer_addr6: u16,
+    /// `inet_connection_sock.icsk_ca_state`, the low bits of its byte
+    pub sock_recovery: u16,
     /// `skb:kfree_skb` has a fourth argument, the receiving socket (since 6.11).
     pub kfree_has_socket: u8,
     /// Time to every transmission is measured too, not only to sockets.
@@ -32,8 +52,6 @@ pub struct PerfConfig {
     pub begin_at_hooks: u8,
     /// Packets begin at `net_dev_start_xmit`: nothing that comes earlier is attached.
     pub begin_at_xmit: u8,
-    /// Zero.
-    pub reserved: [u8; 4],
 }
 
 /// What drops are counted by.
@@ -52,8 +70,8 @@ pub struct DropKey {
     pub protocol_be: [u8; 2],
     /// See [`hook`].
     pub hook: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// 1 when it was for a group (multicast), whose members are whoever likes.
+    pub to_group: u8,
 }
 
 /// Values of [`DropKey::hook`]: at which hook of netfilter a packet must be that has this route
@@ -97,6 +115,32 @@ pub struct DropSample {
     pub key: DropKey,
     /// The packet, as an event of the probe `Kfree`.
     pub event: RawEvent,
+}
+
+/// A segment that TCP sends again, in the ring.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Retransmission {
+    /// CLOCK_MONOTONIC nanoseconds.
+    pub ktime_ns: u64,
+    /// Inode number of the socket's network namespace.
+    pub netns: u32,
+    /// Its first sequence number.
+    pub seq: u32,
+    /// Own address, network order; IPv4 takes the first word.
+    pub addr: [u32; 4],
+    /// The other end's.
+    pub peer_addr: [u32; 4],
+    /// Own port.
+    pub port: u16,
+    /// The other end's, network order.
+    pub peer_port_be: [u8; 2],
+    /// `AF_INET` or `AF_INET6`.
+    pub family: u16,
+    /// `TCP_ESTABLISHED` and its like.
+    pub state: u8,
+    /// `enum tcp_ca_state`: 4 (`TCP_CA_Loss`) after a time-out.
+    pub recovery: u8,
 }
 
 /// A point of a packet's way.
@@ -244,12 +288,15 @@ pub enum PerfControl {
 pub enum PerfStat {
     /// Times that were not counted: there are too many segments.
     Unplaced = 0,
+    /// Segments that were sent again, for which the ring had no room.
+    Untold = 1,
 }
 
-const _: () = assert!(size_of::<PerfConfig>() == 24);
+const _: () = assert!(size_of::<PerfConfig>() == 40);
 const _: () = assert!(size_of::<DropKey>() == 24);
 const _: () = assert!(size_of::<DropCount>() == 40);
 const _: () = assert!(size_of::<DropSample>() == 24 + crate::event::LONG_LEN);
+const _: () = assert!(size_of::<Retransmission>() == 56);
 const _: () = assert!(size_of::<UnderWay>() == 40);
 const _: () = assert!(size_of::<SegmentKey>() == 24);
 const _: () = assert!(size_of::<Histogram>() == 16 + 4 * BUCKETS);

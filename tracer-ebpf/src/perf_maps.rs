@@ -55,7 +55,7 @@ pub(crate) static PERF_CONTROL: Array<u64> = Array::with_max_entries(1, 0);
 
 /// See [`tracer_common::perf::PerfStat`].
 #[map]
-pub(crate) static PERF_STATS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static PERF_STATS: PerCpuArray<u64> = PerCpuArray::with_max_entries(2, 0);
 
 /// See [`RECEIVED`].
 #[repr(C)]

@@ -47,7 +47,7 @@ pub fn drops(ctx: BtfTracePointContext) -> i32 {
         ifindex: device,
         protocol_be: skb.protocol().to_ne_bytes(),
         hook: hook_of(skb, device),
-        reserved: 0,
+        to_group: u8::from(is_to_group(skb)),
     };
     let Some(count) = count_of(&key) else { return 0 };
     // SAFETY: a helper without arguments.
@@ -170,6 +170,18 @@ fn hook_of(skb: Skb<true>, device: u32) -> u8 {
         (0, _) => hook::POSTROUTING,
         _ => hook::UNKNOWN,
     }
+}
+
+/// Whether its destination is a multicast address.
+#[inline(always)]
+fn is_to_group(skb: Skb<true>) -> bool {
+    let (at, group, mask) = match skb.protocol() {
+        packet::ETH_P_IP => (16, 0xe0, 0xf0),
+        packet::ETH_P_IPV6 => (24, 0xff, 0xff),
+        _ => return false,
+    };
+    // SAFETY: a byte; zero when it cannot be read.
+    unsafe { probe_read::<u8>(skb.network().wrapping_add(at)) & mask == group }
 }
 
 /// Sends the packet to the user side. A full ring costs an example, no count.

@@ -5,5 +5,6 @@ mod drops;
 mod func;
 mod latency;
 mod nf;
+mod retransmit;
 mod tc;
 mod tp;

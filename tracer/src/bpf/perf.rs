@@ -48,6 +48,8 @@ pub struct PerfSide {
     ring: Ring,
     pub(super) programs: BTreeMap<&'static str, OwnedFd>,
     pub(super) links: Vec<OwnedFd>,
+    /// Those that stay when the others come and go.
+    lasting: Vec<OwnedFd>,
 }
 
 impl PerfSide {
@@ -88,8 +90,14 @@ impl PerfSide {
         let raw = RawObject::prepare(OBJECT, &ebpf, &events)?;
         let ring =
             RingBuf::try_from(events).map_err(|source| Error::Map { name: "EVENTS", source })?;
-        let mut side =
-            Self { ebpf, raw, ring: Ring::new(ring), programs: BTreeMap::new(), links: Vec::new() };
+        let mut side = Self {
+            ebpf,
+            raw,
+            ring: Ring::new(ring),
+            programs: BTreeMap::new(),
+            links: Vec::new(),
+            lasting: Vec::new(),
+        };
         let portals = options.portals.clone();
         replace(&mut side.hash::<Portal, u8>("PORTALS")?, "PORTALS", portals.into_iter())?;
         Ok(side)
@@ -121,11 +129,27 @@ impl PerfSide {
     ///
     /// When the kernel refuses.
     pub fn attach(&mut self, program: &'static str) -> Result<(), Error> {
+        let link = self.link(program)?;
+        self.links.push(link);
+        Ok(())
+    }
+
+    /// The same for as long as this lives.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn attach_for_good(&mut self, program: &'static str) -> Result<(), Error> {
+        let link = self.link(program)?;
+        self.lasting.push(link);
+        Ok(())
+    }
+
+    fn link(&self, program: &'static str) -> Result<OwnedFd, Error> {
         let missing = || Error::Prepare(format!("{program} is not loaded"));
         let fd = self.programs.get(program).ok_or_else(missing)?;
         let failed = |source| Error::Sys { what: format!("cannot attach {program}"), source };
-        self.links.push(link_tracing(fd).map_err(failed)?);
-        Ok(())
+        link_tracing(fd).map_err(failed)
     }
 
     /// Hands the records that wait in the ring to `take`.

@@ -126,9 +126,22 @@ impl PerfSide {
     ///
     /// [`Error::Map`] when the kernel refuses.
     pub fn unplaced(&self) -> Result<u64, Error> {
+        self.stat(PerfStat::Unplaced)
+    }
+
+    /// Segments that were sent again, without an event each.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`] when the kernel refuses.
+    pub fn untold(&self) -> Result<u64, Error> {
+        self.stat(PerfStat::Untold)
+    }
+
+    fn stat(&self, stat: PerfStat) -> Result<u64, Error> {
         let failed = |source| Error::Map { name: "PERF_STATS", source };
         let map = self.ebpf.map("PERF_STATS").ok_or(Error::NoMap("PERF_STATS"))?;
         let stats: PerCpuArray<_, u64> = PerCpuArray::try_from(map).map_err(failed)?;
-        Ok(stats.get(&(PerfStat::Unplaced as u32), 0).map_err(failed)?.iter().sum())
+        Ok(stats.get(&(stat as u32), 0).map_err(failed)?.iter().sum())
     }
 }

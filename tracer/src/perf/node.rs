@@ -184,6 +184,13 @@ impl Node {
         state
     }
 
+    /// Whether the filter names a namespace, or none.
+    #[must_use]
+    pub fn is_in_scope(&self, netns: Inum) -> bool {
+        let named = self.config.scope.resolve(&self.owners.owners()).ok().flatten();
+        named.is_none_or(|inums| inums.contains(&netns))
+    }
+
     /// Whose the namespaces are.
     #[must_use]
     pub fn owners(&self) -> Arc<Owners> {

@@ -1,5 +1,6 @@
 //! Latency: a table with sparklines, and Prometheus' text.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::style::Role;
@@ -76,6 +77,9 @@ pub fn table(report: &Latency, style: Style, height: Option<usize>) -> String {
         let _ = writeln!(out, "{} times not counted: too many segments", report.unplaced);
     }
     connections(&report.tcp, style, width, &mut out);
+    if let Some(said) = sent_again(report) {
+        let _ = writeln!(out, "{}", text::cut(&text::escape(&said), width));
+    }
     findings(report, style, width, &mut out);
     out
 }
@@ -108,18 +112,50 @@ fn connections(all: &[TcpConnection], style: Style, width: usize, out: &mut Stri
     }
 }
 
+/// How many segments were sent again, why, and the last of them.
+pub(super) fn sent_again(report: &Latency) -> Option<String> {
+    let last = report.retransmissions.last()?;
+    let mut causes: BTreeMap<&str, usize> = BTreeMap::new();
+    for event in &report.retransmissions {
+        *causes.entry(&event.cause).or_default() += 1;
+    }
+    let causes = causes.into_iter().map(|(cause, n)| format!("{n} {}", why(cause)));
+    let ago = text::duration(report.t_ns.saturating_sub(last.t_ns));
+    Some(format!(
+        "{} segments of TCP sent again; of the last {}: {}; the last {ago} ago, {} → {} seq {}",
+        report.retransmitted,
+        report.retransmissions.len(),
+        causes.collect::<Vec<_>>().join(", "),
+        last.src,
+        last.dst,
+        last.seq
+    ))
+}
+
+fn why(cause: &str) -> &str {
+    match cause {
+        "syn" => "SYN",
+        "timeout" => "after a time-out",
+        "fast" => "told by the other end",
+        "probe" => "probing",
+        other => other,
+    }
+}
+
 fn findings(report: &Latency, style: Style, width: usize, out: &mut String) {
+    let mut line = |indent: usize, role: Role, said: &str| {
+        let said = text::cut(&text::escape(said), width.saturating_sub(indent));
+        let _ = writeln!(out, "{}{}", " ".repeat(indent), style.paint(role, &said));
+    };
     for finding in &report.findings {
-        let title =
-            style.paint(Role::Warning, &text::cut(&format!("slower: {}", finding.title), width));
-        let _ = writeln!(out, "{title}");
-        for evidence in &finding.evidence {
-            let _ = writeln!(
-                out,
-                "        {}",
-                text::cut(&text::escape(evidence), width.saturating_sub(8))
-            );
-        }
+        let role = match finding.severity.as_str() {
+            "error" => Role::Bad,
+            "warning" => Role::Warning,
+            _ => Role::Plain,
+        };
+        line(0, role, &format!("{}: {}", finding.severity, finding.title));
+        finding.evidence.iter().for_each(|fact| line(8, Role::Plain, fact));
+        finding.fix.iter().for_each(|fix| line(8, Role::Faint, fix));
     }
 }
 
@@ -179,9 +215,9 @@ fn axis(lowest: u32, highest: u32) -> String {
     format!("{from}{}{to}", " ".repeat(gap))
 }
 
-/// The histograms as Prometheus wants them.
+/// The histograms as Prometheus wants them, and what was sent again by namespace and cause.
 #[must_use]
-pub fn metrics(report: &Latency) -> String {
+pub fn metrics(report: &Latency, again: &BTreeMap<(String, String), u64>) -> String {
     let mut out = String::from(
         "# HELP pkttrace_segment_seconds Time that packets spend in a part of their way.\n\
          # TYPE pkttrace_segment_seconds histogram\n",
@@ -200,6 +236,15 @@ pub fn metrics(report: &Latency) -> String {
         line("_bucket", ",le=\"+Inf\"", &segment.count);
         line("_sum", "", &(segment.sum_ns as f64 / 1e9));
         line("_count", "", &segment.count);
+    }
+    out.push_str(
+        "# HELP pkttrace_tcp_retransmissions_total Segments that TCP sent again.\n\
+         # TYPE pkttrace_tcp_retransmissions_total counter\n",
+    );
+    for ((netns, cause), count) in again {
+        let (netns, cause) = (label(netns), label(cause));
+        let labels = format!("netns=\"{netns}\",cause=\"{cause}\"");
+        let _ = writeln!(out, "pkttrace_tcp_retransmissions_total{{{labels}}} {count}");
     }
     out
 }
@@ -264,7 +309,10 @@ pub(super) mod tests {
 
     #[test]
     fn metrics_are_cumulative() {
-        let text = metrics(&report());
+        let again = [(("pod".to_owned(), "syn".to_owned()), 3)].into();
+        let text = metrics(&report(), &again);
+        let told = "pkttrace_tcp_retransmissions_total{netns=\"pod\",cause=\"syn\"} 3";
+        assert!(text.lines().any(|line| line == told), "{text}");
         let value = |le: &str| {
             let le = format!("le=\"{le}\"");
             let line = text.lines().find(|line| line.contains(&le)).unwrap();

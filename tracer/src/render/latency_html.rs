@@ -2,15 +2,18 @@
 
 use std::fmt::Write as _;
 
-use super::latency::place;
+use super::latency::{place, sent_again};
 use super::text;
 use crate::report::{Latency, Segment};
 
-/// Size of a plot, in its own units; the page scales it.
-const WIDTH: f64 = 560.0;
-const HEIGHT: f64 = 90.0;
+/// Size of a plot, in its own units; about as wide as a card, so that its text is as large as it
+/// says.
+const WIDTH: f64 = 340.0;
+const HEIGHT: f64 = 60.0;
 /// Columns of a plot for each doubling.
 const PER_DOUBLING: f64 = 8.0;
+/// Doublings of a plot at least: one packet is no block.
+const DOUBLINGS: f64 = 4.0;
 
 const STYLE: &str = "\
 :root{color-scheme:light dark;--ink:#1c2330;--dim:#5b6474;--line:#d5dae2;--bar:#2f6fbb;--bad:#b3261e;--paper:#fff}\
@@ -24,7 +27,7 @@ svg{display:block;width:100%;height:auto;margin:.3rem 0}.bar{fill:var(--bar)}.ax
 svg text{fill:var(--dim);font:11px system-ui,sans-serif}\
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.88rem;width:100%}\
 th,td{text-align:right;padding:.2rem .5rem;border-bottom:1px solid var(--line);white-space:nowrap}\
-th:first-child,td:first-child,.left{text-align:left}th{color:var(--dim);font-weight:500}.slow{color:var(--bad)}";
+th:first-child,td:first-child,.left{text-align:left}th{color:var(--dim);font-weight:500}.slow{color:var(--bad)}.info{color:var(--ink)}ul{margin:.2rem 0;padding-left:1.2rem;overflow-wrap:anywhere}code{font-size:.85rem}";
 
 /// The page.
 #[must_use]
@@ -42,6 +45,12 @@ pub fn page(report: &Latency) -> String {
         text::duration(report.duration_ns),
         html(&report.profile)
     );
+    out.push_str(
+        "<p>Each plot has a scale of its own, doubling by doubling; dashed: p50 and p99.</p>",
+    );
+    if let Some(said) = sent_again(report) {
+        let _ = write!(out, "<p>{}</p>", html(&said));
+    }
     findings(report, &mut out);
     segments(report, &mut out);
     connections(report, &mut out);
@@ -53,10 +62,18 @@ fn findings(report: &Latency, out: &mut String) {
     if report.findings.is_empty() {
         return;
     }
-    out.push_str("<h2>Slower than the baseline</h2>");
+    out.push_str("<h2>Findings</h2>");
     for finding in &report.findings {
-        let evidence = html(&finding.evidence.join("; "));
-        let _ = write!(out, "<p class=\"slow\">{}</p><p>{evidence}</p>", html(&finding.title));
+        let class = if finding.severity == "info" { "info" } else { "slow" };
+        let (severity, title) = (html(&finding.severity), html(&finding.title));
+        let _ = write!(out, "<p class=\"{class}\">{severity}: {title}</p><ul>");
+        for fact in &finding.evidence {
+            let _ = write!(out, "<li>{}</li>", html(fact));
+        }
+        for fix in &finding.fix {
+            let _ = write!(out, "<li><code>{}</code></li>", html(fix));
+        }
+        let _ = write!(out, "</ul><p>{}</p>", html(&finding.explain));
     }
 }
 
@@ -71,7 +88,7 @@ fn segments(report: &Latency, out: &mut String) {
         let proto = segment.proto.as_ref().map_or(String::new(), |proto| format!(" {proto}"));
         let _ = write!(
             out,
-            "<div class=\"card\"><h3>{}{} · {}</h3>{}<p>p50 {} · p90 {} · p99 {} · max {} · {} packets</p></div>",
+            "<div class=\"card\"><h3>{}{} · {}</h3>{}<p>p50 {} · p90 {} · p99 {} · max {} · {}</p></div>",
             html(&segment.segment),
             html(&proto),
             html(&place(segment)),
@@ -80,10 +97,14 @@ fn segments(report: &Latency, out: &mut String) {
             text::duration(segment.p90_ns),
             text::duration(segment.p99_ns),
             text::duration(segment.max_ns),
-            segment.count
+            packets(segment.count)
         );
     }
     out.push_str("</div>");
+}
+
+fn packets(count: u64) -> String {
+    if count == 1 { "1 packet".to_owned() } else { format!("{count} packets") }
 }
 
 /// A histogram on a logarithmic scale, its median and p99 marked.
@@ -92,6 +113,8 @@ fn plot(segment: &Segment) -> String {
     let logs = segment.buckets.iter().map(|(ns, _)| log(*ns));
     let (low, high) = logs.fold((f64::MAX, 0.0_f64), |(low, high), l| (low.min(l), high.max(l)));
     let (low, high) = (low.floor().min(high), high.floor() + 1.0);
+    let missing = (DOUBLINGS - (high - low)).max(0.0);
+    let (low, high) = ((low - (missing / 2.0).floor()).max(0.0), high + (missing / 2.0).ceil());
     let columns = ((high - low) * PER_DOUBLING).ceil().max(1.0);
     let mut counts = vec![0_u64; columns as usize];
     for (ns, count) in &segment.buckets {

@@ -132,7 +132,7 @@ pub(super) fn ends(flow: &Flow, arrow: &str) -> String {
 /// The packet in words: protocol and kind, ends, what tells it from its neighbours.
 pub(super) fn packet(journey: &Journey, arrow: &str) -> String {
     let Some(flow) = &journey.flow else { return "packet without readable headers".to_owned() };
-    let mut text = flow.proto.to_uppercase();
+    let mut text = protocol(&flow.proto);
     let mut tail = String::new();
     if let Some(packet) = &journey.packet {
         let (kind, rest) = details(packet, flow.family == 6);
@@ -143,6 +143,22 @@ pub(super) fn packet(journey: &Journey, arrow: &str) -> String {
         tail = rest;
     }
     format!("{text} {}{tail}", ends(flow, arrow))
+}
+
+/// A protocol as people know it, where it is one without a name of its own in a filter.
+fn protocol(proto: &str) -> String {
+    match proto {
+        "2" => "IGMP",
+        "4" => "IPIP",
+        "41" => "IPv6-in-IP",
+        "47" => "GRE",
+        "50" => "ESP",
+        "51" => "AH",
+        "89" => "OSPF",
+        "112" => "VRRP",
+        other => return other.to_uppercase(),
+    }
+    .to_owned()
 }
 
 /// Kind of packet, and the rest.

@@ -156,7 +156,8 @@ impl From<&diagnose::Target> for Target {
 }
 
 impl Finding {
-    fn new(f: &diagnose::Finding, node: &str) -> Self {
+    /// As it is printed.
+    pub(crate) fn new(f: &diagnose::Finding, node: &str) -> Self {
         let place = f.place.clone();
         Self {
             id: f.id.to_owned(),

@@ -27,7 +27,13 @@ pub struct Latency {
     pub segments: Vec<Segment>,
     /// Connections of TCP that carry traffic.
     pub tcp: Vec<Tcp>,
-    /// What got slower than the baseline.
+    /// The last segments that were sent again.
+    #[serde(default)]
+    pub retransmissions: Vec<Retransmission>,
+    /// How many there were.
+    #[serde(default)]
+    pub retransmitted: u64,
+    /// What got slower than the baseline, and why it is slow.
     pub findings: Vec<Finding>,
     /// Times that were not counted, as there are too many segments.
     pub unplaced: u64,
@@ -49,6 +55,8 @@ impl Latency {
             profile: profile.to_owned(),
             segments: Vec::new(),
             tcp: Vec::new(),
+            retransmissions: Vec::new(),
+            retransmitted: 0,
             findings: Vec::new(),
             unplaced: 0,
             unavailable: Vec::new(),
@@ -111,4 +119,24 @@ pub struct Tcp {
     pub dsack: u64,
     /// What held it back most: `cwnd`, `rwnd`, `sndbuf`, `app`; null when it sent nothing.
     pub limited: Option<String>,
+}
+
+/// A segment that TCP sent again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retransmission {
+    /// Unix time.
+    pub t_ns: u64,
+    /// Where its socket is.
+    pub netns: Netns,
+    /// Whose that is.
+    pub owner: Option<Owner>,
+    /// Own end.
+    pub src: String,
+    /// Other end.
+    pub dst: String,
+    /// Its first sequence number.
+    pub seq: u32,
+    /// `syn` (the connection is not answered), `timeout`, `fast` (the other end's
+    /// acknowledgements tell of a loss), `probe` (whether the last segment came).
+    pub cause: String,
 }

@@ -14,7 +14,7 @@ mod summary;
 pub use convert::Context;
 pub use drops::{Counter, DropRow, Drops, Folded, Other};
 pub use ids::Ids;
-pub use latency::{Latency, Segment, Tcp as TcpConnection};
+pub use latency::{Latency, Retransmission, Segment, Tcp as TcpConnection};
 pub use schema::SCHEMA_TEXT;
 pub use summary::{Probes, Summary, Unavailable};
 

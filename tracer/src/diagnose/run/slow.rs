@@ -185,6 +185,7 @@ impl Watching {
             after,
             cpus: (self.cpus, meter::cpus()),
             lookups: self.lookups,
+            timed: slow::Timed::default(),
         };
         let diagnosis = slow::conclude(&evidence);
         Ok(Outcome { target, probes: self.probes, diagnosis, journeys: self.journeys })

@@ -28,7 +28,13 @@ pub(super) const CHECK: Check = Check {
             "slow-conntrack-full",
             "Connection tracking has room for nf_conntrack_max entries on the node. When the table \
              is full, unanswered entries are thrown out early, and then new connections are \
-             dropped; long hash chains (few buckets) make every look-up slow.",
+             dropped.",
+        ),
+        (
+            "slow-conntrack-buckets",
+            "Connection tracking looks a packet up in a hash table. With many entries for each of \
+             its buckets (nf_conntrack_buckets) every packet walks a long chain, and where a chain \
+             is too long new connections are refused.",
         ),
         (
             "slow-backlog-drops",
@@ -36,10 +42,17 @@ pub(super) const CHECK: Check = Check {
              net.core.netdev_max_backlog packets; what finds it full is dropped.",
         ),
         (
+            "slow-softirq-budget",
+            "A softirq takes at most net.core.netdev_budget packets, or netdev_budget_usecs of \
+             time, before it lets others run (time_squeeze of softnet_stat). What is left waits for \
+             its next turn: nothing is lost, but it comes later.",
+        ),
+        (
             "slow-one-cpu",
             "All packets are handled by one processor's softirq, which is busy, while others are \
-             idle. Receive packet steering (rps_cpus of the device's queues) or threaded NAPI \
-             spreads them.",
+             idle. Receive packet steering (rps_cpus of the device's queues; RFS leads each flow to \
+             where its application runs) or threaded NAPI spreads them. A veth whose GRO is on \
+             has NAPI, and hands on fewer, larger packets.",
         ),
         (
             "slow-cpu-quota",
@@ -60,6 +73,7 @@ fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
     }
     for netns in evidence.namespaces() {
         found.extend(conntrack(evidence, netns));
+        found.extend(buckets(evidence, netns));
     }
     found.extend(softirqs(evidence));
     found
@@ -190,6 +204,34 @@ fn conntrack(evidence: &Evidence<'_>, netns: Inum) -> Option<Finding> {
     )))
 }
 
+/// Entries for each bucket, counted in both directions, from which on a look-up is slow.
+const LONG_CHAIN: u64 = 16;
+
+fn buckets(evidence: &Evidence<'_>, netns: Inum) -> Option<Finding> {
+    let (used, _) = evidence.detail(netns)?.conntrack?;
+    let all = evidence.sysctl(netns, "netfilter/nf_conntrack_buckets")?;
+    let all: u64 = all.trim().parse().ok().filter(|n| *n > 0)?;
+    let refused = evidence.grown(netns, "ct.chain_toolong");
+    let mean = used.saturating_mul(2) / all;
+    if refused == 0 && mean < LONG_CHAIN {
+        return None;
+    }
+    let title = format!("Connection tracking has {all} buckets for {used} entries");
+    let mut finding = evidence.finding("slow-conntrack-buckets", netns, title).fact(format!(
+        "{mean} entries in a bucket on average, and {refused} connections refused for chains that \
+         are too long in {:.1} s",
+        evidence.span.as_secs_f64()
+    ));
+    finding.place.sysctl = Some("net.netfilter.nf_conntrack_buckets".to_owned());
+    if refused == 0 {
+        finding = finding.severity(Severity::Warning);
+    }
+    Some(finding.fix(format!(
+        "sysctl -w net.netfilter.nf_conntrack_buckets={} on the node",
+        used.max(all).saturating_mul(2)
+    )))
+}
+
 /// The node's processors.
 fn softirqs(evidence: &Evidence<'_>) -> Vec<Finding> {
     let (before, now) = &evidence.cpus;
@@ -204,10 +246,12 @@ fn softirqs(evidence: &Evidence<'_>) -> Vec<Finding> {
     let cpus: Vec<Cpu> = before.iter().zip(now).map(grown).collect();
     let drops: u64 = cpus.iter().map(|c| c.backlog_drops).sum();
     let node = evidence.state.own;
+    let squeezed: u64 = cpus.iter().map(|c| c.squeezed).sum();
     let mut found = Vec::new();
-    if drops > 0 {
+    if drops == 0 {
+        found.extend(budget(evidence, squeezed));
+    } else {
         let title = "The backlog of a processor overflows".to_owned();
-        let squeezed: u64 = cpus.iter().map(|c| c.squeezed).sum();
         let mut finding = evidence.finding("slow-backlog-drops", node, title).fact(format!(
             "softnet_stat: {drops} packets dropped, {squeezed} times out of budget in {:.1} s",
             evidence.span.as_secs_f64()
@@ -222,6 +266,26 @@ fn softirqs(evidence: &Evidence<'_>) -> Vec<Finding> {
     }
     found.extend(one_cpu(evidence, &cpus));
     found
+}
+
+/// Softirqs stopped a second from which on it is worth a word.
+const SQUEEZED: f64 = 50.0;
+
+fn budget(evidence: &Evidence<'_>, squeezed: u64) -> Option<Finding> {
+    let seconds = evidence.span.as_secs_f64();
+    if (squeezed as f64) < seconds * SQUEEZED {
+        return None;
+    }
+    let title = format!("Softirqs stopped {squeezed} times with packets left");
+    let node = evidence.state.own;
+    let mut finding = evidence.finding("slow-softirq-budget", node, title).fact(format!(
+        "softnet_stat: time_squeeze grew by {squeezed} in {seconds:.1} s, nothing was dropped"
+    ));
+    finding.place.sysctl = Some("net.core.netdev_budget".to_owned());
+    Some(finding.severity(Severity::Info).fix(
+        "more of net.core.netdev_budget and netdev_budget_usecs on the node, if latency matters \
+         less than throughput there",
+    ))
 }
 
 /// One processor works off all packets and has no time left, while another has.
@@ -242,6 +306,7 @@ fn one_cpu(evidence: &Evidence<'_>, cpus: &[Cpu]) -> Option<Finding> {
         share(busy.softirq, busy.ticks) * 100.0
     ));
     Some(finding.fix(
-        "spread the work: rps_cpus of the receiving devices' queues, or more queues of the network card",
+        "spread the work: rps_cpus of the receiving devices' queues, more queues of the network \
+         card, or on a veth `ethtool -K DEV gro on`",
     ))
 }

@@ -35,6 +35,11 @@ pub(super) const CHECK: Check = Check {
              the cause.",
         ),
         (
+            "slow-application",
+            "Most of the time the connection has nothing to send: the application produces it no \
+             faster, or waits for something itself. The network is not the cause.",
+        ),
+        (
             "slow-far-end",
             "The round trip is as long as the shortest that was ever measured, and hardly any of \
              it is spent on this node: the distance, or what lies beyond, decides. A new \
@@ -60,8 +65,8 @@ fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
         .map(|(netns, now, before)| End { evidence, netns: *netns, now, before: before.as_ref() })
         .collect();
     // Several connections of a flow tell the same: the first one that does is enough.
-    let kinds: [fn(&End<'_>) -> Option<Finding>; 6] =
-        [unscaled, small_receive_buffer, small_send_buffer, unread, reordered, far];
+    let kinds: [fn(&End<'_>) -> Option<Finding>; 7] =
+        [unscaled, small_receive_buffer, small_send_buffer, unread, idle, reordered, far];
     kinds.into_iter().filter_map(|kind| ends.iter().find_map(kind)).collect()
 }
 
@@ -256,6 +261,28 @@ fn unread(end: &End<'_>) -> Option<Finding> {
     )
 }
 
+/// The sender has nothing to send: not the network's fault.
+fn idle(end: &End<'_>) -> Option<Finding> {
+    let history = end.evidence.history(end.netns, end.now);
+    let empty = history.iter().filter(|c| c.is_app_limited && c.unsent == 0).count();
+    let span = end.evidence.span.as_micros().max(1);
+    let busy = u128::from(end.grown(|c| c.busy_us)) * 100 / span;
+    let has_sent = end.grown(|c| c.data_segments.into()) >= 20;
+    if history.len() < 3 || empty * 5 < history.len() * 4 || busy > 50 || !has_sent {
+        return None;
+    }
+    let title = format!("{} has nothing to send most of the time", end.now.local);
+    let finding = end.finding("slow-application", title).fact(format!(
+        "{}: data under way for {busy} % of the time, nothing waiting to be sent in {empty} of {} \
+         looks",
+        end.what(),
+        history.len()
+    ));
+    Some(finding.severity(Severity::Info).fix(
+        "not the network's fault: look at what the application waits for between its messages",
+    ))
+}
+
 /// Retransmissions that nobody needed.
 fn reordered(end: &End<'_>) -> Option<Finding> {
     let (again, needless) = (end.grown(|c| c.retransmits.into()), end.grown(|c| c.needless.into()));
@@ -280,8 +307,7 @@ fn far(end: &End<'_>) -> Option<Finding> {
     if is_local || least < Duration::from_millis(20) || rtt > least * 2 {
         return None;
     }
-    let on_node = end.evidence.journeys.iter().map(|j| j.end_ns.saturating_sub(j.start_ns));
-    let longest = Duration::from_nanos(on_node.max().unwrap_or(0));
+    let longest = end.evidence.on_node()?;
     if longest * 5 > least {
         return None;
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::evidence::human;
 use super::{Check, Evidence, Segment};
-use crate::diagnose::finding::Finding;
+use crate::diagnose::finding::{Finding, Severity};
 use crate::diagnose::walk::What;
 use crate::net::Inum;
 
@@ -28,7 +28,18 @@ fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
 
 fn waited(evidence: &Evidence<'_>, netns: Inum) -> Option<Finding> {
     let times = evidence.times(netns, Segment::Neighbour, None);
-    let longest = times.iter().rev().find(|t| **t > LONG)?;
+    let long: Vec<Duration> = times.into_iter().filter(|t| *t > LONG).collect();
+    let longest = *long.last()?;
+    let fact = format!(
+        "{} packets waited for the next hop's address, the longest {}",
+        long.len(),
+        human(longest)
+    );
+    proxy(evidence, netns, &fact).or_else(|| late(evidence, netns, &long, fact))
+}
+
+/// Who answers for others does so after a delay that is set.
+fn proxy(evidence: &Evidence<'_>, netns: Inum, fact: &str) -> Option<Finding> {
     let (there, dev) = answerer(evidence, netns)?;
     let name = evidence.name(there, dev);
     let path = format!("ipv4/neigh/{name}/proxy_delay");
@@ -40,17 +51,29 @@ fn waited(evidence: &Evidence<'_>, netns: Inum) -> Option<Finding> {
         return None;
     }
     let title = format!("{name} answers ARP for others only after a delay");
-    let long = times.iter().filter(|t| **t > LONG).count();
-    let mut finding = evidence.finding("slow-neighbour", there, title).fact(format!(
-        "{long} packets waited for the next hop's address, the longest {}",
-        human(*longest)
-    ));
+    let mut finding = evidence.finding("slow-neighbour", there, title).fact(fact.to_owned());
     finding.place = finding.place.dev(&name);
     Some(
         finding
             .fact(format!("proxy_arp is on, proxy_delay is {delay} (hundredths of a second)"))
             .wrong_sysctl(evidence.netns(there)?, &path, &delay.to_string(), "0"),
     )
+}
+
+/// One late answer is a busy machine.
+const OFTEN: usize = 3;
+
+/// The next hop answers late, whoever it is.
+fn late(evidence: &Evidence<'_>, netns: Inum, long: &[Duration], fact: String) -> Option<Finding> {
+    if long.len() < OFTEN {
+        return None;
+    }
+    let title = "The next hop tells its link-layer address late".to_owned();
+    let finding = evidence.finding("slow-neighbour", netns, title).fact(fact);
+    Some(finding.severity(Severity::Warning).fix(
+        "look at the next hop: it answers ARP or neighbour discovery late, or loses the first \
+         questions (`ip neigh` shows INCOMPLETE meanwhile)",
+    ))
 }
 
 /// Who answers the question that this namespace asks on the flow's way.

@@ -48,6 +48,23 @@ pub enum Segment {
     Neighbour,
 }
 
+/// What stands for journeys where packets were timed and not followed (`pkttrace latency`).
+#[derive(Clone, Debug, Default)]
+pub struct Timed {
+    /// The devices at which they were seen.
+    pub devices: Vec<(Inum, u32)>,
+    /// The medians of their waits in the queueing disciplines of devices, and how many.
+    pub queues: BTreeMap<(Inum, u32), (Duration, usize)>,
+    /// The ends of the connections that were asked for.
+    pub tuples: BTreeSet<Tuple>,
+    /// Where sockets took them.
+    pub delivered: BTreeSet<Inum>,
+    /// Only sockets of this port were asked for.
+    pub port: Option<u16>,
+    /// The longest median of whole ways on this node.
+    pub whole: Option<Duration>,
+}
+
 /// Everything about one slow flow.
 #[derive(Debug)]
 pub struct Evidence<'a> {
@@ -69,6 +86,8 @@ pub struct Evidence<'a> {
     pub cpus: (Vec<Cpu>, Vec<Cpu>),
     /// Name look-ups, as the resolver library does them.
     pub lookups: Vec<Lookup>,
+    /// Of a flow that was not followed.
+    pub timed: Timed,
 }
 
 impl Evidence<'_> {
@@ -90,7 +109,8 @@ impl Evidence<'_> {
             let devs = [&hop.dev, &hop.out_dev].into_iter().flatten();
             devs.map(|dev| (hop.netns, dev.ifindex)).collect::<Vec<_>>()
         });
-        walked.chain(hopped).filter(|place| seen.insert(*place)).collect()
+        let timed = self.timed.devices.iter().copied();
+        walked.chain(hopped).chain(timed).filter(|place| seen.insert(*place)).collect()
     }
 
     /// Whether its packets come by this device.
@@ -105,14 +125,15 @@ impl Evidence<'_> {
     }
 
     /// Both directions of the flow wherever they differ: as sent, and as delivered.
-    fn tuples(&self) -> BTreeSet<Tuple> {
+    pub(super) fn tuples(&self) -> BTreeSet<Tuple> {
         let walked = self.ways.iter().flat_map(|way| {
             let last = way.request.steps.last().map(|step| step.tuple);
             // The port that the client will have is not known to a walk.
             [Some(way.request.tuple), last].into_iter().flatten().map(|t| Tuple { sport: 0, ..t })
         });
         let seen = self.journeys.iter().flat_map(|j| [j.first.map(|h| h.tuple), j.last_tuple]);
-        walked.chain(seen.flatten()).flat_map(|t| [t, t.reversed()]).collect()
+        let timed = self.timed.tuples.iter().copied();
+        walked.chain(seen.flatten()).chain(timed).flat_map(|t| [t, t.reversed()]).collect()
     }
 
     /// Whether a socket between these two is one of the flow's.
@@ -170,7 +191,27 @@ impl Evidence<'_> {
             };
             (netns, here.filter_map(|r| r.sockets.iter().find(takes)).collect())
         };
-        seen.into_iter().map(history).filter(|(_, list): &(_, Vec<_>)| !list.is_empty()).collect()
+        let its = seen.into_iter().map(history).filter(|(_, list): &(_, Vec<_>)| !list.is_empty());
+        its.chain(self.timed_receivers()).collect()
+    }
+
+    /// The sockets where packets were timed up to their delivery.
+    fn timed_receivers(&self) -> impl Iterator<Item = (Inum, Vec<&Socket>)> {
+        let is_asked_for =
+            |s: &&Socket| s.peer.is_none() && self.timed.port.is_none_or(|port| port == s.port);
+        self.timed.delivered.iter().flat_map(move |netns| {
+            let history = |of: &Socket| {
+                let here = self.moments.iter().filter_map(|m| m.get(netns));
+                let is_it = |s: &&Socket| {
+                    (s.proto, s.addr, s.port, s.dev) == (of.proto, of.addr, of.port, of.dev)
+                        && s.peer.is_none()
+                };
+                here.filter_map(|r| r.sockets.iter().find(is_it)).collect()
+            };
+            let last = self.moments.last().and_then(|m| m.get(netns));
+            let sockets = last.into_iter().flat_map(|r| &r.sockets).filter(is_asked_for);
+            sockets.map(move |socket| (*netns, history(socket))).collect::<Vec<_>>()
+        })
     }
 
     pub(super) fn netns(&self, inum: Inum) -> Option<&Netns> {
@@ -277,9 +318,21 @@ impl Evidence<'_> {
         segment: Segment,
         dev: Option<u32>,
     ) -> Option<(Duration, usize)> {
+        let timed = || self.timed.queues.get(&(netns, dev?)).copied();
+        if segment == Segment::Queue
+            && let Some(median) = timed()
+        {
+            return (median.1 >= ENOUGH).then_some(median);
+        }
         let times = self.times(netns, segment, dev);
         let middle = times.get(times.len() / 2).copied()?;
         (times.len() >= ENOUGH).then_some((middle, times.len()))
+    }
+
+    /// The longest that its packets took on this node, as far as it is known.
+    pub(super) fn on_node(&self) -> Option<Duration> {
+        let followed = self.journeys.iter().map(|j| j.end_ns.saturating_sub(j.start_ns)).max();
+        followed.map(Duration::from_nanos).or(self.timed.whole)
     }
 
     /// A finding at a namespace.

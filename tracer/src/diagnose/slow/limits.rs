@@ -3,6 +3,7 @@
 use super::{Check, Evidence};
 use crate::diagnose::finding::{Confidence, Finding};
 use crate::diagnose::remedy::{ChainAt, Edit, Spec, Spot};
+use crate::event::{Proto, Tuple};
 use crate::firewall::{Chain, Flavour, Match, Rule, Table, Target};
 use crate::journey::{Fate, Hook};
 use crate::net::Inum;
@@ -21,6 +22,13 @@ pub(super) const CHECK: Check = Check {
              need a port each. When the range is used up, new ones are dropped in POSTROUTING \
              (conntrack's insert_failed), though no rule drops them: some connections work, others \
              time out until old entries expire.",
+        ),
+        (
+            "slow-dns-race",
+            "A resolver asks for the IPv4 and the IPv6 address at once, two datagrams from one port. \
+             Where their destination is translated (a Service's address), both make an entry of \
+             conntrack for the same connection, and the one that comes second is dropped \
+             (insert_failed). The resolver asks again after five seconds.",
         ),
     ],
     find,
@@ -133,7 +141,7 @@ fn ports(evidence: &Evidence<'_>, netns: Inum) -> Option<Finding> {
         return None;
     }
     let mut all = rules(evidence, netns, |table, rule| range(table, rule).is_some());
-    let (table, chain, rule) = all.next()?;
+    let Some((table, chain, rule)) = all.next() else { return race(evidence, netns, failed) };
     let ports = range(table, rule)?;
     let title = format!("The source ports {ports} of a translation are used up");
     let mut finding = evidence.finding("slow-snat-ports", netns, title);
@@ -156,6 +164,24 @@ fn ports(evidence: &Evidence<'_>, netns: Inum) -> Option<Finding> {
         }
         None => finding.fix("give the translation a wider range of ports, or none"),
     })
+}
+
+/// Questions for both addresses of a name, of which conntrack has room for one.
+fn race(evidence: &Evidence<'_>, netns: Inum, failed: u64) -> Option<Finding> {
+    let is_dns = |t: &Tuple| t.proto == Proto::Udp && t.dport == 53;
+    if failed == 0 || !evidence.tuples().iter().any(is_dns) {
+        return None;
+    }
+    let title = "Questions for a name's two addresses race for one entry of conntrack".to_owned();
+    let finding = evidence.finding("slow-dns-race", netns, title).fact(format!(
+        "conntrack could not enter {failed} connections in {:.1} s (insert_failed), and no \
+         translation is short of ports",
+        evidence.span.as_secs_f64()
+    ));
+    Some(finding.confidence(Confidence::Likely).fix(
+        "ask one after the other (resolv.conf: options single-request-reopen; a pod's dnsConfig), \
+         or ask a cache on the node whose address is not translated (NodeLocal DNSCache)",
+    ))
 }
 
 /// The rule, free to take any port.

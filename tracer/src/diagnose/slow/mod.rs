@@ -18,7 +18,7 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
-pub use evidence::{Evidence, Lookup, Moment, Segment};
+pub use evidence::{Evidence, Lookup, Moment, Segment, Timed};
 
 use super::case::Case;
 use super::engine::Verdict;

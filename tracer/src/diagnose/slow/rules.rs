@@ -181,10 +181,22 @@ fn judge(evidence: &Evidence<'_>, netns: Inum, hook: Hook, walked: &Walked<'_>) 
         ),
         None => format!("at some {RULE_NS} ns a rule that is {} a packet", human(guessed)),
     });
+    finding = finding.fact(as_a_set(walked.rules, behind, takes));
     if let Some(fact) = counted(evidence, netns, table, chain, jump) {
         finding = finding.fact(fact);
     }
     Some(remedy(finding, netns, (table, chain, jump)))
+}
+
+/// What the same list would cost as one look-up.
+fn as_a_set(rules: usize, behind: usize, takes: Duration) -> String {
+    let left = rules.saturating_sub(behind) + 1;
+    let nanos = takes.as_nanos() * left as u128 / rules.max(1) as u128;
+    let takes = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+    format!(
+        "as an ipset, an nft map or IPVS these {behind} would be one look-up: {left} steps, some {}",
+        human(takes)
+    )
 }
 
 /// How often the jump was taken meanwhile.

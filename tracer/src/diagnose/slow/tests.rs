@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::{Evidence, Lookup, Moment, conclude};
+use super::{Evidence, Lookup, Moment, Timed, conclude};
 use crate::diagnose::case::{Method, Target};
 use crate::diagnose::finding::Severity;
 use crate::event::{Headers, L4, PayloadHead, Proto, Tuple};
@@ -50,6 +50,7 @@ fn evidence<'a>(state: &'a NetworkState, journeys: &'a [Journey]) -> Evidence<'a
         after: BTreeMap::new(),
         cpus: (Vec::new(), Vec::new()),
         lookups: Vec::new(),
+        timed: Timed::default(),
     }
 }
 
@@ -241,4 +242,123 @@ fn one_processor_that_does_it_all_is_seen_only_while_others_idle() {
     assert_eq!(ids(&seen, Severity::Error), ["slow-one-cpu"]);
     seen.cpus = (vec![Cpu::default(); 2], vec![busy, Cpu { idle: 20, ..busy }]);
     assert_eq!(conclude(&seen).findings, []);
+}
+
+/// Counters of the namespace, before and after.
+fn counted(counters: &[(&str, u64)]) -> Vec<Moment> {
+    let reading = |of: fn(u64) -> u64| Reading {
+        counters: counters.iter().map(|(name, n)| ((*name).to_owned(), of(*n))).collect(),
+        ..Reading::default()
+    };
+    vec![[(APP, reading(|_| 0))].into(), [(APP, reading(|n| n))].into()]
+}
+
+#[test]
+fn a_full_table_of_connections_and_long_chains_are_told_apart() {
+    let journeys = [journey()];
+    let sysctls = [("netfilter/nf_conntrack_buckets".to_owned(), "1024".to_owned())];
+    let detail = |used| Detail {
+        conntrack: Some((used, 65_536)),
+        sysctls: sysctls.clone().into(),
+        ..Detail::default()
+    };
+    let full = state(detail(65_500));
+    let mut seen = evidence(&full, &journeys);
+    seen.moments = counted(&[("ct.early_drop", 40), ("ct.chain_toolong", 3)]);
+    assert_eq!(ids(&seen, Severity::Error), ["slow-conntrack-buckets", "slow-conntrack-full"]);
+    seen.moments = counted(&[]);
+    assert_eq!(ids(&seen, Severity::Error), Vec::<&str>::new());
+    assert_eq!(ids(&seen, Severity::Warning), ["slow-conntrack-buckets"]);
+    let small = state(detail(900));
+    let mut seen = evidence(&small, &journeys);
+    seen.moments = counted(&[]);
+    assert_eq!(ids(&seen, Severity::Warning), Vec::<&str>::new());
+}
+
+#[test]
+fn two_questions_for_one_entry_are_a_race_where_ports_are_plenty() {
+    let state = state(Detail::default());
+    let other = [journey()];
+    let mut question = journey();
+    if let Some(first) = &mut question.first {
+        (first.tuple.proto, first.tuple.dport) = (Proto::Udp, 53);
+    }
+    let question = [question];
+    let mut seen = evidence(&state, &question);
+    seen.moments = counted(&[("ct.insert_failed", 2)]);
+    assert_eq!(ids(&seen, Severity::Error), ["slow-dns-race"]);
+    let mut seen = evidence(&state, &other);
+    seen.moments = counted(&[("ct.insert_failed", 2)]);
+    assert_eq!(ids(&seen, Severity::Error), Vec::<&str>::new());
+}
+
+#[test]
+fn who_has_nothing_to_send_is_no_fault_of_the_network() {
+    let (state, journeys) = (state(Detail::default()), [journey()]);
+    let busy_us = |n| Connection {
+        is_app_limited: true,
+        data_segments: n,
+        busy_us: 9_000 * u64::from(n),
+        ..connection()
+    };
+    let mut seen = evidence(&state, &journeys);
+    seen.moments = moments([1, 40, 80, 120].map(busy_us));
+    assert_eq!(ids(&seen, Severity::Error), Vec::<&str>::new());
+    assert!(ids(&seen, Severity::Info).contains(&"slow-application"));
+    let waits = |n| Connection { unsent: 70_000, ..busy_us(n) };
+    seen.moments = moments([1, 40, 80, 120].map(waits));
+    assert!(!ids(&seen, Severity::Info).contains(&"slow-application"));
+}
+
+#[test]
+fn one_late_answer_of_a_next_hop_is_chance_and_three_are_not() {
+    let state = state(Detail::default());
+    let waited = |millis: u64| {
+        let mut journey = journey();
+        let late = Hop { ktime_ns: millis * 1_000_000, ..journey.hops[0].clone() };
+        journey.hops[0].stage = Stage::Neigh;
+        journey.hops.push(late);
+        journey
+    };
+    let found = |journeys: &[Journey]| ids(&evidence(&state, journeys), Severity::Warning);
+    assert_eq!(found(&[waited(300), waited(1), waited(1)]), Vec::<&str>::new());
+    assert_eq!(found(&[waited(300), waited(90), waited(400)]), ["slow-neighbour"]);
+}
+
+#[test]
+fn the_backlog_and_the_budget_of_softirqs_are_told_apart() {
+    let state = state(Detail::default());
+    let mut seen = evidence(&state, &[]);
+    let squeezed = Cpu { squeezed: 900, ..Cpu::default() };
+    seen.cpus = (vec![Cpu::default()], vec![squeezed]);
+    assert_eq!(ids(&seen, Severity::Info), ["slow-softirq-budget"]);
+    seen.cpus.1[0].backlog_drops = 5;
+    assert_eq!(ids(&seen, Severity::Warning), ["slow-backlog-drops"]);
+    seen.cpus.1[0] = Cpu { squeezed: 20, ..Cpu::default() };
+    assert_eq!(conclude(&seen).findings, []);
+}
+
+#[test]
+fn what_was_timed_stands_for_journeys() {
+    let state = state(Detail::default());
+    let mut seen = evidence(&state, &[]);
+    let queue = |sent: u64, backlog| crate::net::meter::Queue {
+        dev: 2,
+        name: "eth0".to_owned(),
+        kind: "tbf".to_owned(),
+        bytes: sent,
+        overlimits: sent / 1000,
+        backlog,
+        ..Default::default()
+    };
+    let moment = |sent, backlog| -> Moment {
+        [(APP, Reading { queues: vec![queue(sent, backlog)], ..Reading::default() })].into()
+    };
+    seen.moments = vec![moment(0, 0), moment(500_000, 40_000), moment(900_000, 0)];
+    assert_eq!(conclude(&seen).findings, [], "nobody was timed there");
+    seen.timed.devices = vec![(APP, 2)];
+    seen.timed.queues = [((APP, 2), (Duration::from_millis(30), 50))].into();
+    let found = conclude(&seen).findings;
+    assert_eq!(found[0].id, "slow-shaper");
+    assert!(found[0].evidence.iter().any(|f| f.contains("30.0 ms")), "{:?}", found[0].evidence);
 }

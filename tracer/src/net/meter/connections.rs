@@ -1,6 +1,5 @@
 //! TCP connections with what the kernel measures of each (`sock_diag`, `struct tcp_info`).
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -8,8 +7,6 @@ use crate::net::inspect::sockets::{self, Processes};
 use crate::net::inspect::wire::{
     Netlink, addr_of, attributes_after, be16_at, u8_at, u32_at, u64_at,
 };
-use crate::net::setns;
-use crate::net::state::Netns;
 
 const INET_DIAG_INFO: u16 = 2;
 const INET_DIAG_SKMEMINFO: u16 = 7;
@@ -87,18 +84,6 @@ pub(super) fn connections(netlink: &mut Netlink, processes: &Processes) -> Vec<C
         all.extend(answer.messages().filter_map(|(_, body)| connection(body, processes)));
     }
     all
-}
-
-/// The connections of a namespace, without their processes.
-///
-/// # Errors
-///
-/// When it cannot be entered, or has no reader for them.
-pub fn connections_of(netns: &Netns) -> io::Result<Vec<Connection>> {
-    setns::run_in_inum(&netns.path, netns.inum, || {
-        let mut netlink = Netlink::open(libc::NETLINK_SOCK_DIAG)?;
-        Ok(connections(&mut netlink, &Processes::new()))
-    })
 }
 
 fn connection(body: &[u8], processes: &Processes) -> Option<Connection> {

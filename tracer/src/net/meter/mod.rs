@@ -21,7 +21,7 @@ use super::setns;
 use super::state::{Inum, Netns};
 
 pub use super::inspect::sockets::Processes;
-pub use connections::{Connection, connections_of};
+pub use connections::Connection;
 pub use cpu::{Cpu, Quota, cpus};
 pub use features::{Feature, Features};
 pub use queues::Queue;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tracer_common::perf::{DropCount, DropKey, hook};
 
-use super::noise;
+use super::noise::{self, Of};
 use crate::cli::drops::By;
 use crate::journey::Names;
 use crate::perf::Node;
@@ -26,7 +26,6 @@ pub(super) struct What {
     pub(super) owner: Option<Owner>,
     pub(super) dev: Option<Dev>,
     pub(super) hook: Option<&'static str>,
-    pub(super) is_packet: bool,
 }
 
 impl What {
@@ -40,7 +39,6 @@ impl What {
             netns: (key.netns != 0).then(|| node.netns(key.netns)),
             owner: node.owner(key.netns).cloned(),
             dev: node.dev(key.netns, key.ifindex),
-            is_packet: key.protocol_be != [0; 2] || key.ifindex != 0,
             reason,
             function,
         }
@@ -55,7 +53,6 @@ impl What {
         self.owner = self.owner.filter(|_| is_told(By::Owner) || is_told(By::Netns));
         self.dev = self.dev.filter(|_| is_told(By::Dev));
         self.hook = self.hook.filter(|_| is_told(By::Hook));
-        self.is_packet = true;
         self
     }
 
@@ -199,6 +196,7 @@ impl Table {
         for (_, row) in &mut self.rows {
             (row.packets, row.bytes) = (0, 0);
         }
+        self.name_late(node);
         let mut folded: BTreeMap<&'static str, u64> = BTreeMap::new();
         for (key, count) in counts.iter().filter(|(_, count)| count.packets > 0) {
             self.place(key, node, names);
@@ -223,6 +221,25 @@ impl Table {
         drops.folded =
             folded.map(|(why, packets)| Folded { why: why.to_owned(), packets }).collect();
         drops.rows = self.sorted(|row| row.packets);
+    }
+
+    /// A namespace may be known only after the first drop in it, and its devices later still.
+    fn name_late(&mut self, node: &Node) {
+        for (what, row) in &mut self.rows {
+            let Some(netns) = &mut what.netns else { continue };
+            if node.state().netns.contains_key(&netns.inum) {
+                *netns = node.netns(netns.inum);
+                let owner = node.owner(netns.inum).cloned();
+                what.owner = owner.or(what.owner.take());
+                if let Some(dev) = &mut what.dev
+                    && let Some(known) = node.dev(netns.inum, dev.index)
+                {
+                    *dev = known;
+                }
+                (row.netns, row.owner, row.dev) =
+                    (what.netns.clone(), what.owner.clone(), what.dev.clone());
+            }
+        }
     }
 
     /// The drops for which the kernel side had no room, and the runs that it missed, since the
@@ -254,7 +271,12 @@ impl Table {
             return counted.place;
         }
         let what = What::of(key, node, names);
-        let why = noise::why(what.reason.as_deref(), what.function.as_deref(), what.is_packet);
+        let of = match key {
+            DropKey { protocol_be: [0, 0], ifindex: 0, .. } => Of::NoPacket,
+            DropKey { to_group: 1, .. } => Of::Group,
+            _ => Of::Packet,
+        };
+        let why = noise::why(what.reason.as_deref(), what.function.as_deref(), of);
         let place = match why.filter(|_| !self.with_noise) {
             Some(why) => Place::Noise(why),
             None => Place::Row(self.row(what.by(&self.by))),

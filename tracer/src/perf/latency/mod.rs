@@ -1,8 +1,10 @@
 //! `pkttrace latency`: the run. Probes come and go; in between, the histograms are read.
 
+mod again;
 mod compare;
 mod probes;
 mod segment;
+mod slow;
 mod tcp;
 mod times;
 
@@ -13,7 +15,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use tokio::task::spawn_blocking;
 use tokio::time::{Instant, interval_at, sleep_until};
 use tracer_common::perf::{BUCKETS, Histogram, SegmentKey};
 
@@ -24,14 +25,17 @@ use crate::app::{is_reader_gone, say};
 use crate::bpf::{self, PerfOptions, PerfSide};
 use crate::cli::filter::FilterArgs;
 use crate::cli::latency::{Duty, LatencyFormat, Profile};
+use crate::net::meter::{Connection, Depth};
 use crate::privileges;
 use crate::ready;
 use crate::render::Style;
 use crate::render::latency as render;
 use crate::report::{self, Latency};
 use crate::signals::{self, Signals};
+use again::Again;
 use probes::Probes;
 use segment::Segment;
+use slow::Watch;
 use tcp::Connections;
 pub use times::Times;
 
@@ -85,13 +89,39 @@ struct Run {
     /// As last read: they only grow.
     seen: BTreeMap<SegmentKey, Box<Histogram>>,
     times: Vec<(Segment, Times)>,
-    connections: Connections,
+    again: Again,
+    watch: Watch,
     start: Instant,
     observed: Duration,
     /// Since when it watches, while it does.
     attached: Option<Instant>,
+    screen: Screen,
+}
+
+/// Tables, each over the last where they are printed in place.
+struct Screen {
+    style: Style,
+    in_place: bool,
     /// Lines that the last table took.
     printed: usize,
+}
+
+impl Screen {
+    fn new(config: &Config) -> Self {
+        let width = crate::app::stdout_width().filter(|_| config.write.is_none());
+        let style = Style { has_color: config.common.has_color, width, ..Style::default() };
+        Self { style, in_place: config.in_place, printed: 0 }
+    }
+
+    fn print(&mut self, report: &Latency, is_last: bool, out: &mut dyn Write) -> Result<()> {
+        let height = crate::app::stdout_height().filter(|_| self.in_place && !is_last);
+        if self.in_place && self.printed > 0 {
+            write!(out, "\x1b[{}A\x1b[J", self.printed)?;
+        }
+        let table = render::table(report, self.style, height);
+        self.printed = table.matches('\n').count();
+        print(out, &table)
+    }
 }
 
 /// Why waiting ended.
@@ -126,9 +156,9 @@ impl Run {
         let mut side = PerfSide::load(&options, &btf)?;
         node.set_scope(&mut side)?;
         let probes = Probes::load(config.profile, &mut side, &btf)?;
-        let state = node.state().clone();
-        let connections = spawn_blocking(move || Connections::read(&state)).await?;
+        let watch = Watch::start(&node.state_in_scope()).await?;
         Ok(Self {
+            screen: Screen::new(&config),
             config,
             out,
             baseline,
@@ -138,11 +168,11 @@ impl Run {
             exporter,
             seen: BTreeMap::new(),
             times: Vec::new(),
-            connections,
+            again: Again::default(),
+            watch,
             start: Instant::now(),
             observed: Duration::ZERO,
             attached: None,
-            printed: 0,
         })
     }
 
@@ -214,6 +244,9 @@ impl Run {
                         return Ok(Waited::Ended);
                     }
                     self.show(is_on)?;
+                    if is_on {
+                        self.watch.look(Depth::Peaks).await?;
+                    }
                 }
                 result = super::exporter::serve(self.exporter.as_mut()) => result?,
                 is_other = self.node.follow_change() => if is_other {
@@ -229,6 +262,7 @@ impl Run {
 
     /// Shows what is known by now to whoever looks.
     fn show(&mut self, is_on: bool) -> Result<()> {
+        self.take_events();
         if !self.config.in_place && self.exporter.is_none() {
             return Ok(());
         }
@@ -237,12 +271,18 @@ impl Run {
         }
         let report = self.report(Vec::new())?;
         if let Some(exporter) = &mut self.exporter {
-            exporter.publish(render::metrics(&report));
+            let again = self.again.counts(&self.node);
+            exporter.publish(render::metrics(&report, &again));
         }
         if self.config.in_place {
-            self.print_table(&report, false)?;
+            self.screen.print(&report, false, &mut self.out)?;
         }
         Ok(())
+    }
+
+    fn take_events(&mut self) {
+        let (again, node, filter) = (&mut self.again, &self.node, &self.config.filter);
+        self.side.drain(|record| again.take(record, node, filter));
     }
 
     /// Adds what was counted since the last time.
@@ -277,6 +317,8 @@ impl Run {
         report.segments = times.map(|(segment, times)| self.segment(segment, times)).collect();
         report.segments.sort_by_key(|s| std::cmp::Reverse((s.p50_ns, s.p99_ns)));
         report.tcp = tcp;
+        report.retransmissions = self.again.last();
+        report.retransmitted = self.again.count() + self.side.untold()?;
         report.unplaced = self.side.unplaced()?;
         report.unavailable = self.probes.unavailable().to_vec();
         if let Some(baseline) = &self.baseline {
@@ -304,45 +346,37 @@ impl Run {
         }
     }
 
-    fn print_table(&mut self, report: &Latency, is_last: bool) -> Result<()> {
-        let is_terminal = self.config.write.is_none();
-        let width = crate::app::stdout_width().filter(|_| is_terminal);
-        let style = Style { has_color: self.config.common.has_color, width, ..Style::default() };
-        let height = crate::app::stdout_height().filter(|_| self.config.in_place && !is_last);
-        if self.config.in_place && self.printed > 0 {
-            write!(self.out, "\x1b[{}A\x1b[J", self.printed)?;
-        }
-        let table = render::table(report, style, height);
-        self.printed = table.matches('\n').count();
-        self.out.write_all(table.as_bytes())?;
-        self.out.flush()?;
-        Ok(())
-    }
-
     async fn end(mut self) -> Result<ExitCode> {
-        let state = self.node.state().clone();
-        let now = spawn_blocking(move || Connections::read(&state)).await?;
-        let filter = &self.config.filter;
-        let tcp = now.since(&self.connections, &self.node, |c| tcp::is_asked_for(filter, c));
-        let report = self.report(tcp)?;
+        self.watch.look(Depth::All).await?;
+        self.take_events();
+        let filter = self.config.filter.clone();
+        let is_meant = |c: &Connection| tcp::is_asked_for(&filter, c.local, c.peer);
+        let (before, now) = self.watch.ends().context("nothing was read")?;
+        let (before, now) = (Connections::of(before), Connections::of(now));
+        let mut timed = slow::timed(&self.times);
+        (timed.tuples, timed.port) = (now.tuples(is_meant), filter.dport.or(filter.port));
+        let mut report = self.report(now.since(&before, &self.node, is_meant))?;
+        let why = self.watch.conclude(self.node.state().clone(), timed, &report.node).await?;
+        report.findings.extend(why);
         if let Some(path) = &self.config.save {
             let text = serde_json::to_string(&report)? + "\n";
             std::fs::write(path, text)
                 .with_context(|| format!("cannot write {}", path.display()))?;
         }
+        let mut out = self.out;
         let result = match self.config.format {
-            LatencyFormat::Table => self.print_table(&report, true),
-            LatencyFormat::Json => self.print(&(serde_json::to_string(&report)? + "\n")),
-            LatencyFormat::Html => self.print(&crate::render::latency_html::page(&report)),
+            LatencyFormat::Table => self.screen.print(&report, true, &mut out),
+            LatencyFormat::Json => print(&mut out, &(serde_json::to_string(&report)? + "\n")),
+            LatencyFormat::Html => print(&mut out, &crate::render::latency_html::page(&report)),
         };
         self.node.stop().await;
         result.map(|()| ExitCode::SUCCESS)
     }
+}
 
-    fn print(&mut self, text: &str) -> Result<()> {
-        self.out.write_all(text.as_bytes())?;
-        Ok(self.out.flush()?)
-    }
+fn print(out: &mut dyn Write, text: &str) -> Result<()> {
+    out.write_all(text.as_bytes())?;
+    Ok(out.flush()?)
 }
 
 /// What was kept by `--save`.

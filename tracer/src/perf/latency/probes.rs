@@ -25,6 +25,9 @@ const QUEUES: [(&str, &str); 2] =
 /// Before every queueing discipline, whether there is one or not.
 const QUEUE: (&str, &str) = ("lat_queue", "net_dev_queue");
 
+/// What TCP sends again: rare, so attached all the time.
+const AGAIN: (&str, &str) = ("retransmit", "tcp_retransmit_skb");
+
 /// The probes of a profile.
 pub(super) struct Probes {
     tracepoints: Vec<&'static str>,
@@ -83,6 +86,11 @@ impl Probes {
                 Err(why) if profile == Profile::Netfilter => bail!("--profile netfilter: {why}"),
                 Err(why) => probes.missing("nf:hooks", why),
             }
+        }
+        let again = side.load_tracepoint(btf, AGAIN.0, AGAIN.1);
+        match again.and_then(|()| side.attach_for_good(AGAIN.0).map_err(|e| e.to_string())) {
+            Ok(()) => {}
+            Err(why) => probes.missing(&format!("tp:{}", AGAIN.1), why),
         }
         Ok(probes)
     }

@@ -1,11 +1,13 @@
 //! What held TCP's connections back while they were watched.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use crate::cli::filter::{FilterArgs, Network, Proto};
-use crate::net::meter::{self, Connection};
-use crate::net::{Inum, NetworkState};
+use crate::diagnose::slow::Moment;
+use crate::event::{Proto as L4, Tuple};
+use crate::net::Inum;
+use crate::net::meter::Connection;
 use crate::perf::Node;
 use crate::report::TcpConnection as Tcp;
 
@@ -19,14 +21,24 @@ const TCP: u8 = 6;
 pub(super) struct Connections(BTreeMap<(Inum, u64), Connection>);
 
 impl Connections {
-    /// Reads them.
-    pub(super) fn read(state: &NetworkState) -> Self {
-        let all = state.netns.values().filter_map(|netns| {
-            // One that cannot be entered, or is gone, has none to tell of.
-            let connections = meter::connections_of(netns).ok()?;
-            Some(connections.into_iter().map(|c| ((netns.inum, c.cookie), c)))
+    /// Those that were read at one moment.
+    pub(super) fn of(moment: &Moment) -> Self {
+        let all = moment.iter().flat_map(|(netns, reading)| {
+            reading.connections.iter().map(|c| ((*netns, c.cookie), c.clone()))
         });
-        Self(all.flatten().collect())
+        Self(all.collect())
+    }
+
+    /// The ends of those that are meant.
+    pub(super) fn tuples(&self, is_meant: impl Fn(&Connection) -> bool) -> BTreeSet<Tuple> {
+        let tuple = |c: &Connection| Tuple {
+            src: c.local.ip(),
+            dst: c.peer.ip(),
+            proto: L4::Tcp,
+            sport: c.local.port(),
+            dport: c.peer.port(),
+        };
+        self.0.values().filter(|c| is_meant(c)).map(tuple).collect()
     }
 
     /// What became of those of `before` and of new ones; those that did nothing are left out.
@@ -69,9 +81,8 @@ impl Connections {
     }
 }
 
-/// Whether the filter asks for a connection, by its ends.
-pub(super) fn is_asked_for(filter: &FilterArgs, connection: &Connection) -> bool {
-    let (a, b) = (connection.local, connection.peer);
+/// Whether the filter asks for a connection between these two.
+pub(super) fn is_asked_for(filter: &FilterArgs, a: SocketAddr, b: SocketAddr) -> bool {
     let is_tcp = filter.proto.is_none_or(|proto| proto == Proto::Ip(TCP));
     let fits = |src: SocketAddr, dst: SocketAddr| {
         filter.src.is_none_or(|net| net.contains(src.ip()))
