@@ -26,6 +26,8 @@ pub(super) struct What {
     pub(super) owner: Option<Owner>,
     pub(super) dev: Option<Dev>,
     pub(super) hook: Option<&'static str>,
+    /// What reason and function mean; before 5.17 the function alone.
+    meaning: Option<&'static str>,
 }
 
 impl What {
@@ -39,6 +41,7 @@ impl What {
             netns: (key.netns != 0).then(|| node.netns(key.netns)),
             owner: node.owner(key.netns).cloned(),
             dev: node.dev(key.netns, key.ifindex),
+            meaning: meaning(reason.as_deref(), function.as_deref()),
             reason,
             function,
         }
@@ -47,12 +50,17 @@ impl What {
     /// Only what is told apart.
     fn by(mut self, by: &[By]) -> Self {
         let is_told = |what| by.contains(&what);
+        let has_reason = self.reason.is_some();
         self.reason = self.reason.filter(|_| is_told(By::Reason));
         self.function = self.function.filter(|_| is_told(By::Function));
         self.netns = self.netns.filter(|_| is_told(By::Netns));
         self.owner = self.owner.filter(|_| is_told(By::Owner) || is_told(By::Netns));
         self.dev = self.dev.filter(|_| is_told(By::Dev));
         self.hook = self.hook.filter(|_| is_told(By::Hook));
+        // A function alone means little where it drops for several reasons.
+        let is_known = self.reason.is_some() || !has_reason;
+        let means = || meaning(self.reason.as_deref(), self.function.as_deref());
+        self.meaning = is_known.then(means).flatten();
         self
     }
 
@@ -73,11 +81,8 @@ impl What {
     }
 
     fn row(&self) -> DropRow {
-        let reason = self.reason.as_deref();
         DropRow {
-            meaning: reason
-                .and_then(|r| render::meaning(r, self.function.as_deref()))
-                .map(str::to_owned),
+            meaning: self.meaning.map(str::to_owned),
             reason: self.reason.clone(),
             function: self.function.clone(),
             netns: self.netns.clone(),
@@ -86,6 +91,14 @@ impl What {
             hook: self.hook.map(str::to_owned),
             ..DropRow::default()
         }
+    }
+}
+
+/// What a drop means, by its function alone where the kernel has no reasons.
+fn meaning(reason: Option<&str>, function: Option<&str>) -> Option<&'static str> {
+    match reason {
+        Some(reason) => render::meaning(reason, function),
+        None => render::meaning("NOT_SPECIFIED", Some(function?)),
     }
 }
 
@@ -292,5 +305,29 @@ impl Table {
         let row = what.row();
         self.rows.push((what, row));
         self.rows.len() - 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn what(reason: Option<&str>, function: &str) -> What {
+        What {
+            reason: reason.map(str::to_owned),
+            function: Some(function.to_owned()),
+            ..What::default()
+        }
+    }
+
+    #[test]
+    fn a_function_tells_what_a_drop_means_where_there_are_no_reasons() {
+        let all = |reason, function| what(reason, function).by(&By::ALL).row().meaning;
+        let old = all(None, "ip_error").expect("it is known");
+        assert_eq!(Some(old), all(Some("NOT_SPECIFIED"), "ip_error"));
+        assert_eq!(all(None, "no_such_function"), None);
+        // Where there is a reason that nobody asked to see, the function alone says too little.
+        let told = what(Some("IP_RPFILTER"), "ip_error").by(&[By::Function]).row();
+        assert_eq!((told.reason, told.meaning), (None, None));
     }
 }
