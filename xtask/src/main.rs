@@ -67,6 +67,15 @@ enum Task {
         /// One JSON object instead of tables
         #[arg(long)]
         json: bool,
+        /// Only packets per second: no ns per program, no topology of a crowded node
+        #[arg(long)]
+        fast: bool,
+        /// Put the table into docs/performance.md
+        #[arg(long)]
+        write: bool,
+        /// This pkttrace, and not the one that is built here
+        #[arg(long, value_name = "FILE")]
+        binary: Option<PathBuf>,
         /// Further arguments for the tracer, as in `-- --probes tp`
         #[arg(last = true)]
         tracer: Vec<String>,
@@ -113,10 +122,17 @@ fn run(task: &Task) -> Result<ExitCode> {
             return Ok(test::run(&layout, test::Options { fast: *fast }, stage));
         }
         Task::Demo => demo::run(&layout)?,
-        Task::Bench { rounds, seconds, json, tracer } => {
-            let (rounds, seconds, json) = (*rounds, *seconds, *json);
-            let tracer = tracer.clone();
-            bench::run(&layout, bench::Options { rounds, seconds, json, tracer })?;
+        Task::Bench { rounds, seconds, json, fast, write, binary, tracer } => {
+            let options = bench::Options {
+                rounds: *rounds,
+                seconds: *seconds,
+                json: *json,
+                fast: *fast,
+                write: *write,
+                binary: binary.clone(),
+                tracer: tracer.clone(),
+            };
+            bench::run(&layout, options)?;
         }
         Task::Fuzz { target, time, runs } => {
             let (target, time, runs) = (target.clone(), *time, *runs);

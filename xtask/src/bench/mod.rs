@@ -5,6 +5,7 @@
 //! within a round.
 
 mod bpf;
+mod loads;
 mod net;
 mod programs;
 mod report;
@@ -12,14 +13,13 @@ mod topology;
 mod udp;
 
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use crate::layout::Layout;
-use crate::process::{self, Tracer};
-use crate::{build, setup, sh};
+use crate::{build, process, setup, sh};
+use loads::{Beside, LOADS, Load};
 use net::Path;
 use programs::Program;
 use report::{Costs, Report, Sample};
@@ -30,37 +30,14 @@ pub(crate) struct Options {
     pub(crate) rounds: u32,
     pub(crate) seconds: f64,
     pub(crate) json: bool,
+    /// Only packets per second.
+    pub(crate) fast: bool,
+    /// Put the table into docs/performance.md.
+    pub(crate) write: bool,
+    /// What is measured, if not what is built here.
+    pub(crate) binary: Option<PathBuf>,
     /// Further arguments for the tracer.
     pub(crate) tracer: Vec<String>,
-}
-
-/// What runs beside the traffic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Load {
-    Nothing,
-    NoMatch,
-    AllMatch,
-}
-
-pub(crate) const LOADS: [Load; 3] = [Load::Nothing, Load::NoMatch, Load::AllMatch];
-
-impl Load {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Nothing => "no tracer",
-            Self::NoMatch => "nothing matches",
-            Self::AllMatch => "everything matches",
-        }
-    }
-
-    /// The tracer's filter, or no tracer.
-    fn filter(self) -> Option<&'static [&'static str]> {
-        match self {
-            Self::Nothing => None,
-            Self::NoMatch => Some(&["--dst", "203.0.113.250"]),
-            Self::AllMatch => Some(&["--proto", "udp", "--max-journeys", "1000000000"]),
-        }
-    }
 }
 
 /// Builds, measures, prints.
@@ -75,17 +52,28 @@ pub(crate) fn run(layout: &Layout, options: Options) -> Result<()> {
     if options.rounds == 0 || !(0.1..=600.0).contains(&options.seconds) {
         bail!("at least one round, of 0.1 to 600 seconds");
     }
-    setup::run(layout)?;
-    build::run(layout)?;
+    let binary = match &options.binary {
+        Some(binary) => binary.clone(),
+        None => {
+            setup::run(layout)?;
+            build::run(layout)?;
+            layout.binary()
+        }
+    };
     process::catch_signals();
     let path = Path::make()?;
     sh::step("warm-up");
     udp::run(&path, Duration::from_millis(500))?;
-    let bench = Bench { binary: layout.binary(), options, path };
+    let bench = Bench { binary, options, path };
     let rounds = bench.throughput()?;
-    let costs = bench.program_costs()?;
-    let topology = topology::measure(&bench.binary)?;
-    Report { rounds, costs, topology }.print(bench.options.json);
+    let is_whole = !bench.options.fast;
+    let costs = is_whole.then(|| bench.program_costs()).transpose()?;
+    let topology = is_whole.then(|| topology::measure(&bench.binary)).transpose()?;
+    let report = Report { rounds, costs, topology };
+    report.print(bench.options.json);
+    if bench.options.write {
+        report.write(&layout.root.join("docs/performance.md"))?;
+    }
     Ok(())
 }
 
@@ -97,14 +85,15 @@ struct Bench {
 
 impl Bench {
     /// Each round gives one sample per load, in the order of [`LOADS`].
-    fn throughput(&self) -> Result<Vec<[Sample; 3]>> {
+    fn throughput(&self) -> Result<Vec<Vec<Sample>>> {
         let mut rounds = Vec::new();
         for round in 1..=self.options.rounds {
-            let mut samples = [Sample::default(); 3];
-            for (load, sample) in LOADS.into_iter().zip(&mut samples) {
-                *sample = self.sample(load)?;
+            let mut samples = Vec::new();
+            for load in LOADS {
+                let sample = self.sample(load)?;
                 let (pps, name) = (sample.delivered_per_s, load.name());
-                sh::note(format!("round {round}: {name:<20} {pps:>10.0} packets/s"));
+                sh::note(format!("round {round}: {name:<38} {pps:>10.0} packets/s"));
+                samples.push(sample);
             }
             rounds.push(samples);
         }
@@ -112,21 +101,14 @@ impl Bench {
     }
 
     fn sample(&self, load: Load) -> Result<Sample> {
-        let tracer = self.tracer(load)?;
-        let counts = udp::run(&self.path, Duration::from_secs_f64(self.options.seconds))?;
-        if let Some(tracer) = tracer {
-            tracer.finish(Duration::ZERO)?;
-        }
-        Ok(counts)
+        let beside = self.start(load)?;
+        let mut sample = udp::run(&self.path, Duration::from_secs_f64(self.options.seconds))?;
+        sample.usage = beside.map(Beside::finish).transpose()?;
+        Ok(sample)
     }
 
-    fn tracer(&self, load: Load) -> Result<Option<Tracer>> {
-        let Some(filter) = load.filter() else { return Ok(None) };
-        let mut command = Command::new(&self.binary);
-        command.args(filter).args(["-q", "-o", "json", "-w", "/dev/null"]);
-        command.args(&self.options.tracer);
-        let ready = format!("pkttrace-bench-{}.ready", std::process::id());
-        Tracer::start(command, &std::env::temp_dir().join(ready)).map(Some)
+    fn start(&self, load: Load) -> Result<Option<Beside>> {
+        load.start(&self.binary, &self.options.tracer, &self.path)
     }
 
     /// Apart from the rounds, since counting costs time itself.
@@ -139,10 +121,10 @@ impl Bench {
         let empty = empty.cost()?;
         let mut programs: Vec<(Load, Vec<Program>)> = Vec::new();
         for load in [Load::NoMatch, Load::AllMatch] {
-            let tracer = self.tracer(load)?.context("this load has a tracer")?;
+            let tracer = self.start(load)?.context("this load has a tracer")?;
             udp::run(&self.path, traffic)?;
             programs.push((load, programs::of_process(tracer.pid())?));
-            tracer.finish(Duration::ZERO)?;
+            tracer.finish()?;
         }
         Ok(Costs { empty, programs })
     }

@@ -48,7 +48,8 @@ impl Path {
         Ok(path)
     }
 
-    fn netns(&self, host: &str) -> String {
+    /// Name of the namespace of a host (`s`, `r`, `d`).
+    pub(super) fn netns(&self, host: &str) -> String {
         format!("{}-{host}", self.prefix)
     }
 
