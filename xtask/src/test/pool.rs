@@ -19,9 +19,11 @@ use crate::process;
 /// own: each of their tests runs by itself. Beside a hundred namespaces more, a tracer watches less;
 /// beside another tracer with `--rules`, more is told than one asked for.
 const ALONE: &[&str] = &[
+    "bystanders",
     "catalogue",
     "diagnose_hostile",
     "faults",
+    "kube_proxy",
     "latency",
     "probes",
     "remedies",

@@ -51,7 +51,8 @@ fn silent_hop(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
     }
     let translated = met.walk.nat.iter().rfind(|n| n.after.dst == addr && n.before.dst != addr);
     let finding = if let Some(nat) = translated {
-        service::stale(case, met, nat, &format!("{dev} of {node}"))
+        let fact = format!("nobody on {dev} of {node} answers for {addr}");
+        service::stale(case, met, nat, fact)
     } else if let Some((route, true)) = neighbours::route_before(met) {
         let text = show::route(netns, route);
         let title = format!(

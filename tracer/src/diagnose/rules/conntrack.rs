@@ -4,9 +4,9 @@ use std::net::IpAddr;
 
 use super::{Case, Finding, Rule};
 use crate::diagnose::remedy::Remedy;
-use crate::diagnose::{Direction, Probed, Scenario, Where, show};
+use crate::diagnose::{Direction, Method, Probed, Scenario, Where, show, walk};
 use crate::firewall::Destinations;
-use crate::journey::Nat;
+use crate::journey::{Hook, Hop, Nat};
 use crate::net::Inum;
 
 pub(super) const RULE: Rule = Rule {
@@ -20,7 +20,53 @@ pub(super) const RULE: Rule = Rule {
 };
 
 fn check(case: &Case<'_>) -> Vec<Finding> {
-    case.failed().filter_map(|probe| stale(case, probe)).collect()
+    let found = case.failed().filter_map(|p| stale(case, p).or_else(|| untouched(case, p)));
+    found.collect()
+}
+
+/// Of connections that began before there were rules for them, nothing is translated ever after.
+/// UDP has no other beginning than the first packet that conntrack saw.
+fn untouched(case: &Case<'_>, probe: &Probed) -> Option<Finding> {
+    let proto = match probe.method {
+        Method::Udp | Method::Dns => "udp",
+        Method::Icmp | Method::Tcp => return None,
+    };
+    let flow = case.flow_of(probe)?;
+    let journey = case.packets(flow, Direction::Request).next()?;
+    let to_probed = |n: &&walk::Nat| n.kind.is_destination() && n.before.dst == probe.to;
+    let nat = case.ways.iter().find_map(|w| w.request.nat.iter().find(to_probed))?;
+    let rule = nat.rule.as_ref()?;
+    // It came by the place where that is done, and went on as it was.
+    let is_behind = |h: &Hop| {
+        h.netns == nat.netns
+            && matches!(h.hook, Some(Hook::Input | Hook::Forward | Hook::Postrouting))
+    };
+    let at = journey.hops.iter().position(is_behind)?;
+    if journey.nat.iter().any(|n| n.kind.is_destination()) {
+        return None;
+    }
+    let node = case.state.netns_name(nat.netns);
+    let (before, sport) = (&nat.before, journey.first?.tuple.sport);
+    let title = format!(
+        "conntrack of {node} knows {proto} port {sport} of {} since before there was a rule for {}: \
+         its packets are not translated",
+        before.src, before.dst
+    );
+    let forget = Remedy::Forget { proto, to: (before.dst, before.dport), now: before.dst };
+    Some(
+        Finding::error(id(case), case.scenario(), title)
+            .at(Where::netns(case.state, nat.netns))
+            .fact(format!("{} of {node}: {}", rule.chain, rule.text))
+            .fact(format!("seen in {node}: it went on to {} untranslated", before.dst))
+            .fact(probe.sentence())
+            .fix(forget.at(nat.netns))
+            .journeys([journey.id])
+            .depth(case.depth(Direction::Request, at.saturating_sub(1))),
+    )
+}
+
+fn id(case: &Case<'_>) -> &'static str {
+    if case.scenario() == Scenario::Dns { "dns-stale-udp-conntrack" } else { RULE.id }
 }
 
 fn stale(case: &Case<'_>, probe: &Probed) -> Option<Finding> {
@@ -33,8 +79,6 @@ fn stale(case: &Case<'_>, probe: &Probed) -> Option<Finding> {
         journey.nat.iter().find_map(|nat| Some((journey, nat, old(&nat)?)))
     })?;
     let proto = show::port_protocol(nat.before.proto)?;
-    let is_dns = case.scenario() == Scenario::Dns;
-    let id = if is_dns { "dns-stale-udp-conntrack" } else { RULE.id };
     let node = case.state.netns_name(netns);
     let (before, after) = (&nat.before, nat.after.dst);
     let title = format!(
@@ -43,7 +87,7 @@ fn stale(case: &Case<'_>, probe: &Probed) -> Option<Finding> {
     );
     let forget = Remedy::Forget { proto, to: (before.dst, before.dport), now: after };
     Some(
-        Finding::error(id, case.scenario(), title)
+        Finding::error(id(case), case.scenario(), title)
             .at(Where::netns(case.state, netns))
             .fact(format!("seen in {node}: {before} became {}", nat.after))
             .fact(format!("no rule of {node} translates to {after}"))

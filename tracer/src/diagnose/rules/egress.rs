@@ -80,7 +80,7 @@ fn untranslated(case: &Case<'_>, way: &Way) -> Option<Finding> {
         ),
     };
     // What never got anywhere proves nothing about its source.
-    let is_stopped = walk.stopped_at().is_some_and(|(at, _)| met.is_some_and(|m| at >= m.step));
+    let is_stopped = met.is_some() && walk.stopped_at().is_some();
     let confidence = match (lost, is_stopped && unfit.is_none()) {
         (Some(_), _) => Confidence::Certain,
         (None, true) => Confidence::Possible,

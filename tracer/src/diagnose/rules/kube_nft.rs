@@ -44,6 +44,11 @@ pub(super) fn is_remote_service(rule: &RuleRef) -> bool {
     rule.table == TABLE && CHECKS.contains(&rule.chain.as_str())
 }
 
+/// The rule refuses what came to a Service and was not translated: that is what failed.
+pub(super) fn is_leftover(rule: &RuleRef) -> bool {
+    rule.table == TABLE && rule.chain == "cluster-ips-check"
+}
+
 /// The Service without endpoints that an address, or a port of the node, belongs to:
 /// `shop/web:http`.
 pub(super) fn empty_service(

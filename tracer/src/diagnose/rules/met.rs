@@ -1,12 +1,11 @@
 //! From an obstacle that the walk met to a finding: what all rules over obstacles share.
 
-use super::emptied;
+use super::{emptied, service};
 use crate::diagnose::case::{Case, Direction, Drop, Met};
 use crate::diagnose::finding::{Confidence, Finding, Severity, Where};
 use crate::diagnose::remedy::{Remedy, Step};
 use crate::diagnose::walk::{Effect, End, Leg, Obstacle, ObstacleKind};
-
-use crate::journey::Fate;
+use crate::journey::{Fate, Lineage};
 use crate::net::Netns;
 
 /// Asks `rule` about every obstacle that may have to do with a failure.
@@ -18,7 +17,7 @@ pub(in crate::diagnose) fn each<'a>(
         return Vec::new();
     }
     case.obstacles()
-        .filter(|m| !is_refuted(case, m) && !is_untranslated(m))
+        .filter(|m| !is_refuted(case, m) && !is_untranslated(m) && !is_refused(m))
         .filter_map(|m| rule(case, &m))
         .collect()
 }
@@ -57,6 +56,16 @@ fn is_untranslated(met: &Met<'_>) -> bool {
     at.is_some_and(|at| !is_it && (is_default || met.step > at))
 }
 
+/// Behind the rule by which kube-proxy refuses what it does not translate, a packet is where it was
+/// never meant to come.
+fn is_refused(met: &Met<'_>) -> bool {
+    met.walk.obstacles().any(|(at, o)| {
+        let refuses =
+            matches!(&o.kind, ObstacleKind::Filtered { rule, .. } if service::refuses(rule));
+        refuses && at < met.step
+    })
+}
+
 /// A request that arrived was not stopped on its way, whatever the configuration seems to say.
 fn is_refuted(case: &Case<'_>, met: &Met<'_>) -> bool {
     let has_choice = case.ways.iter().filter(|w| w.purpose == met.way.purpose).count() > 1;
@@ -74,7 +83,9 @@ fn is_refuted(case: &Case<'_>, met: &Met<'_>) -> bool {
             seen.iter().map(|i| &case.journeys[*i]).any(|j| {
                 // Of a connection whose long packets are lost, the short ones prove nothing.
                 let is_it = probe.size.is_none_or(|size| j.first.is_some_and(|h| h.len >= size));
+                let is_error = j.parent.is_some_and(|p| p.kind == Lineage::IcmpError);
                 is_it
+                    && !is_error
                     && j.fate == Fate::Delivered
                     && j.hops.last().is_some_and(|h| h.netns == netns)
             })

@@ -267,7 +267,8 @@ fn nobody(
     });
     let route = route_before(met);
     if let Some(translated) = translated {
-        return Some(super::service::stale(case, met, translated, &format!("{dev} of {node}")));
+        let fact = format!("nobody on {dev} of {node} answers for {addr}");
+        return Some(super::service::stale(case, met, translated, fact));
     }
     if let Some((route, via)) = route
         && (!elsewhere.is_empty() || via)

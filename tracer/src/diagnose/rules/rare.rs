@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::met::each;
 use super::{Case, Finding, Rule, duplicate};
 use crate::diagnose::remedy::{ChainAt, Edit, Link, Path, Remedy, Spot, Step, sysctl_name};
-use crate::diagnose::walk::{End, ObstacleKind as Kind, What};
+use crate::diagnose::walk::{End, Nat, ObstacleKind as Kind, What};
 use crate::diagnose::{Confidence, Direction, Drop, Met, Where, show};
 use crate::net::detail::{Route, RouteType};
 use crate::net::fib::{self, FibQuery};
@@ -83,10 +83,19 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
             if is_known(met) {
                 return None;
             }
-            let title = format!("nobody behind {dev} of {node} has the MAC {}", show::mac(*frame));
+            let mac = show::mac(*frame);
+            if let Some(nat) = gone(case, met) {
+                let addr = nat.after.dst;
+                let fact = format!(
+                    "nobody behind {dev} of {node} has {addr}, nor the MAC {mac} that is still \
+                     remembered for it"
+                );
+                return Some(super::service::stale(case, met, nat, fact));
+            }
+            let title = format!("nobody behind {dev} of {node} has the MAC {mac}");
             met.finding(case, "frame-for-nobody", title)
                 .confidence(Confidence::Likely)
-                .fact(format!("frames to {} come to {dev} of {node}", show::mac(*frame)))
+                .fact(format!("frames to {mac} come to {dev} of {node}"))
                 .fix(format!(
                     "# forget who has that address where it is sent from: ip neigh flush to {}",
                     met.walk.tuple.dst
@@ -270,6 +279,13 @@ fn is_known(met: &Met<'_>) -> bool {
             Kind::WrongNeighbour { .. } | Kind::DuplicateMac { .. } | Kind::FdbElsewhere { .. }
         )
     })
+}
+
+/// The translation to whom nobody is any more: the neighbour is remembered longer than it lives.
+fn gone<'a>(case: &Case<'_>, met: &Met<'a>) -> Option<&'a Nat> {
+    let dst = met.walk.steps.get(met.step)?.tuple.dst;
+    let to_it = |n: &&Nat| n.kind.is_destination() && n.after.dst == dst && n.before.dst != dst;
+    met.walk.nat.iter().rfind(to_it).filter(|_| case.state.holders(dst).next().is_none())
 }
 
 fn routing_loop(case: &Case<'_>, met: &Met<'_>, node: &str) -> Option<Finding> {

@@ -88,13 +88,13 @@ pub(super) fn hairpin(case: &Case<'_>, met: &Met<'_>, src: IpAddr) -> Option<Fin
     )
 }
 
-/// An address that was translated to, and that nobody has.
-pub(super) fn stale(case: &Case<'_>, met: &Met<'_>, nat: &Nat, silent_at: &str) -> Finding {
+/// An address that was translated to, and that nobody has; the fact says how that shows.
+pub(super) fn stale(case: &Case<'_>, met: &Met<'_>, nat: &Nat, fact: String) -> Finding {
     let addr = nat.after.dst;
     let rule = nat.rule.as_ref();
     let is_renewed = rule.is_some_and(|r| is_followed(case, nat.netns, r));
     if let Some(finding) = in_front::shadowed(case, met, nat).filter(|_| !is_renewed) {
-        return finding.fact(format!("nobody on {silent_at} answers for {addr}"));
+        return finding.fact(fact);
     }
     let is_published = rule.is_some_and(|r| is_port_mapping(&r.chain));
     let others = case.ways.iter().any(|w| w.purpose == met.way.purpose && w.request.is_clear());
@@ -108,9 +108,7 @@ pub(super) fn stale(case: &Case<'_>, met: &Met<'_>, nat: &Nat, silent_at: &str) 
     let before = nat.before.dst;
     let title =
         format!("{before} leads to {addr}, and nobody has that address: the endpoint is gone");
-    let finding =
-        met.finding(case, id, title).fact(format!("nobody on {silent_at} answers for {addr}"));
-    outdated(case, finding, nat, addr)
+    outdated(case, met.finding(case, id, title).fact(fact), nat, addr)
 }
 
 /// The rule that leads to an endpoint that is gone: its place, and what heals it.
@@ -254,6 +252,8 @@ pub(super) fn wrong_port(
         .fix("# set the Service's targetPort (or the published container port) to the port that the application listens at");
     if let (1, Some(right)) = (ports.len(), ports.first()) {
         let text = rule.text.replace(&format!("{addr}:{port}"), &format!("{addr}:{right}"));
+        // In a map of nftables.
+        let text = text.replace(&format!("{addr} . {port}"), &format!("{addr} . {right}"));
         wrong.steps.extend(replace(case, nat.netns, rule, &text));
     }
     Some(wrong)
@@ -294,6 +294,23 @@ pub(super) fn orphans(table: &Table) -> impl Iterator<Item = &Chain> {
     table.chains.iter().filter(move |c| {
         c.hook.is_none() && !used.contains(c.name.as_str()) && translates(table, &c.name)
     })
+}
+
+/// What takes one more client into the source ranges of a load balancer's address: kube-proxy's
+/// chain for it translates whom they let in, and what it leaves is dropped for that alone.
+pub(super) fn admit(case: &Case<'_>, netns: Inum, (src, dst): (IpAddr, IpAddr)) -> Vec<Step> {
+    let Some(table) = nat_table(case, netns, dst) else { return Vec::new() };
+    let is_its = |r: &&crate::firewall::Rule| {
+        let aim = Match::Dst { nets: vec![(dst, full(dst))], not: false };
+        r.matches.contains(&aim)
+    };
+    let rules = table.chains.iter().flat_map(|c| &c.rules).filter(is_its);
+    let ranges = rules.filter_map(jump).find(|to| to.starts_with(RANGES));
+    let chain = ranges.and_then(|name| table.chains.iter().find(|c| c.name == name));
+    let to = chain.and_then(|c| c.rules.iter().find_map(jump));
+    let (Some(chain), Some(to)) = (chain, to) else { return Vec::new() };
+    let spec = argv!["-s", Word::net((src, full(src))), "-j", Foreign(to)];
+    vec![ChainAt::of(table, chain).edit(Edit::Insert(None, Spec(spec))).at(netns)]
 }
 
 /// The Service that a chain is about: kube-proxy names its address again where it marks packets
@@ -337,8 +354,22 @@ pub(super) fn says_no_endpoints(rule: &RuleRef) -> bool {
         || local_endpoint::says(rule)
 }
 
+/// A rule by which kube-proxy refuses a Service's address in place of translating it.
+pub(super) fn refuses(rule: &RuleRef) -> bool {
+    says_no_endpoints(rule) || is_source_range(rule)
+}
+
+/// A rule for clients that the source ranges of a load balancer leave out.
+pub(super) fn is_source_range(rule: &RuleRef) -> bool {
+    kube_nft::is_source_range(rule)
+        || rule.chain.contains("KUBE-PROXY-FIREWALL")
+        || rule.chain.starts_with(RANGES)
+}
+
 /// Where kube-proxy has its Services.
 const PORTAL: &str = "KUBE-SERVICES";
+/// What the chains of source ranges are named by.
+const RANGES: &str = "KUBE-FW-";
 /// And those of the node's own ports.
 const NODE_PORTS: &str = "KUBE-NODEPORTS";
 

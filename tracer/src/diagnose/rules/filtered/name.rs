@@ -4,7 +4,7 @@
 use super::{Blocked, RULE};
 use crate::diagnose::remedy::{Step, allow};
 use crate::diagnose::rules::located::{delete, located};
-use crate::diagnose::rules::{in_front, kube_nft, local_endpoint, service};
+use crate::diagnose::rules::{conntrack, in_front, kube_nft, local_endpoint, service};
 use crate::diagnose::walk::RuleRef;
 use crate::diagnose::{Case, Direction, Finding, Scenario, place};
 use crate::firewall::{self, Flavour, Table};
@@ -40,8 +40,17 @@ impl Blocked<'_> {
                 local_endpoint::ID,
                 local_endpoint::title(case, (self.netns, &self.rule), self.dst),
             ),
+            id if id.ends_with("no-endpoints") => (id, self.empty(case).unwrap_or(title)),
             id => (id, title),
         }
+    }
+
+    /// The Service that has no endpoints, where the rule itself does not name it: in nftables mode
+    /// one rule rejects for all.
+    fn empty(&self, case: &Case<'_>) -> Option<String> {
+        let service = kube_nft::empty_service(case, self.netns, self.dst?)?;
+        let node = case.state.netns_name(self.netns);
+        Some(format!("Service {service} has no endpoints: {node} refuses what comes to it"))
     }
 
     /// What is dropped is the word that a packet was too long.
@@ -76,8 +85,7 @@ impl Blocked<'_> {
         if is_docker && text.contains("-i docker0") && text.contains("-o docker0") {
             return "docker-icc-off";
         }
-        let is_range = kube_nft::is_source_range(&self.rule);
-        if is_range || chain.contains("KUBE-PROXY-FIREWALL") || chain.starts_with("KUBE-FW-") {
+        if service::is_source_range(&self.rule) {
             return "nodeport-lb-source-ranges";
         }
         let is_other_backend = *flavour == Flavour::IptablesLegacy
@@ -173,6 +181,9 @@ impl Blocked<'_> {
         if rule.text.contains("frag") {
             finding = finding.follows(&["vxlan-fragments-dropped"]);
         }
+        if kube_nft::is_leftover(rule) {
+            finding = finding.follows(conntrack::RULE.covers);
+        }
         finding.place.hook = self.hook.map(Hook::name);
         // A chain at devices has a hook of its own.
         let devices =
@@ -212,6 +223,11 @@ impl Blocked<'_> {
         }
         if finding.id == "queue-unserved" {
             finding = finding.fix(in_front::QUEUE_ADVICE);
+        }
+        if let (Some(dst), "nodeport-lb-source-ranges") = (self.dst, finding.id) {
+            let clients = self.tuples.iter().map(|t| t.src);
+            let admitted = clients.map(|src| service::admit(case, self.netns, (src, dst.0)));
+            finding = admitted.fold(finding, Finding::rather);
         }
         finding = self.allowing(case).into_iter().fold(finding, Finding::rather);
         if finding.id == "nodeport-lb-source-ranges" {
