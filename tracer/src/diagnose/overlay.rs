@@ -93,8 +93,13 @@ impl Case<'_> {
     fn ends(&self, netns: &Netns, vni: Option<u32>) -> Vec<End> {
         let others = self.state.netns.values().filter(|n| n.inum != netns.inum);
         let devices = others.flat_map(|n| n.devices.values().map(move |d| (n, d)));
+        // With an address that is this node's own, it is an end of another network.
+        let is_own = |addr: &IpAddr| {
+            netns.devices.values().any(|d| d.addresses.iter().any(|(a, _)| a == addr))
+        };
         devices
             .filter(|(_, d)| vni.is_some() && d.vxlan.map(|v| v.vni) == vni)
+            .filter(|(_, d)| !d.addresses.iter().any(|(a, _)| !is_link_local(*a) && is_own(a)))
             .filter_map(|(n, d)| {
                 let (addr, _) = *d.addresses.iter().find(|(a, _)| !is_link_local(*a))?;
                 Some(End { addr, mac: d.mac?, outer: outer(n, d), net: behind(n, addr) })
