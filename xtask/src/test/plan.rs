@@ -49,6 +49,8 @@ const ROWS: &[Row] = &[
     Row { weight: 4, ..row("datapaths", EACH) },
     Row { only: "packets_that_nothing_tells_apart", weight: 6, ..row("truth", PREEMPTED) },
     row("drops", DROPS),
+    Row { only: "count_the_same_packets", ..row("drops_cmd", EACH) },
+    Row { only: "are_those_of_the_packets", ..row("latency", EACH) },
     Row { only: "as_nft_prints_them", ..row("rules", TRACED_RULES) },
     row("bridge", DATAPATH),
     row("overlay", DATAPATH),
