@@ -389,7 +389,7 @@ fn a_tunnel_that_computes_no_checksums_is_told_to() {
     assert_quiet(&ask(&site, "10.82.0.2:9000", "tcp"));
 }
 
-/// A cgroup of our own that may run for a tenth of the time; `None` where there is no controller.
+/// A cgroup of our own that may run for a fiftieth of the time; `None` where there is no controller.
 struct Limited(std::path::PathBuf);
 
 impl Limited {
@@ -397,8 +397,8 @@ impl Limited {
         let (v1, v2) =
             (std::path::Path::new("/sys/fs/cgroup/cpu"), std::path::Path::new("/sys/fs/cgroup"));
         let (root, file, value) = match v1.exists() {
-            true => (v1, "cpu.cfs_quota_us", "10000"),
-            false => (v2, "cpu.max", "10000 100000"),
+            true => (v1, "cpu.cfs_quota_us", "2000"),
+            false => (v2, "cpu.max", "2000 100000"),
         };
         let dir = root.join(name);
         std::fs::create_dir(&dir).ok()?;
@@ -417,6 +417,7 @@ impl Drop for Limited {
 const BUSY_SERVER: &str = "
 import socket, time
 s = socket.create_server(('0.0.0.0', 8090))
+print('ready', flush=True)
 while True:
     c = s.accept()[0]
     while c.recv(1):
@@ -441,13 +442,17 @@ fn a_server_that_its_cpu_limit_stops_is_no_slow_network() {
         eprintln!("left out: no cgroup controller of processors here");
         return;
     };
-    let script = format!(
-        "echo $$ > {}/cgroup.procs && exec ip netns exec {} python3 -c \"$0\"",
-        cgroup.0.display(),
-        site.netns("web")
-    );
-    let server = std::process::Command::new("sh").args(["-c", &script, BUSY_SERVER]).spawn();
-    let _server = Child(server.expect("sh starts"));
+    let netns = site.netns("web");
+    let server = std::process::Command::new("ip")
+        .args(["netns", "exec", &netns, "python3", "-c", BUSY_SERVER])
+        .stdout(std::process::Stdio::piped())
+        .spawn();
+    let mut server = Child(server.expect("ip starts"));
+    let mut said = [0; 5];
+    let stdout = server.0.stdout.as_mut().expect("a pipe");
+    stdout.read_exact(&mut said).expect("it listens");
+    let procs = cgroup.0.join("cgroup.procs");
+    std::fs::write(procs, server.0.id().to_string()).expect("it moves");
     let _traffic = Traffic::none().and(&site, "app", || ping_pong(8090));
     let found = ask(&site, "10.81.2.2:8090", "tcp");
     found.assert_first("slow-cpu-quota", &site.netns("web"));
