@@ -16,7 +16,7 @@ const FIRST_PROCESSES: u64 = 0xefff_fffc;
 /// A command, as far as privileges go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// `trace`, and every other that attaches.
+    /// `trace`, `drops` and `latency`.
     Trace,
     /// `diagnose` without probes of its own.
     Watch,
@@ -302,7 +302,7 @@ pub fn markdown() -> String {
         String::from("| needed | to | without it | in a container |\n|---|---|---|---|\n");
     let name = |commands: &[Command]| {
         let names = commands.iter().map(|command| match command {
-            Trace => "`trace`",
+            Trace => "`trace`, `drops`, `latency`",
             Watch => "`diagnose`",
             Probe => "`diagnose --from`",
             Topology => "`topology`",

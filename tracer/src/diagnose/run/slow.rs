@@ -94,6 +94,7 @@ impl Watching {
         if let Some(path) = &watch.ready_file {
             ready::say(path)?;
         }
+        privileges::shed();
         signals::flushing(Some(CONCLUDING));
         let cpus = meter::cpus();
         let mut watching = Self {

@@ -149,6 +149,7 @@ impl Run {
         if let Some(path) = &self.config.common.ready_file {
             ready::say(path)?;
         }
+        privileges::shed();
         let start = Instant::now();
         let deadline = start + self.config.common.duration.min(YEAR);
         let every = self.config.interval;

@@ -9,6 +9,7 @@ mod tcp;
 mod times;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -82,6 +83,7 @@ struct Run {
     config: Config,
     out: Box<dyn Write>,
     baseline: Option<Latency>,
+    save: Option<Save>,
     node: Node,
     side: PerfSide,
     probes: Probes,
@@ -137,6 +139,7 @@ impl Run {
         // Before anything is attached: what cannot be read or written costs nothing then.
         let baseline = config.baseline.as_deref().map(read).transpose()?;
         let out = crate::app::open(config.write.as_deref())?;
+        let save = config.save.clone().map(Save::to).transpose()?;
         let exporter = match config.common.listen {
             Some(address) => Some(Exporter::listen(address).await?),
             None => None,
@@ -162,6 +165,7 @@ impl Run {
             config,
             out,
             baseline,
+            save,
             node,
             side,
             probes,
@@ -187,8 +191,11 @@ impl Run {
             let begin = Instant::now();
             self.probes.attach(&mut self.side, self.node.state())?;
             self.attached = Some(begin);
-            if let Some(path) = self.config.common.ready_file.as_ref().filter(|_| is_first) {
-                ready::say(path)?;
+            if is_first {
+                if let Some(path) = &self.config.common.ready_file {
+                    ready::say(path)?;
+                }
+                privileges::shed();
             }
             is_first = false;
             let on = self.config.duty.map_or(YEAR, |duty| duty.on);
@@ -358,10 +365,8 @@ impl Run {
         let mut report = self.report(now.since(&before, &self.node, is_meant))?;
         let why = self.watch.conclude(self.node.state().clone(), timed, &report.node).await?;
         report.findings.extend(why);
-        if let Some(path) = &self.config.save {
-            let text = serde_json::to_string(&report)? + "\n";
-            std::fs::write(path, text)
-                .with_context(|| format!("cannot write {}", path.display()))?;
+        if let Some(save) = &mut self.save {
+            save.write(&report)?;
         }
         let mut out = self.out;
         let result = match self.config.format {
@@ -377,6 +382,27 @@ impl Run {
 fn print(out: &mut dyn Write, text: &str) -> Result<()> {
     out.write_all(text.as_bytes())?;
     Ok(out.flush()?)
+}
+
+/// Where the result is kept. Opened before anything is measured, and emptied only when there is
+/// something to write: the file may be the baseline.
+struct Save {
+    path: PathBuf,
+    file: File,
+}
+
+impl Save {
+    fn to(path: PathBuf) -> Result<Self> {
+        let opened = File::options().create(true).write(true).truncate(false).open(&path);
+        let file = opened.with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(Self { path, file })
+    }
+
+    fn write(&mut self, report: &Latency) -> Result<()> {
+        let text = serde_json::to_string(report)? + "\n";
+        let written = self.file.set_len(0).and_then(|()| self.file.write_all(text.as_bytes()));
+        written.with_context(|| format!("cannot write {}", self.path.display()))
+    }
 }
 
 /// What was kept by `--save`.
