@@ -229,7 +229,8 @@ impl Walk<'_> {
             || self.is_at_destination();
         // A raw socket (ping as root) took a clone of the echo reply; no ping socket wanted it.
         // Before 6.3 its caller frees it, before 5.17 without a reason.
-        let is_echo_reply = e.followed().is_some_and(is_echo_reply);
+        let is_icmp_reply = self.is_reply && self.tuple.is_some_and(|t| t.proto.is_icmp());
+        let is_echo_reply = e.followed().map_or(is_icmp_reply, is_echo_reply);
         let is_unwanted = match function {
             "ping_rcv" => reason == "NO_SOCKET",
             // Nothing else comes there than what is for this namespace, though it may be all that is
