@@ -49,6 +49,9 @@ fn is_backward(journey: &Journey, flow: Option<Tuple>) -> bool {
     if first == flow || journey.last_tuple == Some(flow) {
         return false;
     }
+    if let Some(about) = journey.quoted {
+        return about != flow.reversed();
+    }
     let reverse = Some(flow.reversed());
     Some(first) == reverse
         || journey.last_tuple == reverse
@@ -61,7 +64,7 @@ fn join(journeys: &[Journey]) -> Vec<usize> {
     let mut by_tuple: BTreeMap<Tuple, usize> = BTreeMap::new();
     let by_id: BTreeMap<u64, usize> = journeys.iter().enumerate().map(|(i, j)| (j.id, i)).collect();
     for (i, journey) in journeys.iter().enumerate() {
-        for tuple in [journey.first.map(|h| h.tuple), journey.last_tuple].into_iter().flatten() {
+        for tuple in tuples(journey) {
             let other = *by_tuple.entry(tuple.undirected()).or_insert(i);
             unite(&mut roots, i, other);
         }
@@ -70,6 +73,18 @@ fn join(journeys: &[Journey]) -> Vec<usize> {
         }
     }
     (0..roots.len()).map(|i| root(&roots, i)).collect()
+}
+
+/// What a journey has in common with others of its flow. An ICMP error has the tuple of what it is
+/// about: its own is that of every error of its sender.
+fn tuples(journey: &Journey) -> impl Iterator<Item = Tuple> {
+    let own = [journey.first.map(|h| h.tuple), journey.last_tuple];
+    match journey.quoted {
+        Some(about) => [Some(about), None],
+        None => own,
+    }
+    .into_iter()
+    .flatten()
 }
 
 fn root(roots: &[usize], mut i: usize) -> usize {
@@ -82,4 +97,43 @@ fn root(roots: &[usize], mut i: usize) -> usize {
 fn unite(roots: &mut [usize], a: usize, b: usize) {
     let (a, b) = (root(roots, a), root(roots, b));
     roots[a.max(b)] = a.min(b);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Headers, L4, PayloadHead, Proto};
+
+    fn journey(id: u64, proto: Proto, (src, dst): (&str, &str), sport: u16) -> Journey {
+        let ip = |text: &str| text.parse().unwrap();
+        let dport = if proto == Proto::Tcp { 80 } else { 0 };
+        let headers = Headers {
+            tuple: Tuple { src: ip(src), dst: ip(dst), proto, sport, dport },
+            len: 60,
+            ttl: Some(64),
+            ip_id: Some(1),
+            fragment: None,
+            dont_fragment: false,
+            l4: L4::Unknown,
+            payload: PayloadHead::default(),
+        };
+        let mut journey = Journey::of(headers, Vec::new());
+        (journey.id, journey.start_ns) = (id, id);
+        journey
+    }
+
+    #[test]
+    fn errors_of_one_router_belong_to_what_they_are_about() {
+        let way = ("10.1.0.2", "10.96.0.5");
+        let mut all = vec![
+            journey(1, Proto::Tcp, way, 4000),
+            journey(2, Proto::Icmp, way, 77),
+            journey(3, Proto::Icmp, ("10.1.0.1", "10.1.0.2"), 0),
+            journey(4, Proto::Icmp, ("10.1.0.1", "10.1.0.2"), 0),
+        ];
+        all[2].quoted = all[1].first.map(|h| h.tuple);
+        all[3].quoted = all[0].first.map(|h| h.tuple);
+        let flows: Vec<_> = group(&all).into_iter().map(|f| (f.forward, f.backward)).collect();
+        assert_eq!(flows, [(vec![0], vec![3]), (vec![1], vec![2])]);
+    }
 }
