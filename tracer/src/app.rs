@@ -312,6 +312,7 @@ impl Trace {
             self.silence.explain(&mut self.live, &self.config.filter).iter().for_each(|l| say(l));
         }
         let code = u8::from(self.config.exit_code && self.drops > 0);
+        self.live.remove_filters();
         if result.is_ok() {
             signals::concluded(code);
         }

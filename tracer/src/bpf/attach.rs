@@ -284,6 +284,11 @@ impl KernelSide {
         }
     }
 
+    /// Removes clsact filters everywhere: alone of all that is attached, they outlive the process.
+    pub fn remove_filters(&mut self) {
+        self.attached.clsact = None;
+    }
+
     /// The devices of a namespace that have classifiers which are no tracer's.
     #[must_use]
     pub fn with_other_classifiers(&self, netns: &Netns) -> BTreeSet<u32> {

@@ -371,6 +371,11 @@ impl Live {
         let _ = self.side.attach_modules();
     }
 
+    /// Removes what the kernel would not remove with this process.
+    pub fn remove_filters(&mut self) {
+        self.side.remove_filters();
+    }
+
     /// Lets go of everything.
     pub async fn stop(self) {
         drop(self.changes);
