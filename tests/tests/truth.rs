@@ -128,14 +128,14 @@ fn flood(lab: &Cluster, flood: Flood, options: &[&str]) -> Verdict {
     judge(&ended, flood, sent, &way, &path)
 }
 
-/// Waits until nothing more is written for a while.
+/// Waits until it writes nothing more, and is not kept from it: none of its threads wants a processor.
 fn settle(tracer: &Tracer) {
     let len = || std::fs::metadata(&tracer.file).map_or(0, |m| m.len());
     let (mut before, mut quiet) = (len(), 0);
     wait_until("the tracer has caught up", PATIENCE * 3, || {
         std::thread::sleep(Duration::from_millis(90));
         let now = len();
-        quiet = if now == before { quiet + 1 } else { 0 };
+        quiet = if now == before && !tracer.running.is_busy() { quiet + 1 } else { 0 };
         before = now;
         quiet >= 5
     });

@@ -291,6 +291,16 @@ impl Running {
         libc::pid_t::try_from(self.child.id()).expect("a process id")
     }
 
+    /// One of its threads runs, or would if there were a processor for it.
+    pub fn is_busy(&self) -> bool {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid()));
+        tasks.into_iter().flatten().flatten().any(|task| {
+            let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            // Behind the name, which may hold anything.
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('R'))
+        })
+    }
+
     pub fn signal(&self, signal: libc::c_int) {
         // SAFETY: to a child that has not been waited for, so the number is its own.
         unsafe { libc::kill(self.pid(), signal) };
