@@ -44,7 +44,12 @@ pub(crate) fn run(layout: &Layout) -> Result<()> {
     user_side(layout)
 }
 
-fn kernel_side(layout: &Layout) -> Result<()> {
+/// The kernel side, which the user side holds.
+///
+/// # Errors
+///
+/// When the eBPF toolchain is incomplete or it does not compile.
+pub(crate) fn kernel_side(layout: &Layout) -> Result<()> {
     let started = Instant::now();
     let toolchain = toolchain::find(layout).context("run `cargo xtask setup` first")?;
     sh::step(format!("kernel side, with {}", toolchain.describe()));
@@ -71,7 +76,12 @@ fn check_object(object: &[u8]) -> Result<()> {
     Ok(())
 }
 
-fn user_side(layout: &Layout) -> Result<()> {
+/// The program, from a kernel side that is there.
+///
+/// # Errors
+///
+/// When it does not compile.
+pub(crate) fn user_side(layout: &Layout) -> Result<()> {
     let started = Instant::now();
     sh::step("user side");
     sh::run(user_cargo(layout, "build").args(["--release", "--package", "pkttrace"]))?;

@@ -13,10 +13,23 @@ use crate::build::{cargo, user_cargo};
 use crate::layout::Layout;
 use crate::sh;
 
+/// The packages of the stages `unit` and, beside them, of the labs.
+const UNIT: &[&str] = &["--workspace", "--exclude", "tracer-ebpf", "--exclude", "pkttrace-tests"];
+const LABS: &[&str] = &["--package", "pkttrace-tests"];
+
+/// Compiles what the stages behind it run.
+pub(super) fn build(layout: &Layout, options: Options) -> Result<()> {
+    for packages in [UNIT, LABS] {
+        let mut build = test(layout, options);
+        sh::run(build.args(["--no-run", "--quiet"]).args(packages))?;
+    }
+    Ok(())
+}
+
 /// What needs no lab. Tests that are left out elsewhere because they need root run here as root.
 pub(super) fn unit(layout: &Layout, options: Options) -> Result<Tally> {
     let mut test = test(layout, options);
-    test.args(["--workspace", "--exclude", "tracer-ebpf", "--exclude", "pkttrace-tests"]);
+    test.args(UNIT);
     if sh::is_root() {
         test.args(["--", "--include-ignored"]);
     }

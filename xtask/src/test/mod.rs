@@ -15,9 +15,10 @@ mod tally;
 mod times;
 
 use std::process::ExitCode;
+use std::thread;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::layout::Layout;
 use crate::{build, lint, setup, sh};
@@ -41,7 +42,7 @@ struct Stage {
 const STAGES: &[Stage] = &[
     gate("setup", |layout, _| setup::with_lint(layout).map(|()| Tally::default())),
     gate("lint", |layout, _| lint::run(layout).map(|()| Tally::default())),
-    gate("build", |layout, _| build::run(layout).map(|()| Tally::default())),
+    gate("build", |layout, options| programs(layout, options).map(|()| Tally::default())),
     tests("unit", cargo_test::unit),
     tests("kernel-side", cargo_test::kernel_side),
     tests("integration", cargo_test::integration),
@@ -54,6 +55,18 @@ const fn gate(name: &'static str, run: fn(&Layout, Options) -> Result<Tally>) ->
 
 const fn tests(name: &'static str, run: fn(&Layout, Options) -> Result<Tally>) -> Stage {
     Stage { name, is_gate: false, run }
+}
+
+/// The program and the tests, side by side: for half of its time a compiler keeps one processor busy
+/// and no more.
+fn programs(layout: &Layout, options: Options) -> Result<()> {
+    build::kernel_side(layout)?;
+    thread::scope(|scope| {
+        let tests = scope.spawn(|| cargo_test::build(layout, options));
+        let program = build::user_side(layout);
+        let tests = tests.join().unwrap_or_else(|_| bail!("the thread that builds panicked"));
+        program.and(tests)
+    })
 }
 
 /// The names of all stages.
