@@ -240,7 +240,8 @@ fn nobody(
         let is_like = plug::is_like_others(case, met.obstacle.place, *n);
         is_like.unwrap_or(translated.is_none()) && (is_named || translated.is_none())
     };
-    let bare: Vec<Inum> = bare.iter().copied().filter(is_pod).collect();
+    let is_full = plug::is_pair(case.state, met.obstacle.place);
+    let bare: Vec<Inum> = bare.iter().copied().filter(|n| !is_full && is_pod(n)).collect();
     let all = bare.len();
     let (bare, is_only) = plug::likeliest(case, met.obstacle.place, &bare);
     if let Some(pod) = bare.filter(|_| elsewhere.is_empty()) {

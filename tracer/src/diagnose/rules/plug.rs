@@ -9,7 +9,7 @@ use crate::diagnose::walk::Place;
 use crate::diagnose::{place, show};
 use crate::firewall::Target;
 use crate::net::detail::RouteType;
-use crate::net::{Device, Inum, Netns, NetworkState};
+use crate::net::{Device, DeviceKind, Inum, Netns, NetworkState};
 
 /// What connects `pod`, which has lost its veth, with the bridge that `asker` is on (or
 /// is), under its address. Empty where no other pod on that bridge shows how.
@@ -58,6 +58,17 @@ pub(super) fn is_like_others(case: &Case<'_>, asker: Place, bare: Inum) -> Optio
     let pods = pods_beside(case, asker).unwrap_or_default();
     let kin = kin(&pods);
     (!kin.is_empty()).then(|| case.state.netns_name(bare).starts_with(kin))
+}
+
+/// Two ends of a veth pair that are ports of nothing: there is no room for a third.
+pub(super) fn is_pair(state: &NetworkState, asker: Place) -> bool {
+    let own = asker.dev.and_then(|dev| state.device(asker.netns, dev));
+    let peer = own.and_then(|own| {
+        let link = own.link?;
+        state.device(link.netns?, link.ifindex)
+    });
+    let is_end = |d: &Device| d.kind == DeviceKind::Veth && d.master.is_none();
+    own.is_some_and(is_end) && peer.is_some_and(is_end)
 }
 
 /// What names have in common at their beginning, up to the last separator if there is one: what

@@ -248,6 +248,11 @@ fn a_host_without_devices_has_lost_no_veth() {
     );
     state.own = inum(&state, "x9");
     assert!(!lost(&state));
+    // A pair without a bridge has no room for another.
+    let pair = cluster(
+        "x7: link w0 veth x8/w1\nx7: addr 10.7.0.1/24 dev w0\nx7: route 10.7.0.0/24 dev w0\nx9: link v0 veth x1/v9\nx9: del v0",
+    );
+    assert!(!errors(&echo(&pair, "x7", "10.7.0.77")).contains(&"veth-missing"));
 }
 
 #[test]
