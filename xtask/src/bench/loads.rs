@@ -66,10 +66,10 @@ impl Load {
         Some(args.iter().map(|arg| (*arg).to_owned()).collect())
     }
 
-    fn capture(self) -> Option<&'static str> {
+    fn capture(self) -> Option<String> {
         match self {
-            Self::TcpdumpNoMatch => Some("dst 203.0.113.250"),
-            Self::TcpdumpAll => Some("udp"),
+            Self::TcpdumpNoMatch => Some(format!("dst {NOWHERE}")),
+            Self::TcpdumpAll => Some("udp".to_owned()),
             _ => None,
         }
     }
@@ -88,7 +88,7 @@ impl Load {
             command.stderr(File::create(&said).context("cannot keep what the tracer says")?);
             Running::Tracer(Tracer::start(command, &scratch("ready"))?)
         } else if let Some(expression) = self.capture() {
-            Running::Capture(Capture::start(net, expression)?)
+            Running::Capture(Capture::start(net, &expression)?)
         } else {
             return Ok(None);
         };

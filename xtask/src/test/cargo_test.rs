@@ -15,7 +15,7 @@ use crate::sh;
 
 /// The packages of the stages `unit` and, beside them, of the labs.
 const UNIT: &[&str] = &["--workspace", "--exclude", "tracer-ebpf", "--exclude", "pkttrace-tests"];
-const LABS: &[&str] = &["--package", "pkttrace-tests"];
+pub(super) const LABS: &[&str] = &["--package", "pkttrace-tests"];
 
 /// Compiles what the stages behind it run.
 pub(super) fn build(layout: &Layout, options: Options) -> Result<()> {

@@ -28,7 +28,7 @@ pub(super) struct Suite {
 pub(super) fn build(layout: &Layout, options: Options) -> Result<Vec<Suite>> {
     let mut build = cargo_test::test(layout, options);
     build.args(["--no-run", "--message-format=json-render-diagnostics"]);
-    build.args(["--package", "pkttrace-tests"]);
+    build.args(cargo_test::LABS);
     eprintln!("  $ {}", sh::show(&build));
     // What the compiler complains of is for the reader.
     let built = build.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
