@@ -1,7 +1,7 @@
 //! The probe matrix: every probe point, by what it is attached on this kernel, whether the lab's
 //! traffic came by it, and what a packet that the filter rejects costs there, as a ratio to a
-//! program that does nothing and is attached in the same way. `PKTTRACE_OUT` names a directory that
-//! is given the tables.
+//! program that does nothing and is attached in the same way: told, not judged, for a processor may
+//! be shared or emulated. `PKTTRACE_OUT` names a directory that is given the tables.
 
 mod probes_support;
 
@@ -67,10 +67,6 @@ const ROUNDS: usize = 3;
 /// Runs in a round from which their mean says something: of fewer, one that met an interrupt is most
 /// of it.
 const ENOUGH: u64 = 30;
-
-/// How often the cost of `rx` is too much. It does all that a rejected packet can ask for: one
-/// look at its header. A packet that is parsed, reported or copied would be beyond.
-const STANDS_OUT: f64 = 3.0;
 
 /// All backends, tc on every device.
 const ALL: &str = "tp,nf,fn,tc";
@@ -182,11 +178,12 @@ fn let_go((tracer, attach_ms): (Tracer, u128), probes: &str) -> Value {
     let detach_ms = ending.elapsed().as_millis();
     assert_eq!(run.code, Some(0), "{}", run.stderr);
     assert!(run.journeys.is_empty(), "the filter rejects all: {}", run.listing());
+    assert_eq!(run.summary["events"], 0, "a rejected packet is reported: {}", run.summary);
     json!({ "probes": probes, "attach_ms": attach_ms, "detach_ms": detach_ms })
 }
 
 #[test]
-fn no_probe_point_stands_out_for_a_rejected_packet() {
+fn no_probe_point_reports_a_rejected_packet() {
     let lab = Lab::cluster();
     // Beside the lab's own rules, which are nftables': a table of the legacy kind.
     lab.exec("n2", "iptables-legacy -w 60 -I FORWARD -j ACCEPT");
@@ -213,15 +210,10 @@ fn no_probe_point_stands_out_for_a_rejected_packet() {
     drop(statistics);
     times.push(let_go((tracer, attach_ms), ALL));
 
-    let rx = programs.0.get("rx");
     let mut table = Vec::new();
-    let mut beyond = Vec::new();
     for (name, ns) in &programs.0 {
         let kind = Kind::of(name);
         let ratio = nothing.0.get(&kind).map(|nothing| ns / nothing);
-        if rx.is_none_or(|rx| *ns > STANDS_OUT * rx) {
-            beyond.push(name);
-        }
         // A kretprobe is of the point of its kprobe.
         let entry = name.replacen("kr_", "kp_", 1);
         let point = ROWS.iter().find(|row| row.programs.contains(&entry.as_str()));
@@ -239,5 +231,4 @@ fn no_probe_point_stands_out_for_a_rejected_packet() {
     let is_measured = |name: &str| programs.0.contains_key(name);
     assert!(["rx", "queue", "xmit"].into_iter().all(is_measured), "too few packets: {report:#}");
     assert!(nothing.0.contains_key(&Kind::Tracepoint), "nothing to compare with: {report:#}");
-    assert!(beyond.is_empty(), "{beyond:?} cost a rejected packet too much: {report:#}");
 }
