@@ -15,12 +15,18 @@ type Kinds = &'static [&'static [&'static str]];
 /// Every kernel differs in what the suite looks at.
 const EACH: Kinds = &[&["5.10"], &["6.1"], &["6.12"], &["6.18"], &["7.2"]];
 
-/// Hooks are seen by functions before BPF netfilter links (6.4), and by both from then on. 6.18
-/// lies between two others of its kind.
-const DATAPATH: Kinds = &[&["5.10", "6.1"], &["6.12", "7.2"]];
+/// Hooks are seen by functions alone: netfilter links came with 6.4, and are this machine's.
+const FUNCTIONS: Kinds = &[&["5.10", "6.1"]];
 
-/// The oldest names no reason of a drop, the newest has other functions that drop than the rest.
-const DROPS: Kinds = &[&["5.10"], &["6.1", "6.12", "6.18"], &["7.2"]];
+/// Hooks are seen by links and functions. 6.18 lies between two others of its kind.
+const LINKS: Kinds = &[&["6.12", "7.2"]];
+
+/// What this machine's kernel may lack, and which differs from none to none.
+const ANY: Kinds = &[&["5.10", "6.1", "6.12", "6.18", "7.2"]];
+
+/// The oldest names no reason of a drop, the newest has other functions that drop than the rest:
+/// this machine's among them.
+const DROPS: Kinds = &[&["5.10"], &["7.2"]];
 
 /// Rules are computed before 5.12, and seen by nftables' own tracing from then on.
 const TRACED_RULES: Kinds = &[&["5.10"], &["6.1", "6.12", "6.18", "7.2"]];
@@ -52,17 +58,27 @@ const ROWS: &[Row] = &[
     Row { only: "count_the_same_packets", ..row("drops_cmd", EACH) },
     Row { only: "are_those_of_the_packets", ..row("latency", EACH) },
     Row { only: "as_nft_prints_them", ..row("rules", TRACED_RULES) },
-    row("bridge", DATAPATH),
-    row("overlay", DATAPATH),
-    row("service", DATAPATH),
-    row("egress", DATAPATH),
-    row("ingress", DATAPATH),
-    row("docker", DATAPATH),
-    row("protocols", DATAPATH),
-    row("filters", DATAPATH),
-    row("clsact", DATAPATH),
-    row("ipvs", DATAPATH),
-    row("vlan", DATAPATH),
+    row("bridge", FUNCTIONS),
+    Row { only: "with_br_netfilter", ..row("bridge", LINKS) },
+    row("overlay", FUNCTIONS),
+    Row { only: "a_ping_between_nodes", ..row("overlay", LINKS) },
+    row("service", FUNCTIONS),
+    Row { only: "before_the_tunnel", ..row("service", LINKS) },
+    row("egress", FUNCTIONS),
+    Row { only: "on_its_way_out_by_iptables_nft", ..row("egress", LINKS) },
+    row("ingress", FUNCTIONS),
+    Row {
+        only: "a_node_port_is_translated_and_masqueraded_by_iptables_nft",
+        ..row("ingress", LINKS)
+    },
+    row("docker", FUNCTIONS),
+    Row { weight: 2, ..row("protocols", FUNCTIONS) },
+    Row { only: "http_exchange", weight: 2, ..row("protocols", LINKS) },
+    Row { only: "ports_select", weight: 3, ..row("filters", FUNCTIONS) },
+    Row { weight: 2, ..row("clsact", FUNCTIONS) },
+    Row { weight: 2, ..row("ipvs", FUNCTIONS) },
+    Row { only: "on_the_other_node", weight: 2, ..row("ipvs", LINKS) },
+    Row { weight: 3, ..row("vlan", ANY) },
 ];
 
 /// The tests of a suite that a kernel runs.
@@ -126,14 +142,19 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// Suites as [`ROWS`] names them, with three tests each.
+    fn tests(row: &Row) -> [String; 3] {
+        ["x", "y", "z"].map(|end| format!("{}{end}", row.only))
+    }
+
+    /// Suites as [`ROWS`] names them, with three tests for each row.
     pub(in crate::test) fn suites() -> Vec<Suite> {
-        let suite = |row: &Row| Suite {
-            name: row.suite.to_owned(),
-            program: PathBuf::from("/t").join(row.suite),
-            tests: ["x", "y", "z"].map(|end| format!("{}{end}", row.only)).to_vec(),
+        let names: BTreeSet<_> = ROWS.iter().map(|row| row.suite).collect();
+        let suite = |name: &&str| Suite {
+            name: (*name).to_owned(),
+            program: PathBuf::from("/t").join(name),
+            tests: ROWS.iter().filter(|row| row.suite == *name).flat_map(tests).collect(),
         };
-        ROWS.iter().map(suite).collect()
+        names.iter().map(suite).collect()
     }
 
     #[test]
@@ -143,10 +164,12 @@ pub(super) mod tests {
         for row in ROWS {
             for kind in row.kinds {
                 let parts = kind.iter().flat_map(|series| &plan[series].parts);
-                let tests = parts.filter(|p| p.suite.name == row.suite).flat_map(|p| &p.tests);
-                let tests: Vec<_> = tests.collect();
-                let names: BTreeSet<_> = tests.iter().collect();
-                assert_eq!((tests.len(), names.len()), (3, 3), "{} in {kind:?}", row.suite);
+                let run = parts.filter(|p| p.suite.name == row.suite).flat_map(|p| &p.tests);
+                let run: Vec<_> = run.collect();
+                for test in tests(row) {
+                    let times = run.iter().filter(|name| **name == &test).count();
+                    assert_eq!(times, 1, "{} {test} in {kind:?}", row.suite);
+                }
             }
         }
     }
@@ -154,7 +177,7 @@ pub(super) mod tests {
     #[test]
     fn every_kernel_is_in_the_lists_and_the_lists_know_no_other() {
         let all: BTreeSet<_> = KERNELS.iter().map(|kernel| kernel.series).collect();
-        for kinds in [EACH, DATAPATH, DROPS, TRACED_RULES] {
+        for kinds in [EACH, FUNCTIONS, LINKS, ANY, DROPS, TRACED_RULES, PREEMPTED] {
             assert!(kinds.iter().copied().flatten().all(|series| all.contains(series)));
         }
         assert_eq!(EACH.iter().copied().flatten().copied().collect::<BTreeSet<_>>(), all);
