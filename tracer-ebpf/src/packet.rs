@@ -52,7 +52,7 @@ pub(crate) struct Packet {
     pub(crate) key: FlowKey,
     /// What neither NAT nor forwarding changes: IP id, length, sequence numbers.
     pub(crate) fingerprint: u64,
-    /// First eight payload bytes of a datagram; 0 when unknown or none.
+    /// First eight payload bytes of a datagram, zeroes behind its end; 0 when unknown or none.
     pub(crate) payload: u64,
     /// Not 0 for an ICMP error, then its own protocol: `key` is that of the packet it speaks of,
     /// reversed.
@@ -159,6 +159,9 @@ pub(crate) fn ipv4(p: &mut Packet, w: &[u32; WORDS], l4: &[u32; L4_WORDS]) {
         | u64::from(proto) << 32
         | if is_fragment { u64::from(frag) << 40 } else { 0 };
     transport(p, l4);
+    let first = again(&w[0]);
+    let total = u32::from(u16::from_be((first >> 16) as u16));
+    trim(p, behind(total, (first & 0xf) * 4));
 }
 
 /// Rewrites the tuple of an ICMP error to the reverse of that of the packet inside, whose header's
@@ -206,6 +209,8 @@ pub(crate) fn ipv6(p: &mut Packet, w: &[u32; WORDS], found: &Transport, l4: &[u3
         ^ u64::from(proto) << 56
         ^ fragment;
     transport(p, l4);
+    let length = u32::from(u16::from_be(again(&w[1]) as u16));
+    trim(p, behind(if length == 0 { 0 } else { 40 + length }, found.at));
     if proto == ICMPV6 && p.is_later_fragment == 0 && matches!(l4[0] as u8, 135 | 136) {
         // Neighbour discovery asks for (or answers for) its target, not for the group address.
         let target = [l4[2], l4[3], l4[4], l4[5]];
@@ -214,6 +219,30 @@ pub(crate) fn ipv6(p: &mut Packet, w: &[u32; WORDS], found: &Transport, l4: &[u3
         } else {
             p.key.saddr = target;
         }
+    }
+}
+
+/// Reads a word once more: kept since it was read first, it would take of the stack, which is full.
+#[inline(always)]
+fn again(word: &u32) -> u32 {
+    // SAFETY: a reference.
+    unsafe { core::ptr::from_ref(word).read_volatile() }
+}
+
+/// Bytes of a packet of `total` behind the first `at`. Jumbograms have no length.
+#[inline(always)]
+fn behind(total: u32, at: u32) -> u32 {
+    if total == 0 { u32::MAX } else { total.saturating_sub(at) }
+}
+
+/// Leaves of the payload what the packet has of it, whose transport header and payload are `length`
+/// bytes. Behind it lies what the buffer held before, and another buffer holds something else there.
+#[inline(always)]
+fn trim(p: &mut Packet, length: u32) {
+    let header = if p.key.proto == SCTP { 16 } else { 8 };
+    let room = length.saturating_sub(header);
+    if room < 8 {
+        p.payload &= (1 << (room * 8)) - 1;
     }
 }
 
@@ -333,6 +362,18 @@ mod tests {
         assert_eq!(before.fingerprint, after.fingerprint);
         assert_eq!(before.payload, after.payload);
         assert_ne!(before.tuple(), after.tuple());
+    }
+
+    #[test]
+    fn what_lies_behind_a_packet_is_not_its_payload() {
+        for (length, of_it) in [(28, 0), (29, 1), (35, 7), (36, 8), (84, 8)] {
+            let (mut w, _) = echo(7, 1, 64, [10, 244, 1, 2]);
+            w[0] = 0x45 | u32::from(u16::to_be(length)) << 16;
+            let payload = read(&w, &[w[5], w[6], w[7], w[8], w[9], w[10]]).payload;
+            let seen = [1, 2, 3, 4, 5, 6, 7, 8].map(|n| if n <= of_it { n } else { 0 });
+            assert_eq!(payload.to_le_bytes(), seen, "{length}");
+        }
+        assert_eq!(behind(0, 40), u32::MAX, "a jumbogram");
     }
 
     #[test]
