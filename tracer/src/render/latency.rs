@@ -76,6 +76,9 @@ pub fn table(report: &Latency, style: Style, height: Option<usize>) -> String {
     if report.unplaced > 0 {
         let _ = writeln!(out, "{} times not counted: too many segments", report.unplaced);
     }
+    if report.missed > 0 {
+        let _ = writeln!(out, "{} runs of probes left out by the kernel", report.missed);
+    }
     connections(&report.tcp, style, width, &mut out);
     if let Some(said) = sent_again(report) {
         let _ = writeln!(out, "{}", text::cut(&text::escape(&said), width));

@@ -37,6 +37,10 @@ pub struct Latency {
     pub findings: Vec<Finding>,
     /// Times that were not counted, as there are too many segments.
     pub unplaced: u64,
+    /// Runs of programs that the kernel left out, since the same program was running: as many times
+    /// at most are missing.
+    #[serde(default)]
+    pub missed: u64,
     /// What could not be attached, and why.
     pub unavailable: Vec<super::Unavailable>,
 }
@@ -59,6 +63,7 @@ impl Latency {
             retransmitted: 0,
             findings: Vec::new(),
             unplaced: 0,
+            missed: 0,
             unavailable: Vec::new(),
         }
     }

@@ -22,17 +22,23 @@ pub(crate) enum Load {
     Hundredth,
     AllAdmitted,
     AllMatch,
+    Drops,
+    LatencyByTurns,
+    Latency,
     TcpdumpNoMatch,
     TcpdumpAll,
 }
 
 /// All of them, in the order in which a round measures them; the first is what they are compared to.
-pub(crate) const LOADS: [Load; 7] = [
+pub(crate) const LOADS: [Load; 10] = [
     Load::Nothing,
     Load::NoMatch,
     Load::Hundredth,
     Load::AllAdmitted,
     Load::AllMatch,
+    Load::Drops,
+    Load::LatencyByTurns,
+    Load::Latency,
     Load::TcpdumpNoMatch,
     Load::TcpdumpAll,
 ];
@@ -48,9 +54,25 @@ impl Load {
             Self::Hundredth => "one in a hundred matches",
             Self::AllAdmitted => "everything matches, default admission",
             Self::AllMatch => "everything matches, no limit",
+            Self::Drops => "drops, nothing is dropped",
+            Self::LatencyByTurns => "latency, a thirtieth of the time",
+            Self::Latency => "latency, all the time",
             Self::TcpdumpNoMatch => "tcpdump, nothing matches",
             Self::TcpdumpAll => "tcpdump, everything matches",
         }
+    }
+
+    /// The arguments of what counts instead of following, where it does. `latency` watches its usual
+    /// share of the time, by turns that are short enough to be measured.
+    fn counts(self, measured: Duration) -> Option<Vec<String>> {
+        let turn = format!("{}ms/{}ms", measured.as_millis() / 30, measured.as_millis());
+        let args: &[&str] = match self {
+            Self::Drops => &["drops", "--interval", "1h"],
+            Self::LatencyByTurns => &["latency", "--duration", "1h", "--duty", &turn],
+            Self::Latency => &["latency", "--duration", "1h", "--continuous"],
+            _ => return None,
+        };
+        Some(args.iter().map(|arg| (*arg).to_owned()).collect())
     }
 
     /// The tracer's arguments, where it is the tracer.
@@ -61,7 +83,7 @@ impl Load {
             Self::Hundredth => &["--proto", "udp", "--sport", &rare],
             Self::AllAdmitted => &["--proto", "udp"],
             Self::AllMatch => &["--proto", "udp", "--max-journeys", "0"],
-            Self::Nothing | Self::TcpdumpNoMatch | Self::TcpdumpAll => return None,
+            _ => return None,
         };
         Some(args.iter().map(|arg| (*arg).to_owned()).collect())
     }
@@ -75,7 +97,13 @@ impl Load {
     }
 
     /// Starts it, and returns once it is in place; `None` where nothing is to be started.
-    pub(super) fn start(self, binary: &Path, more: &[String], net: &Net) -> Result<Option<Beside>> {
+    pub(super) fn start(
+        self,
+        binary: &Path,
+        more: &[String],
+        net: &Net,
+        measured: Duration,
+    ) -> Result<Option<Beside>> {
         let started = Instant::now();
         let said = scratch("said");
         let running = if let Some(filter) = self.filter() {
@@ -86,6 +114,11 @@ impl Load {
                 command.arg("-q");
             }
             command.stderr(File::create(&said).context("cannot keep what the tracer says")?);
+            Running::Tracer(Tracer::start(command, &scratch("ready"))?)
+        } else if let Some(args) = self.counts(measured) {
+            // What it has to say at the end is not the benchmark's.
+            let mut command = Command::new("sh");
+            command.args(["-c", "exec \"$0\" \"$@\" >/dev/null"]).arg(binary).args(args).arg("-q");
             Running::Tracer(Tracer::start(command, &scratch("ready"))?)
         } else if let Some(expression) = self.capture() {
             Running::Capture(Capture::start(net, &expression)?)

@@ -108,7 +108,8 @@ impl Bench {
     }
 
     fn start(&self, load: Load) -> Result<Option<Beside>> {
-        load.start(&self.binary, &self.options.tracer, &self.path)
+        let measured = Duration::from_secs_f64(self.options.seconds);
+        load.start(&self.binary, &self.options.tracer, &self.path, measured)
     }
 
     /// Apart from the rounds, since counting costs time itself.

@@ -1,4 +1,4 @@
-//! DNS queries for A records, and datagrams to other UDP ports.
+//! DNS queries for A and AAAA records, and datagrams to other UDP ports.
 
 use std::io;
 use std::net::IpAddr;
@@ -29,7 +29,7 @@ pub(super) fn run(
     for (number, name) in (1..).zip(&plan.questions) {
         probed.question = Some(name.clone());
         let sent = Instant::now();
-        probed.outcome = ask(&socket, number, name, wait)?;
+        probed.outcome = ask(&socket, number, (name, plan.asks_v6), wait)?;
         match &probed.outcome {
             Outcome::Dns { rcode, addresses } => {
                 probed.rtt = Some(sent.elapsed());
@@ -75,8 +75,13 @@ fn connected(plan: &Plan, sends: &dyn Fn(u16), probed: &mut Probed) -> io::Resul
     Ok(socket)
 }
 
-fn ask(socket: &OwnedFd, number: u16, name: &str, wait: &Wait) -> io::Result<Outcome> {
-    let query = encode(number, name)?;
+fn ask(
+    socket: &OwnedFd,
+    number: u16,
+    (name, is_v6): (&str, bool),
+    wait: &Wait,
+) -> io::Result<Outcome> {
+    let query = encode(number, name, if is_v6 { TYPE::AAAA } else { TYPE::A })?;
     let mut answer = vec![0; 4096];
     while !wait.is_over() {
         socket::send(socket, &query)?;
@@ -98,7 +103,7 @@ fn ask(socket: &OwnedFd, number: u16, name: &str, wait: &Wait) -> io::Result<Out
 
 /// The same question on a connection (RFC 7766), as it is asked again where an answer was cut off.
 pub(super) fn by_tcp(socket: &OwnedFd, name: &str, wait: &Wait) -> io::Result<Outcome> {
-    let query = encode(1, name)?;
+    let query = encode(1, name, TYPE::A)?;
     let len = u16::try_from(query.len()).unwrap_or(0).to_be_bytes();
     socket::send(socket, &[&len, &query[..]].concat())?;
     let (mut answer, mut part) = (Vec::new(), [0; 4096]);
@@ -116,13 +121,13 @@ pub(super) fn by_tcp(socket: &OwnedFd, name: &str, wait: &Wait) -> io::Result<Ou
     Ok(Outcome::Silent { asked: true })
 }
 
-/// A query for the A record of `name`.
-fn encode(id: u16, name: &str) -> io::Result<Vec<u8>> {
+/// A query for a record of `name`.
+fn encode(id: u16, name: &str, kind: TYPE) -> io::Result<Vec<u8>> {
     let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
     let name = Name::new(name).map_err(invalid)?;
     let mut query = Packet::new_query(id);
     query.set_flags(PacketFlag::RECURSION_DESIRED);
-    let (kind, class) = (QTYPE::TYPE(TYPE::A), QCLASS::CLASS(CLASS::IN));
+    let (kind, class) = (QTYPE::TYPE(kind), QCLASS::CLASS(CLASS::IN));
     query.questions.push(Question::new(name, kind, class, false));
     query.build_bytes_vec().map_err(invalid)
 }
@@ -150,6 +155,7 @@ pub(super) fn decode(answer: &[u8], id: u16, name: &str) -> Option<Outcome> {
     }
     let addresses = answer.answers.iter().filter_map(|record| match &record.rdata {
         RData::A(a) => Some(IpAddr::from(a.address.to_be_bytes())),
+        RData::AAAA(a) => Some(IpAddr::from(a.address.to_be_bytes())),
         _ => None,
     });
     Some(Outcome::Dns { rcode: answer.rcode() as u8, addresses: addresses.collect() })
@@ -185,7 +191,7 @@ mod tests {
 
     #[test]
     fn answers_are_decoded() {
-        let mut answer = encode(1, "ab.c").unwrap();
+        let mut answer = encode(1, "ab.c", TYPE::A).unwrap();
         answer[2] = 0x80;
         answer[7] = 1;
         answer.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4, 10, 0, 0, 1]);
@@ -200,6 +206,6 @@ mod tests {
         answer[3] = 2;
         assert!(matches!(read(&answer, "ab.c"), Some(Outcome::Dns { rcode: 2, .. })));
         assert!(matches!(read(&answer[..20], "ab.c"), Some(Outcome::Dns { rcode: 2, .. })));
-        assert!(encode(1, &"a".repeat(64)).is_err());
+        assert!(encode(1, &"a".repeat(64), TYPE::A).is_err());
     }
 }

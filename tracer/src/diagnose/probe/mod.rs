@@ -43,6 +43,8 @@ pub struct Plan {
     pub size: Option<u32>,
     /// Names to ask for, in turn, for DNS; over TCP the one whose answer was cut off.
     pub questions: Vec<String>,
+    /// For their IPv6 addresses.
+    pub asks_v6: bool,
     /// How long to wait for an answer.
     pub timeout: Duration,
 }

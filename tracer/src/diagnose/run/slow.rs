@@ -31,6 +31,8 @@ const FOLLOWED: Duration = Duration::from_millis(2500);
 const RATE: u64 = 400;
 /// How often queues are looked at.
 const LOOK: Duration = Duration::from_millis(250);
+/// When it is looked once more which processes hold the sockets: some came after the first look.
+const SETTLED: Duration = Duration::from_secs(1);
 /// How often the ring is.
 const TICK: Duration = Duration::from_millis(2);
 /// How long a name server is waited for (resolv.conf(5): `timeout`).
@@ -69,6 +71,8 @@ struct Watching {
     begun: Begun,
     places: Arc<Vec<Place>>,
     processes: Arc<meter::Processes>,
+    /// They were looked at when the traffic ran.
+    is_settled: bool,
     capture: Option<Capture>,
     start: Instant,
     cpus: Vec<meter::Cpu>,
@@ -101,6 +105,7 @@ impl Watching {
             begun,
             places,
             processes,
+            is_settled: false,
             capture,
             start: Instant::now(),
             cpus,
@@ -115,6 +120,10 @@ impl Watching {
     }
 
     async fn look(&mut self, depth: Depth) -> Result<()> {
+        if !self.is_settled && self.start.elapsed() > SETTLED {
+            self.processes = Arc::new(spawn_blocking(meter::processes).await?);
+            self.is_settled = true;
+        }
         let (places, processes) = (Arc::clone(&self.places), Arc::clone(&self.processes));
         let read = spawn_blocking(move || meter::read(&places, &processes, depth));
         self.moments.push(read.await?);
@@ -313,10 +322,13 @@ impl Questions {
         for candidate in &self.candidates {
             while let Some(server) = self.servers.first().copied() {
                 let at = (server, self.port);
-                let lookup = look_up(target, inside, (candidate, &self.name), at).await;
-                let (is_answered, is_found) = (lookup.rcode.is_some(), lookup.has_address);
+                // Both at once, as the resolver library does.
+                let ask = |is_v6| look_up(target, inside, (candidate, &self.name, is_v6), at);
+                let both = tokio::join!(ask(false), ask(true));
+                let is_answered = both.0.rcode.is_some() || both.1.rcode.is_some();
+                let is_found = both.0.has_address || both.1.has_address;
                 // Nobody waits for it any more: nothing to be done.
-                if to.send(lookup).is_err() || is_found {
+                if to.send(both.0).is_err() || to.send(both.1).is_err() || is_found {
                     return;
                 }
                 if is_answered {
@@ -331,13 +343,14 @@ impl Questions {
 async fn look_up(
     target: &Target,
     inside: &Arc<File>,
-    (candidate, name): (&str, &str),
+    (candidate, name, is_v6): (&str, &str, bool),
     (server, port): (IpAddr, u16),
 ) -> Lookup {
     let (to, mut reports) = unbounded_channel();
     let running = Running::default();
     let questions = vec![candidate.to_owned()];
-    let plan = Plan { questions, timeout: NAME_TIMEOUT, ..plan(target, Method::Dns, server, port) };
+    let plan = plan(target, Method::Dns, server, port);
+    let plan = Plan { questions, asks_v6: is_v6, timeout: NAME_TIMEOUT, ..plan };
     let sent = Instant::now();
     running.start(Arc::clone(inside), 0, plan, to);
     let mut answer = None;
@@ -351,7 +364,7 @@ async fn look_up(
     let took = answer.and_then(|p| p.rtt).unwrap_or_else(|| sent.elapsed());
     let suffix = candidate.strip_prefix(name).and_then(|rest| rest.strip_prefix('.'));
     let suffix = suffix.map(str::to_owned);
-    Lookup { name: candidate.to_owned(), suffix, server, took, rcode, has_address }
+    Lookup { name: candidate.to_owned(), suffix, is_v6, server, took, rcode, has_address }
 }
 
 fn done(report: Report) -> Option<Probed> {
@@ -371,6 +384,7 @@ fn plan(target: &Target, method: Method, to: IpAddr, dport: u16) -> Plan {
         sport: None,
         size: None,
         questions: Vec::new(),
+        asks_v6: false,
         timeout: Duration::from_secs(3),
     }
 }

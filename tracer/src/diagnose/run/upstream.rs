@@ -79,6 +79,7 @@ async fn question(node: &Node, asked: &Probed, server: Inum) -> Result<Vec<Journ
         sport: None,
         size: None,
         questions: asked.question.iter().cloned().collect(),
+        asks_v6: false,
         timeout: LIMIT,
     };
     running.start(Arc::new(inside), 0, plan, to);

@@ -1,13 +1,10 @@
 //! Sockets, tables and processors that had no room or no time.
 
-use std::time::Duration;
-
-use super::evidence::human;
 use super::{Check, Evidence};
 use crate::diagnose::finding::{Finding, Severity};
 use crate::net::Inum;
 use crate::net::detail::Socket;
-use crate::net::meter::{Cpu, Quota};
+use crate::net::meter::Cpu;
 
 pub(super) const CHECK: Check = Check {
     explains: &[
@@ -23,6 +20,13 @@ pub(super) const CHECK: Check = Check {
              long as it asked for in listen(2), but not longer than net.core.somaxconn in its \
              network namespace. When it is full the kernel ignores SYNs, and the client sends them \
              again after 1, 3, 7 seconds. No packet is counted as dropped.",
+        ),
+        (
+            "slow-syn-queue",
+            "A connection that has not answered the SYN-ACK yet has a place in the listener's SYN \
+             queue (net.ipv4.tcp_max_syn_backlog). Without SYN cookies a SYN that finds no place is \
+             dropped, and the client sends it again after 1, 3, 7 seconds. Clients that never answer \
+             (a flood, or a way back that is broken) fill it for everybody.",
         ),
         (
             "slow-conntrack-full",
@@ -54,12 +58,6 @@ pub(super) const CHECK: Check = Check {
              where its application runs) or threaded NAPI spreads them. A veth whose GRO is on \
              has NAPI, and hands on fewer, larger packets.",
         ),
-        (
-            "slow-cpu-quota",
-            "The process may use a share of the processors (its cgroup's quota; a container's CPU \
-             limit) and was stopped for the rest of each period. While it is stopped its packets \
-             wait in sockets: that looks like a slow network.",
-        ),
     ],
     find,
 };
@@ -69,7 +67,7 @@ fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
     for (netns, history) in evidence.receivers() {
         found.extend(buffer(evidence, netns, &history));
         found.extend(backlog(evidence, netns, &history));
-        found.extend(quota(evidence, netns, &history));
+        found.extend(half_open(evidence, netns, &history));
     }
     for netns in evidence.namespaces() {
         found.extend(conntrack(evidence, netns));
@@ -154,34 +152,33 @@ fn backlog(evidence: &Evidence<'_>, netns: Inum, history: &[&Socket]) -> Option<
     )))
 }
 
-/// Both ends' processes, where the bandwidth controller stopped them.
-fn quota(evidence: &Evidence<'_>, netns: Inum, history: &[&Socket]) -> Option<Finding> {
-    let (pid, name) = history.iter().rev().find_map(|s| s.process.as_ref())?;
-    let at = |moment: Option<&super::Moment>| -> Option<Quota> {
-        moment?.get(&netns)?.quotas.get(pid).cloned()
-    };
-    let (before, now) = (at(evidence.moments.first())?, at(evidence.moments.last())?);
-    let periods = now.periods.saturating_sub(before.periods);
-    let throttled = now.throttled.saturating_sub(before.throttled);
-    let stopped = Duration::from_micros(now.throttled_us.saturating_sub(before.throttled_us));
-    if throttled < 3 || throttled * 5 < periods {
+/// SYNs that find no room among the connections that are half set up.
+fn half_open(evidence: &Evidence<'_>, netns: Inum, history: &[&Socket]) -> Option<Finding> {
+    const PATH: &str = "ipv4/tcp_max_syn_backlog";
+    let socket = history.last().filter(|s| i32::from(s.proto) == libc::IPPROTO_TCP)?;
+    let own = growth(history, |s| s.drops);
+    // What finds the accept queue full is counted as that, too.
+    let has_cookies = evidence.sysctl(netns, "ipv4/tcp_syncookies").map(str::trim) != Some("0");
+    if own < 3 || has_cookies || evidence.grown(netns, "TcpExtListenOverflows") > 0 {
         return None;
     }
-    let title = format!("{name} (PID {pid}) is stopped by its CPU limit");
-    Some(
-        evidence
-            .finding("slow-cpu-quota", netns, title)
-            .fact(format!(
-                "cgroup {}: throttled in {throttled} of {periods} periods, {} in {:.1} s",
-                now.cgroup,
-                human(stopped),
-                evidence.span.as_secs_f64()
-            ))
-            .fix(format!(
-                "raise the CPU limit of the container (resources.limits.cpu; cpu.max of cgroup {}), or remove it",
-                now.cgroup
-            )),
-    )
+    let most = evidence.sysctl(netns, PATH)?.trim();
+    let title = format!(
+        "Half-open connections fill the SYN queue of port {} ({})",
+        socket.port,
+        holder(socket)
+    );
+    let finding = evidence
+        .finding("slow-syn-queue", netns, title)
+        .fact(format!(
+            "the listener dropped {own} SYNs in {:.1} s, none of them since its accept queue was full",
+            evidence.span.as_secs_f64()
+        ))
+        .fact(format!("net.ipv4.tcp_max_syn_backlog = {most}, and SYN cookies are off"));
+    Some(finding.wrong_sysctl(evidence.netns(netns)?, "ipv4/tcp_syncookies", "0", "1").fix(
+        "a longer net.ipv4.tcp_max_syn_backlog, where cookies are not wanted; and who begins \
+         connections and never ends the handshake?",
+    ))
 }
 
 fn conntrack(evidence: &Evidence<'_>, netns: Inum) -> Option<Finding> {

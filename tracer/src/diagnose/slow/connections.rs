@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::buffers::{small_receive_buffer, small_send_buffer};
 use super::evidence::{bits, human};
 use super::{Check, Evidence};
 use crate::diagnose::finding::{Finding, Severity};
@@ -27,6 +28,13 @@ pub(super) const CHECK: Check = Check {
             "What is sent is kept until it is acknowledged, a round trip later: a send buffer that \
              may not grow to rate times round trip (the third number of net.ipv4.tcp_wmem) limits \
              the connection.",
+        ),
+        (
+            "slow-nagle",
+            "A segment that is not full is held back while one before it is not acknowledged (Nagle's \
+             algorithm), and a receiver that has nothing to answer acknowledges after 40 ms: an \
+             application that writes a message in two parts and waits for the answer pays that each \
+             time. TCP_NODELAY, or one write, ends it; the network is not the cause.",
         ),
         (
             "slow-reader",
@@ -55,8 +63,11 @@ pub(super) const CHECK: Check = Check {
     find,
 };
 
+/// A receiver acknowledges what it has nothing to answer to after 40 ms.
+const LONG_ACK: Duration = Duration::from_millis(15);
+
 /// Less traffic tells nothing about limits.
-const SOME: u64 = 200_000;
+pub(super) const SOME: u64 = 200_000;
 
 fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
     let connections = evidence.connections();
@@ -65,40 +76,40 @@ fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
         .map(|(netns, now, before)| End { evidence, netns: *netns, now, before: before.as_ref() })
         .collect();
     // Several connections of a flow tell the same: the first one that does is enough.
-    let kinds: [fn(&End<'_>) -> Option<Finding>; 7] =
-        [unscaled, small_receive_buffer, small_send_buffer, unread, idle, reordered, far];
+    let kinds: [fn(&End<'_>) -> Option<Finding>; 8] =
+        [unscaled, small_receive_buffer, small_send_buffer, unread, held, idle, reordered, far];
     kinds.into_iter().filter_map(|kind| ends.iter().find_map(kind)).collect()
 }
 
 /// One end of a connection.
-struct End<'a> {
-    evidence: &'a Evidence<'a>,
-    netns: Inum,
-    now: &'a Connection,
+pub(super) struct End<'a> {
+    pub(super) evidence: &'a Evidence<'a>,
+    pub(super) netns: Inum,
+    pub(super) now: &'a Connection,
     before: Option<&'a Connection>,
 }
 
 impl End<'_> {
-    fn grown(&self, of: impl Fn(&Connection) -> u64) -> u64 {
+    pub(super) fn grown(&self, of: impl Fn(&Connection) -> u64) -> u64 {
         of(self.now).saturating_sub(self.before.map_or(0, &of))
     }
 
-    fn finding(&self, id: &'static str, title: String) -> Finding {
+    pub(super) fn finding(&self, id: &'static str, title: String) -> Finding {
         self.evidence.finding(id, self.netns, title)
     }
 
     /// Share of the time with data under way in which the receiver's window was the limit.
-    fn window_limited(&self) -> f64 {
+    pub(super) fn window_limited(&self) -> f64 {
         let busy = self.grown(|c| c.busy_us);
         if busy == 0 { 0.0 } else { self.grown(|c| c.window_limited_us) as f64 / busy as f64 }
     }
 
     /// Bytes a second, in the direction of the data.
-    fn rate(&self, bytes: u64) -> u64 {
+    pub(super) fn rate(&self, bytes: u64) -> u64 {
         (bytes as f64 / self.evidence.span.as_secs_f64().max(0.1)) as u64
     }
 
-    fn what(&self) -> String {
+    pub(super) fn what(&self) -> String {
         format!("{} to {}", self.now.local, self.now.peer)
     }
 }
@@ -156,87 +167,6 @@ fn refuser(end: &End<'_>) -> (Inum, bool) {
     (found.unwrap_or(end.netns), found.is_some())
 }
 
-/// The kernel's usual limits of `tcp_rmem` and `tcp_wmem`: what is below was set.
-const USUAL_RMEM: u64 = 6_291_456;
-const USUAL_WMEM: u64 = 4_194_304;
-/// Shorter round trips need no large buffers.
-const LONG: Duration = Duration::from_millis(2);
-
-/// The reader keeps up, and as much comes in a round trip as its buffer has room for.
-fn small_receive_buffer(end: &End<'_>) -> Option<Finding> {
-    const PATH: &str = "ipv4/tcp_rmem";
-    let received = end.grown(|c| c.received);
-    let (limits, most) = limits(end, PATH, USUAL_RMEM)?;
-    let rtt = end.now.rtt.max(end.now.min_rtt);
-    let unread = end.evidence.history(end.netns, end.now).iter().map(|c| c.unread).max();
-    let buffer = u64::from(end.now.receive_buffer);
-    let a_window = end.rate(received) as f64 * rtt.as_secs_f64();
-    let is_it = received > SOME
-        && rtt >= LONG
-        && unread.is_none_or(|n| u64::from(n) < buffer / 2)
-        // About half of the buffer is the kernel's own.
-        && buffer <= most
-        && a_window > buffer as f64 * 0.2;
-    is_it.then(|| {
-        let title = format!("The receive buffer holds no more than {most} bytes");
-        let finding = end.finding("slow-receive-buffer", title);
-        let finding = a_buffer(finding, end, (rtt, a_window), "received");
-        grown(finding, end, (PATH, limits), USUAL_RMEM)
-    })
-}
-
-/// The sender waits for room in its own buffer.
-fn small_send_buffer(end: &End<'_>) -> Option<Finding> {
-    const PATH: &str = "ipv4/tcp_wmem";
-    let (sent, busy) = (end.grown(|c| c.acked), end.grown(|c| c.busy_us));
-    let (limits, most) = limits(end, PATH, USUAL_WMEM)?;
-    let waited = end.grown(|c| c.buffer_limited_us);
-    let rtt = end.now.rtt.max(end.now.min_rtt);
-    let is_it = sent > SOME && rtt >= LONG && busy > 0 && waited * 10 > busy * 3;
-    is_it.then(|| {
-        let title = format!("The send buffer holds no more than {most} bytes");
-        let finding = end.finding("slow-send-buffer", title).fact(format!(
-            "{}: the send buffer was the limit for {} % of the time",
-            end.what(),
-            waited * 100 / busy
-        ));
-        let a_window = end.rate(sent) as f64 * rtt.as_secs_f64();
-        let finding = a_buffer(finding, end, (rtt, a_window), "sent");
-        grown(finding, end, (PATH, limits), USUAL_WMEM)
-    })
-}
-
-/// The three numbers of a buffer's setting, and the last, where that is less than usual.
-fn limits<'a>(end: &'a End<'_>, path: &str, usual: u64) -> Option<(&'a str, u64)> {
-    let text = end.evidence.sysctl(end.netns, path)?.trim();
-    let most = text.split_whitespace().nth(2)?.parse().ok()?;
-    (most < usual).then_some((text, most))
-}
-
-fn a_buffer(
-    finding: Finding,
-    end: &End<'_>,
-    (rtt, a_window): (Duration, f64),
-    what: &str,
-) -> Finding {
-    finding.fact(format!(
-        "{}: {:.0} kB {what} in each round trip of {}",
-        end.what(),
-        a_window / 1e3,
-        human(rtt)
-    ))
-}
-
-/// With the setting as it usually is.
-fn grown(finding: Finding, end: &End<'_>, (path, limits): (&str, &str), usual: u64) -> Finding {
-    let Some(netns) = end.evidence.netns(end.netns) else { return finding };
-    let numbers: Vec<&str> = limits.split_whitespace().collect();
-    let should_be = format!("{} {} {usual}", numbers[0], numbers[1]);
-    finding
-        .wrong_sysctl(netns, path, &numbers.join(" "), &should_be)
-        .fix("connections that exist may grow then, too; those with SO_RCVBUF or SO_SNDBUF may not")
-}
-
 /// The receiver does not read: not the network's fault.
 fn unread(end: &End<'_>) -> Option<Finding> {
     let history = end.evidence.history(end.netns, end.now);
@@ -258,6 +188,34 @@ fn unread(end: &End<'_>) -> Option<Finding> {
         finding
             .severity(Severity::Info)
             .fix("not the network's fault: let the application read faster"),
+    )
+}
+
+/// A short segment waits until the one before is acknowledged, and the receiver waits for more before
+/// it does: only the application can end that.
+fn held(end: &End<'_>) -> Option<Finding> {
+    let history = end.evidence.history(end.netns, end.now);
+    let is_held = |c: &&&Connection| {
+        (1..c.mss).contains(&c.held_back) && c.unsent.saturating_sub(c.held_back) < c.mss
+    };
+    let held = history.iter().filter(is_held).count();
+    let is_late = end.now.rtt > LONG_ACK && end.now.rtt > end.now.min_rtt * 4;
+    if history.len() < 3 || held * 2 < history.len() || !is_late {
+        return None;
+    }
+    let title = format!("{} holds back short segments (Nagle's algorithm)", end.now.local);
+    let finding = end.finding("slow-nagle", title).fact(format!(
+        "{}: a short segment was held back in {held} of {} looks, until the one before was \
+         acknowledged after {} ({} at the least)",
+        end.what(),
+        history.len(),
+        human(end.now.rtt),
+        human(end.now.min_rtt)
+    ));
+    Some(
+        finding
+            .severity(Severity::Warning)
+            .fix("let the application write its message at once, or set TCP_NODELAY on its socket"),
     )
 }
 

@@ -1,5 +1,6 @@
 //! Waiting for a link-layer address.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::evidence::human;
@@ -40,22 +41,27 @@ fn waited(evidence: &Evidence<'_>, netns: Inum) -> Option<Finding> {
 
 /// Who answers for others does so after a delay that is set.
 fn proxy(evidence: &Evidence<'_>, netns: Inum, fact: &str) -> Option<Finding> {
-    let (there, dev) = answerer(evidence, netns)?;
+    let (there, dev, asked) = answerer(evidence, netns)?;
     let name = evidence.name(there, dev);
-    let path = format!("ipv4/neigh/{name}/proxy_delay");
+    let (family, setting, protocol) = match asked {
+        IpAddr::V4(_) => ("ipv4", "proxy_arp", "ARP"),
+        IpAddr::V6(_) => ("ipv6", "proxy_ndp", "neighbour discovery"),
+    };
+    let path = format!("{family}/neigh/{name}/proxy_delay");
     let delay: u32 = evidence.sysctl(there, &path)?.trim().parse().ok().filter(|d| *d > 0)?;
     let is_proxy = ["all", &name].iter().any(|dev| {
-        evidence.sysctl(there, &format!("ipv4/conf/{dev}/proxy_arp")).map(str::trim) == Some("1")
+        evidence.sysctl(there, &format!("{family}/conf/{dev}/{setting}")).map(str::trim)
+            == Some("1")
     });
     if !is_proxy {
         return None;
     }
-    let title = format!("{name} answers ARP for others only after a delay");
+    let title = format!("{name} answers {protocol} for others only after a delay");
     let mut finding = evidence.finding("slow-neighbour", there, title).fact(fact.to_owned());
     finding.place = finding.place.dev(&name);
     Some(
         finding
-            .fact(format!("proxy_arp is on, proxy_delay is {delay} (hundredths of a second)"))
+            .fact(format!("{setting} is on, proxy_delay is {delay} (hundredths of a second)"))
             .wrong_sysctl(evidence.netns(there)?, &path, &delay.to_string(), "0"),
     )
 }
@@ -76,12 +82,12 @@ fn late(evidence: &Evidence<'_>, netns: Inum, long: &[Duration], fact: String) -
     ))
 }
 
-/// Who answers the question that this namespace asks on the flow's way.
-fn answerer(evidence: &Evidence<'_>, netns: Inum) -> Option<(Inum, u32)> {
+/// Who answers the question that this namespace asks on the flow's way, and what is asked.
+fn answerer(evidence: &Evidence<'_>, netns: Inum) -> Option<(Inum, u32, IpAddr)> {
     let walks = evidence.ways.iter().flat_map(|way| way.walks());
     let mut steps = walks.flat_map(|(_, walk)| &walk.steps).filter(|step| step.netns == netns);
     steps.find_map(|step| match step.what {
-        What::Neigh { answers, .. } => answers,
+        What::Neigh { answers: Some((there, dev)), addr, .. } => Some((there, dev, addr)),
         _ => None,
     })
 }

@@ -8,14 +8,11 @@ use crate::diagnose::case::{Target, Way};
 use crate::diagnose::finding::{Finding, Scenario, Where};
 use crate::diagnose::walk::{End, What};
 use crate::event::{Proto, Tuple};
-use crate::firewall::{Chain, Firewall, Rule, Table};
-use crate::journey::{Hook, Journey, Stage};
+use crate::firewall::{Chain, Counter, Firewall, Rule, Table};
+use crate::journey::Journey;
 use crate::net::detail::{Detail, Socket};
 use crate::net::meter::{Connection, Cpu, Queue, Reading};
 use crate::net::{Inum, Netns, NetworkState};
-
-/// Packets without which a median means little.
-const ENOUGH: usize = 5;
 
 /// Figures of the namespaces on the way at one moment.
 pub type Moment = BTreeMap<Inum, Reading>;
@@ -27,6 +24,8 @@ pub struct Lookup {
     pub name: String,
     /// That domain; `None` for the name as it was typed.
     pub suffix: Option<String>,
+    /// For an IPv6 address.
+    pub is_v6: bool,
     /// Whom.
     pub server: std::net::IpAddr,
     /// How long the answer took, or how long it was waited for.
@@ -35,17 +34,6 @@ pub struct Lookup {
     pub rcode: Option<u8>,
     /// It holds an address.
     pub has_address: bool,
-}
-
-/// A part of the way that takes time, by what lies between two hops.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Segment {
-    /// The rules of a netfilter hook.
-    Hook(Hook),
-    /// In a queueing discipline.
-    Queue,
-    /// Waiting for the next hop's link-layer address.
-    Neighbour,
 }
 
 /// What stands for journeys where packets were timed and not followed (`pkttrace latency`).
@@ -242,19 +230,24 @@ impl Evidence<'_> {
         }
     }
 
-    /// By how many packets a rule's counter grew; `None` where it has none.
+    /// By how many packets the counter of a rule, or of a chain's policy, grew; `None` where it has
+    /// none.
     pub(super) fn grown_at(
         &self,
         netns: Inum,
-        (table, chain, rule): (&Table, &Chain, &Rule),
+        (table, chain, rule): (&Table, &Chain, Option<&Rule>),
     ) -> Option<u64> {
         let same = |t: &&Table| {
             (t.flavour, &t.family, &t.name) == (table.flavour, &table.family, &table.name)
         };
         let table = self.after.get(&netns)?.tables.iter().find(same)?;
-        let chain = table.chains.iter().find(|c| c.name == chain.name)?;
-        let now = chain.rules.iter().find(|r| r.number == rule.number && r.text == rule.text)?;
-        Some(now.counter?.packets.saturating_sub(rule.counter?.packets))
+        let later = table.chains.iter().find(|c| c.name == chain.name)?;
+        let is_it = |of: &&Rule| rule.is_some_and(|r| (r.number, &r.text) == (of.number, &of.text));
+        let (before, now): (Option<Counter>, _) = match rule {
+            Some(rule) => (rule.counter, later.rules.iter().find(is_it)?.counter),
+            None => (chain.counter, later.counter),
+        };
+        Some(now?.packets.saturating_sub(before?.packets))
     }
 
     /// Queueing disciplines as they were before and afterwards.
@@ -282,57 +275,6 @@ impl Evidence<'_> {
         let here = self.moments.iter().filter_map(|m| m.get(&netns)).flat_map(|r| &r.queues);
         let its = here.filter(|q| (q.dev, q.handle) == (queue.dev, queue.handle));
         its.map(|q| q.backlog).max().unwrap_or(0)
-    }
-
-    /// The times that its packets took for a segment, in order.
-    pub(super) fn times(&self, netns: Inum, segment: Segment, dev: Option<u32>) -> Vec<Duration> {
-        let mut times: Vec<_> = self
-            .journeys
-            .iter()
-            .flat_map(|j| j.hops.windows(2))
-            .filter(|pair| pair[1].netns == netns && pair[0].netns == netns)
-            .filter(|pair| {
-                let out = pair[1].dev.as_ref().map(|d| d.ifindex);
-                let is_there = dev.is_none_or(|dev| out == Some(dev));
-                is_there
-                    && match segment {
-                        Segment::Hook(hook) => {
-                            pair[1].stage == Stage::Netfilter && pair[1].hook == Some(hook)
-                        }
-                        Segment::Queue => {
-                            pair[0].stage == Stage::Queue && pair[1].stage == Stage::Xmit
-                        }
-                        Segment::Neighbour => pair[0].stage == Stage::Neigh,
-                    }
-            })
-            .map(|pair| Duration::from_nanos(pair[1].ktime_ns.saturating_sub(pair[0].ktime_ns)))
-            .collect();
-        times.sort();
-        times
-    }
-
-    /// Their median, where there are enough of them.
-    pub(super) fn median(
-        &self,
-        netns: Inum,
-        segment: Segment,
-        dev: Option<u32>,
-    ) -> Option<(Duration, usize)> {
-        let timed = || self.timed.queues.get(&(netns, dev?)).copied();
-        if segment == Segment::Queue
-            && let Some(median) = timed()
-        {
-            return (median.1 >= ENOUGH).then_some(median);
-        }
-        let times = self.times(netns, segment, dev);
-        let middle = times.get(times.len() / 2).copied()?;
-        (times.len() >= ENOUGH).then_some((middle, times.len()))
-    }
-
-    /// The longest that its packets took on this node, as far as it is known.
-    pub(super) fn on_node(&self) -> Option<Duration> {
-        let followed = self.journeys.iter().map(|j| j.end_ns.saturating_sub(j.start_ns)).max();
-        followed.map(Duration::from_nanos).or(self.timed.whole)
     }
 
     /// A finding at a namespace.

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{Check, Evidence};
 use crate::diagnose::finding::{Confidence, Finding};
-use crate::journey::Fate;
+use crate::event::Proto;
+use crate::journey::{Fate, Journey};
 use crate::net::Inum;
 use crate::net::meter::Connection;
 
@@ -22,11 +23,15 @@ pub(super) const CHECK: Check = Check {
 const CAUSES: &[&str] = &[
     "slow-shaper",
     "slow-policer",
+    "slow-rule-drops",
     "slow-queue-drops",
     "slow-backlog-drops",
     "slow-conntrack-full",
     "slow-snat-ports",
     "slow-accept-queue",
+    "slow-syn-queue",
+    "slow-socket-buffer",
+    "slow-reassembly",
     "slow-cpu-quota",
 ];
 
@@ -39,7 +44,7 @@ fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
         let again = grown(|c| c.retransmits, now, before);
         again.saturating_sub(grown(|c| c.needless, now, before))
     });
-    let Some((netns, now, before)) = worst else { return Vec::new() };
+    let Some((netns, now, before)) = worst else { return datagrams(evidence) };
     let again = grown(|c| c.retransmits, now, before);
     let needless = grown(|c| c.needless, now, before);
     let segments = grown(|c| c.data_segments, now, before).max(1);
@@ -69,6 +74,22 @@ fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
             .fix("look beyond this node: the packets leave it and are not acknowledged"),
     };
     vec![finding.follows(CAUSES)]
+}
+
+/// Followed datagrams that were dropped, where there is no connection that tells.
+fn datagrams(evidence: &Evidence<'_>) -> Vec<Finding> {
+    let is_datagram = |j: &&Journey| j.first.is_some_and(|first| first.tuple.proto == Proto::Udp);
+    let followed = evidence.journeys.iter().filter(is_datagram).count();
+    let Some((netns, dev, what, count)) = place(evidence) else { return Vec::new() };
+    if followed == 0 || count < 3 || count * 100 < followed {
+        return Vec::new();
+    }
+    let title = format!("{count} of {followed} datagrams that were followed were dropped");
+    let mut finding = evidence.finding("slow-loss", netns, title).fact(what);
+    if let Some(dev) = dev {
+        finding.place = finding.place.dev(&dev);
+    }
+    vec![finding.fix("`pkttrace drops` shows what is dropped there and why").follows(CAUSES)]
 }
 
 type Dropped = (Inum, Option<String>, String, usize);

@@ -5,20 +5,28 @@
 //! looks for one kind of cause. Totals since boot tell nothing, only what grew meanwhile does;
 //! retransmissions alone, or a closed window alone, are no fault.
 
+mod buffers;
 mod capacity;
 mod connections;
 mod delays;
+mod dropping;
 mod evidence;
-mod limits;
+mod fragments;
 mod loss;
 mod names;
 mod offload;
+mod passage;
+mod ports;
 mod queues;
+mod quota;
+mod routing;
 mod rules;
 #[cfg(test)]
 mod tests;
+mod times;
 
-pub use evidence::{Evidence, Lookup, Moment, Segment, Timed};
+pub use evidence::{Evidence, Lookup, Moment, Timed};
+pub use times::Segment;
 
 use super::case::Case;
 use super::engine::Verdict;
@@ -37,8 +45,12 @@ pub(super) struct Check {
 const CHECKS: &[&Check] = &[
     &rules::CHECK,
     &queues::CHECK,
-    &limits::CHECK,
+    &dropping::CHECK,
+    &ports::CHECK,
+    &routing::CHECK,
     &capacity::CHECK,
+    &quota::CHECK,
+    &fragments::CHECK,
     &offload::CHECK,
     &delays::CHECK,
     &connections::CHECK,

@@ -1,5 +1,7 @@
 //! Names that take long to resolve.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::evidence::human;
@@ -18,6 +20,12 @@ pub(super) const CHECK: Check = Check {
              list.",
         ),
         (
+            "slow-dns-aaaa",
+            "A resolver asks for a name's IPv4 and IPv6 addresses at once, and waits for both answers. \
+             A name server (or a firewall in front of it) that drops questions for the one instead of \
+             answering that there is none costs its time-out, five seconds, at every look-up.",
+        ),
+        (
             "slow-dns-server",
             "The name server answers late, or a server of the list does not answer, so that the \
              resolver library waits five seconds before it asks the next one.",
@@ -32,9 +40,12 @@ const LATE: Duration = Duration::from_millis(400);
 fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
     let Some(target) = &evidence.target else { return Vec::new() };
     let late: Vec<&Lookup> = evidence.lookups.iter().filter(|l| l.took > LATE).collect();
-    let total: Duration = evidence.lookups.iter().map(|l| l.took).sum();
+    let total = waited(evidence.lookups.iter());
     if late.is_empty() {
         return Vec::new();
+    }
+    if let Some(finding) = one_kind(evidence, target.netns, &late, total) {
+        return vec![finding];
     }
     // What comes with a search domain and leads to no address is waited for in vain.
     let in_vain = |l: &&&Lookup| l.suffix.is_some() && !l.has_address;
@@ -49,6 +60,48 @@ fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
     vec![finding]
 }
 
+/// How long all of it takes: questions for both addresses are asked at once.
+fn waited<'a>(lookups: impl Iterator<Item = &'a Lookup>) -> Duration {
+    let mut longest: BTreeMap<(&str, IpAddr), Duration> = BTreeMap::new();
+    for lookup in lookups {
+        let took = longest.entry((&lookup.name, lookup.server)).or_default();
+        *took = lookup.took.max(*took);
+    }
+    longest.into_values().sum()
+}
+
+/// Questions for one family are answered at once, and those for the other are not.
+fn one_kind(
+    evidence: &Evidence<'_>,
+    netns: Inum,
+    late: &[&Lookup],
+    total: Duration,
+) -> Option<Finding> {
+    let is_quick = |l: &Lookup| l.rcode.is_some() && l.took < LATE;
+    let of = |is_v6: bool| evidence.lookups.iter().filter(move |l| l.is_v6 == is_v6);
+    let slow = [true, false].into_iter().find(|is_v6| {
+        late.iter().all(|l| l.is_v6 == *is_v6) && of(!is_v6).all(is_quick) && of(!is_v6).count() > 0
+    })?;
+    let first = late.first()?;
+    let (kind, other) = if slow { ("AAAA", "A") } else { ("A", "AAAA") };
+    let title = format!(
+        "The name server {} answers no questions for {kind} records in time: a look-up takes {}",
+        first.server,
+        human(total)
+    );
+    let finding = evidence.finding("slow-dns-aaaa", netns, title);
+    let finding = tries(finding, evidence).fix(format!(
+        "let {} answer that there is no {kind} record, as it answers for {other}; or what drops those \
+         questions on the way let them by",
+        first.server
+    ));
+    let file = file(evidence, netns);
+    Some(match slow {
+        true => finding.fix(format!("until then: `options no-aaaa` in {file} (glibc 2.36)")),
+        false => finding,
+    })
+}
+
 /// One fact for each try.
 fn tries(finding: Finding, evidence: &Evidence<'_>) -> Finding {
     finding.facts(evidence.lookups.iter().map(|l| {
@@ -61,7 +114,8 @@ fn tries(finding: Finding, evidence: &Evidence<'_>) -> Finding {
             Some(5) => "REFUSED".to_owned(),
             Some(code) => format!("rcode {code}"),
         };
-        format!("{} asked of {}: {came} after {}", l.name, l.server, human(l.took))
+        let kind = if l.is_v6 { "AAAA" } else { "A" };
+        format!("{} ({kind}) asked of {}: {came} after {}", l.name, l.server, human(l.took))
     }))
 }
 
@@ -73,7 +127,7 @@ fn file(evidence: &Evidence<'_>, netns: Inum) -> String {
 fn search(evidence: &Evidence<'_>, netns: Inum, vain: &[&Lookup], total: Duration) -> Finding {
     let mut domains: Vec<&str> = vain.iter().filter_map(|l| l.suffix.as_deref()).collect();
     domains.dedup();
-    let lost: Duration = vain.iter().map(|l| l.took).sum();
+    let lost = waited(vain.iter().copied());
     let domains = domains.join(", ");
     let title = format!(
         "The search domain {domains} costs {} of a look-up of {}",

@@ -14,7 +14,7 @@ pub(super) const CHECK: Check = Check {
             "slow-offload",
             "TCP hands the network pieces of up to 64 KiB that are cut into packets as late as \
              possible. A device on the way that cannot segment, or not compute checksums (without \
-             which it may not segment either), makes the kernel cut them before: each packet then \
+             which it may not segment either; for what lies in a tunnel, a kind of its own), makes the kernel cut them before: each packet then \
              walks through the rest of the way by itself. On a tunnel (VXLAN) that is most of the \
              way.",
         ),
@@ -31,19 +31,58 @@ pub(super) const CHECK: Check = Check {
 const BUSY: u64 = 2_000;
 /// Without any of them nothing is segmented late.
 const NEEDED: [&str; 4] =
-    ["tx-checksum-ip-generic", "tx-checksum-ipv4", "tx-scatter-gather", "tx-tcp-segmentation"];
+    ["tx-checksum-ip-generic", "tx-checksum-ipv4", "tx-checksum-ipv6", "tx-scatter-gather"];
+/// And without that of its own kind.
+const OF_IPV4: &str = "tx-tcp-segmentation";
+const OF_IPV6: &str = "tx-tcp6-segmentation";
+/// Likewise for what lies inside a tunnel, by the tunnel's kind.
+const OF_TUNNELS: [(&[&str], &[&str]); 4] = [
+    (&["vxlan", "geneve"], &["tx-udp_tnl-segmentation", "tx-udp_tnl-csum-segmentation"]),
+    (
+        &["gre", "gretap", "ip6gre", "ip6gretap"],
+        &["tx-gre-segmentation", "tx-gre-csum-segmentation"],
+    ),
+    (&["ipip", "sit"], &["tx-ipxip4-segmentation"]),
+    (&["ip6tnl"], &["tx-ipxip6-segmentation"]),
+];
 
 fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
-    let mut found: Vec<Finding> =
-        evidence.devices().into_iter().filter_map(|at| off(evidence, at)).collect();
+    let needed = needed(evidence);
+    let devices = evidence.devices().into_iter();
+    let mut found: Vec<Finding> = devices.filter_map(|at| off(evidence, at, &needed)).collect();
     found.extend(small(evidence));
     found
 }
 
-fn off(evidence: &Evidence<'_>, (netns, dev): (Inum, u32)) -> Option<Finding> {
+/// What the flow's packets need of each device to stay in one piece.
+fn needed(evidence: &Evidence<'_>) -> Vec<&'static str> {
+    let tuples = evidence.tuples();
+    let mut needed = NEEDED.to_vec();
+    needed.extend(tuples.iter().any(|t| t.dst.is_ipv4()).then_some(OF_IPV4));
+    needed.extend(tuples.iter().any(|t| t.dst.is_ipv6()).then_some(OF_IPV6));
+    let is_on_way = |kinds: &[&str]| {
+        evidence.devices().iter().any(|(netns, dev)| {
+            let device = evidence.state.device(*netns, *dev);
+            device.is_some_and(|d| match &d.kind {
+                DeviceKind::Vxlan => kinds.contains(&"vxlan"),
+                DeviceKind::Other(kind) => kinds.contains(&kind.as_str()),
+                _ => false,
+            })
+        })
+    };
+    let tunnels = OF_TUNNELS.iter().filter(|(kinds, _)| is_on_way(kinds));
+    needed.extend(tunnels.flat_map(|(_, names)| names.iter()));
+    needed
+}
+
+fn off(
+    evidence: &Evidence<'_>,
+    (netns, dev): (Inum, u32),
+    needed: &[&'static str],
+) -> Option<Finding> {
     let device = evidence.state.device(netns, dev)?;
     let features = evidence.moments.first()?.get(&netns)?.features.get(&dev)?;
-    let names = lost(features);
+    let names = lost(features, needed);
     let grown = |what: &str| evidence.grown(netns, &format!("if.{}.{what}", device.name));
     let (packets, bytes) = (grown("tx_packets"), grown("tx_bytes"));
     let seconds = evidence.span.as_secs_f64();
@@ -75,15 +114,15 @@ fn off(evidence: &Evidence<'_>, (netns, dev): (Inum, u32)) -> Option<Finding> {
 }
 
 /// Offloads that the device could do and does not.
-fn lost(features: &Features) -> Vec<&'static str> {
+fn lost(features: &Features, needed: &[&'static str]) -> Vec<&'static str> {
     let of = |name: &str| features.get(name).filter(|f| f.is_changeable);
     let is_lost = |name: &&str| of(name).is_some_and(|f| !f.is_active);
     // One kind of checksum is enough.
-    let has_checksum = ["tx-checksum-ip-generic", "tx-checksum-ipv4"]
-        .iter()
-        .any(|name| features.get(*name).is_some_and(|f| f.is_active));
+    let has_checksum = NEEDED.iter().filter(|name| name.starts_with("tx-checksum"));
+    let has_checksum =
+        has_checksum.into_iter().any(|name| features.get(*name).is_some_and(|f| f.is_active));
     let is_needed = |name: &&str| !(name.starts_with("tx-checksum") && has_checksum);
-    NEEDED.into_iter().filter(is_lost).filter(is_needed).collect()
+    needed.iter().copied().filter(is_lost).filter(is_needed).collect()
 }
 
 /// A device in the middle with less room than the ends have.
@@ -108,10 +147,12 @@ fn small(evidence: &Evidence<'_>) -> Option<Finding> {
     let title = format!("{name} takes packets of {mtu} bytes, the ends send {least}");
     let mut finding = evidence.finding("slow-small-mtu", *netns, title);
     finding.place = finding.place.dev(name);
-    Some(
-        finding
-            .severity(Severity::Warning)
-            .fact(format!("MTU {mtu} on {name}, {least} at the ends"))
-            .fix(Remedy::link(name, Link::Mtu(least)).at(*netns)),
-    )
+    finding = finding
+        .severity(Severity::Warning)
+        .fact(format!("MTU {mtu} on {name}, {least} at the ends"));
+    // Both ends of a link have it: what one lets out the other has to take.
+    for (_, netns, name) in all.iter().filter(|(m, n, _)| m == mtu && !ends.contains(n)) {
+        finding = finding.fix(Remedy::link(name, Link::Mtu(least)).at(*netns));
+    }
+    Some(finding)
 }

@@ -1,15 +1,13 @@
 //! Rules that every packet walks through.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::evidence::human;
+use super::passage::{Passage, passages};
 use super::{Check, Evidence, Segment};
 use crate::diagnose::finding::{Confidence, Finding, Severity};
 use crate::diagnose::remedy::{ChainAt, Edit, Spec, Spot};
-use crate::diagnose::walk::{self, What};
-use crate::firewall::{self, At, Chain, Firewall, Rule, Stateful, Table, Target};
-use crate::journey::Hook;
+use crate::firewall::{Chain, Firewall, Rule, Table, Target};
 use crate::net::Inum;
 
 pub(super) const CHECK: Check = Check {
@@ -28,23 +26,23 @@ pub(super) const CHECK: Check = Check {
 const MANY: usize = 500;
 /// A hook that takes longer than this is felt.
 const FELT: Duration = Duration::from_micros(40);
+/// The same where only the first packet of a connection meets it.
+const FELT_ONCE: Duration = Duration::from_micros(500);
 /// About what one rule costs that does not match.
 const RULE_NS: u64 = 20;
 /// Deeper nesting is refused by the kernel.
 const MAX_DEPTH: usize = 16;
 
-/// A hook that the flow comes through, with its devices.
-type Passage<'a> = (Inum, Hook, Option<&'a str>, Option<&'a str>, firewall::Packet);
-
 fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
     let mut found: Vec<Finding> = Vec::new();
-    for (netns, hook, iif, oif, packet) in passages(evidence) {
-        let Some(detail) = evidence.detail(netns) else { continue };
-        let locals = locals(evidence, netns);
-        let (phys_in, phys_out) = (None, None);
-        let at = At { hook, is_bridged: false, iif, oif, phys_in, phys_out, locals: &locals };
-        let walked = Walked::of(&detail.firewall, &packet, &at);
-        let Some(finding) = judge(evidence, netns, hook, &walked) else { continue };
+    for passage in passages(evidence) {
+        let Some(detail) = evidence.detail(passage.netns) else { continue };
+        let of = |is_first| {
+            let walked = Walked::of(&detail.firewall, &passage, is_first);
+            judge(evidence, &passage, &walked)
+        };
+        // What every packet meets, the first one meets too.
+        let Some(finding) = of(false).or_else(|| of(true)) else { continue };
         if !found.iter().any(|f| f.place == finding.place) {
             found.push(finding);
         }
@@ -52,35 +50,10 @@ fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
     found
 }
 
-/// Where the flow meets rules, as a packet of a known connection.
-fn passages<'a>(evidence: &'a Evidence<'_>) -> Vec<Passage<'a>> {
-    let walks = evidence.ways.iter().flat_map(|way| way.walks());
-    let name = |netns, dev: Option<u32>| {
-        let dev = evidence.state.device(netns, dev?)?;
-        Some(dev.name.as_str())
-    };
-    let steps = walks.flat_map(|(_, walk)| &walk.steps);
-    steps
-        .filter_map(|step: &walk::Step| {
-            let What::Hook { hook, is_bridged: false, .. } = step.what else { return None };
-            let t = step.tuple;
-            let mut packet = firewall::Packet::new(t.src, t.dst, t.proto.number());
-            (packet.sport, packet.dport, packet.ct) = (t.sport, t.dport, Stateful::Established);
-            packet.tcp_flags = 16;
-            let iif = name(step.netns, step.dev).filter(|_| hook != Hook::Output);
-            let oif = name(step.netns, step.out_dev);
-            Some((step.netns, hook, iif, oif, packet))
-        })
-        .collect()
-}
-
-fn locals(evidence: &Evidence<'_>, netns: Inum) -> BTreeSet<std::net::IpAddr> {
-    let devices = evidence.netns(netns).into_iter().flat_map(|n| n.devices.values());
-    devices.flat_map(|d| d.addresses.iter().map(|(addr, _)| *addr)).collect()
-}
-
-/// What a packet of a known connection goes through at a hook.
+/// What a packet goes through at a hook.
 struct Walked<'a> {
+    /// The first of a connection; else one of a connection that is known.
+    is_first: bool,
     /// Rules that it is tried against.
     rules: usize,
     /// The part of them behind one rule that jumps, or in a base chain itself, that is the longest.
@@ -88,16 +61,16 @@ struct Walked<'a> {
 }
 
 impl<'a> Walked<'a> {
-    fn of(fw: &'a Firewall, packet: &firewall::Packet, at: &At<'_>) -> Self {
-        let passed = firewall::traverse(fw, packet, at);
+    fn of(fw: &'a Firewall, passage: &Passage<'_>, is_first: bool) -> Self {
+        let passed = passage.traverse(fw, is_first);
         let is_met = |rule: &Rule| {
             passed.hits.iter().any(|h| h.rule.is_some_and(|met| std::ptr::eq(met, rule)))
         };
-        let mut walked = Self { rules: 0, longest: None };
-        let family = if packet.dst.is_ipv4() { "ip" } else { "ip6" };
-        for table in fw.tables.iter().filter(|t| t.family == family || t.family == "inet") {
+        let mut walked = Self { is_first, rules: 0, longest: None };
+        for table in fw.tables.iter().filter(|t| passage.meets(&t.family)) {
             // Known connections do not see the rules of `nat`.
-            let base = |c: &&Chain| c.hook == Some(at.hook) && c.kind != "nat";
+            let is_seen = |c: &&Chain| is_first || c.kind != "nat";
+            let base = |c: &&Chain| c.hook == Some(passage.hook) && is_seen(c);
             for chain in table.chains.iter().filter(base) {
                 walked.rules += walked.chain(table, chain, &is_met, 0);
             }
@@ -146,12 +119,17 @@ impl<'a> Walked<'a> {
     }
 }
 
-fn judge(evidence: &Evidence<'_>, netns: Inum, hook: Hook, walked: &Walked<'_>) -> Option<Finding> {
+fn judge(evidence: &Evidence<'_>, passage: &Passage<'_>, walked: &Walked<'_>) -> Option<Finding> {
+    let (netns, hook) = (passage.netns, passage.hook);
     let (table, chain, jump, behind) = walked.longest.filter(|(.., n)| *n >= MANY)?;
-    let seen = evidence.median(netns, Segment::Hook(hook), None);
+    let seen = match walked.is_first {
+        // Without many of them nobody waits for what only first packets meet.
+        true => Some(evidence.median_of_first(netns, hook)?),
+        false => evidence.median(netns, Segment::Hook(hook), None),
+    };
     let guessed = Duration::from_nanos(walked.rules as u64 * RULE_NS);
     let takes = seen.map_or(guessed, |(time, _)| time);
-    if takes < FELT {
+    if takes < if walked.is_first { FELT_ONCE } else { FELT } {
         return None;
     }
     let inner = jump.map_or(chain.name.as_str(), |rule| match &rule.target {
@@ -159,7 +137,8 @@ fn judge(evidence: &Evidence<'_>, netns: Inum, hook: Hook, walked: &Walked<'_>) 
         _ => &chain.name,
     });
     let title = format!(
-        "Every packet is tried against {behind} rules of chain {inner} at {}, in vain",
+        "Every {} is tried against {behind} rules of chain {inner} at {}, in vain",
+        if walked.is_first { "new connection" } else { "packet" },
         hook.name().to_uppercase()
     );
     let mut finding = evidence.finding("slow-rule-chain", netns, title);
@@ -168,9 +147,14 @@ fn judge(evidence: &Evidence<'_>, netns: Inum, hook: Hook, walked: &Walked<'_>) 
         finding = finding.confidence(Confidence::Likely).severity(Severity::Warning);
     }
     finding = finding.fact(format!(
-        "{} rules are walked at {} by a packet of a known connection, {behind} of them from {}/{inner}",
+        "{} rules are walked at {} by {}, {behind} of them from {}/{inner}",
         walked.rules,
         hook.name().to_uppercase(),
+        if walked.is_first {
+            "the first packet of a connection"
+        } else {
+            "a packet of a known connection"
+        },
         table.name,
     ));
     finding = finding.fact(match seen {
@@ -185,7 +169,13 @@ fn judge(evidence: &Evidence<'_>, netns: Inum, hook: Hook, walked: &Walked<'_>) 
     if let Some(fact) = counted(evidence, netns, table, chain, jump) {
         finding = finding.fact(fact);
     }
-    Some(remedy(finding, netns, (table, chain, jump)))
+    Some(match walked.is_first {
+        true => finding.fix(
+            "replace the list by a set (ipset, nft set or map): kube-proxy does in its modes \
+             nftables and ipvs",
+        ),
+        false => remedy(finding, netns, (table, chain, jump)),
+    })
 }
 
 /// What the same list would cost as one look-up.
@@ -207,7 +197,7 @@ fn counted(
     chain: &Chain,
     jump: Option<&Rule>,
 ) -> Option<String> {
-    let grown = evidence.grown_at(netns, (table, chain, jump?))?;
+    let grown = evidence.grown_at(netns, (table, chain, Some(jump?)))?;
     Some(format!("{grown} packets were sent into it in {:.1} s", evidence.span.as_secs_f64()))
 }
 

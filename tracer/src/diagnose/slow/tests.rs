@@ -89,6 +89,7 @@ fn connection() -> Connection {
         unread: 0,
         receive_buffer: 131_072,
         unsent: 0,
+        held_back: 0,
         cookie: 1,
         is_app_limited: false,
         segments_in: 0,
@@ -204,6 +205,7 @@ fn lookup(name: &str, suffix: Option<&str>, millis: u64, rcode: Option<u8>) -> L
     Lookup {
         name: name.to_owned(),
         suffix: suffix.map(str::to_owned),
+        is_v6: false,
         server: addr("10.96.0.10"),
         took: Duration::from_millis(millis),
         rcode,
@@ -361,4 +363,109 @@ fn what_was_timed_stands_for_journeys() {
     let found = conclude(&seen).findings;
     assert_eq!(found[0].id, "slow-shaper");
     assert!(found[0].evidence.iter().any(|f| f.contains("30.0 ms")), "{:?}", found[0].evidence);
+}
+
+#[test]
+fn a_full_queue_drops_and_one_in_ten_thousand_is_no_fault() {
+    let state = state(Detail::default());
+    let journeys = [journey()];
+    let mut seen = evidence(&state, &journeys);
+    let moment = |packets, drops| -> Moment {
+        let queue = crate::net::meter::Queue {
+            dev: 2,
+            name: "eth0".to_owned(),
+            kind: "pfifo".to_owned(),
+            packets,
+            drops,
+            ..Default::default()
+        };
+        [(APP, Reading { queues: vec![queue], ..Reading::default() })].into()
+    };
+    // What was dropped before is not counted.
+    seen.moments = vec![moment(1000, 800), moment(9000, 1300)];
+    let found = conclude(&seen).findings;
+    assert_eq!((found[0].id, found[0].place.dev.as_deref()), ("slow-queue-drops", Some("eth0")));
+    assert!(found[0].evidence[0].contains("500 packets dropped"), "{:?}", found[0].evidence);
+    seen.moments = vec![moment(1000, 800), moment(900_000, 815)];
+    assert_eq!(conclude(&seen).findings, []);
+}
+
+#[test]
+fn a_short_segment_that_is_held_back_is_the_applications() {
+    let (state, journeys) = (state(Detail::default()), [journey()]);
+    let held = Connection {
+        rtt: Duration::from_millis(40),
+        min_rtt: Duration::from_micros(50),
+        unsent: 2,
+        held_back: 1,
+        ..connection()
+    };
+    let mut seen = evidence(&state, &journeys);
+    seen.moments = moments([1, 2, 3].map(|_| held.clone()));
+    assert_eq!(ids(&seen, Severity::Warning), ["slow-nagle"]);
+    // A bulk transfer keeps more than a segment back, and one that is answered at once nothing.
+    let bulk = Connection { unsent: 900_000, held_back: 700_000, ..held.clone() };
+    seen.moments = moments([1, 2, 3].map(|_| bulk.clone()));
+    assert_eq!(ids(&seen, Severity::Warning), Vec::<&str>::new());
+    let quick = Connection { rtt: Duration::from_micros(90), ..held };
+    seen.moments = moments([1, 2, 3].map(|_| quick.clone()));
+    assert_eq!(ids(&seen, Severity::Warning), Vec::<&str>::new());
+}
+
+#[test]
+fn a_buffer_that_stays_as_it_is_is_the_applications_or_a_settings() {
+    let journeys = [journey()];
+    let fixed = |received| Connection { receive_buffer: 32_768, received, ..connection() };
+    let plain = state(Detail::default());
+    let mut seen = evidence(&plain, &journeys);
+    // 14 kB in each round trip of 80 ms.
+    seen.moments = moments([100, 350_000, 700_100].map(fixed));
+    let found = conclude(&seen).findings;
+    assert_eq!(found[0].id, "slow-receive-buffer");
+    assert!(found[0].fix[0].contains("SO_RCVBUF"), "{:?}", found[0].fix);
+    let sysctls = [("ipv4/tcp_moderate_rcvbuf".to_owned(), "0".to_owned())].into();
+    let off = state(Detail { sysctls, ..Detail::default() });
+    let mut seen = evidence(&off, &journeys);
+    seen.moments = moments([100, 350_000, 700_100].map(fixed));
+    let found = conclude(&seen).findings;
+    assert!(found[0].fix[0].contains("net.ipv4.tcp_moderate_rcvbuf=1"), "{:?}", found[0].fix);
+    // It grew: the kernel gives what is needed.
+    let grown =
+        |received| Connection { receive_buffer: 32_768 + received as u32, ..fixed(received) };
+    seen.moments = moments([100, 350_000, 700_100].map(grown));
+    assert_eq!(ids(&seen, Severity::Error), Vec::<&str>::new());
+}
+
+#[test]
+fn questions_for_one_kind_of_address_that_nobody_answers_are_told_apart() {
+    let state = state(Detail::default());
+    let mut seen = evidence(&state, &[]);
+    let v6 = |millis, rcode| Lookup {
+        is_v6: true,
+        has_address: false,
+        ..lookup("api.example", None, millis, rcode)
+    };
+    seen.lookups = vec![lookup("api.example", None, 2, Some(0)), v6(5000, None)];
+    let found = conclude(&seen).findings;
+    assert_eq!(found[0].id, "slow-dns-aaaa");
+    // Both are asked at once: the longer one is waited for.
+    assert!(found[0].title.contains("5.00 s"), "{}", found[0].title);
+    seen.lookups = vec![lookup("api.example", None, 5000, None), v6(5000, None)];
+    assert_eq!(conclude(&seen).findings[0].id, "slow-dns-server");
+    seen.lookups = vec![lookup("api.example", None, 2, Some(0)), v6(3, Some(0))];
+    assert_eq!(conclude(&seen).findings, []);
+}
+
+#[test]
+fn fragments_without_room_are_named_with_the_setting() {
+    let journeys = [journey()];
+    let sysctls = [("ipv4/ipfrag_high_thresh".to_owned(), "8000".to_owned())].into();
+    let small = state(Detail { sysctls, ..Detail::default() });
+    let mut seen = evidence(&small, &journeys);
+    seen.moments = counted(&[("IpReasmFails", 900)]);
+    let found = conclude(&seen).findings;
+    assert_eq!(found[0].id, "slow-reassembly");
+    assert!(found[0].fix[0].contains("net.ipv4.ipfrag_high_thresh=4194304"), "{:?}", found[0].fix);
+    seen.moments = counted(&[("IpReasmFails", 2)]);
+    assert_eq!(conclude(&seen).findings, []);
 }

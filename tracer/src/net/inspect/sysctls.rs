@@ -28,7 +28,7 @@ impl Dirs {
 }
 
 /// Of the namespace as a whole. A kernel without the feature has no such file.
-const PLAIN: [&str; 30] = [
+const PLAIN: [&str; 33] = [
     "bridge/bridge-nf-call-arptables",
     "bridge/bridge-nf-call-ip6tables",
     "bridge/bridge-nf-call-iptables",
@@ -43,15 +43,18 @@ const PLAIN: [&str; 30] = [
     "ipv4/ip_local_port_range",
     "ipv4/ip_local_reserved_ports",
     "ipv4/ip_no_pmtu_disc",
+    "ipv4/ipfrag_high_thresh",
     "ipv4/neigh/default/gc_thresh3",
     "ipv4/tcp_abort_on_overflow",
     "ipv4/tcp_max_syn_backlog",
+    "ipv4/tcp_moderate_rcvbuf",
     "ipv4/tcp_mtu_probing",
     "ipv4/tcp_rmem",
     "ipv4/tcp_syncookies",
     "ipv4/tcp_window_scaling",
     "ipv4/tcp_wmem",
     "ipv6/icmp/echo_ignore_all",
+    "ipv6/ip6frag_high_thresh",
     "ipv6/neigh/default/gc_thresh3",
     "netfilter/nf_conntrack_buckets",
     "netfilter/nf_conntrack_count",
@@ -97,6 +100,7 @@ pub(super) fn read<'a>(devices: impl Iterator<Item = &'a str>) -> BTreeMap<Strin
         paths.extend(IPV4.map(|key| format!("ipv4/conf/{dev}/{key}")));
         paths.extend(IPV6.map(|key| format!("ipv6/conf/{dev}/{key}")));
         paths.push(format!("ipv4/neigh/{dev}/proxy_delay"));
+        paths.push(format!("ipv6/neigh/{dev}/proxy_delay"));
     }
     let dirs = Dirs::open();
     let with_value = |path: String| dirs.read(&path).map(|value| (path, value));

@@ -35,6 +35,8 @@ pub struct Connection {
     pub receive_buffer: u32,
     /// Sent and not acknowledged, or not yet sent, bytes.
     pub unsent: u32,
+    /// Of it, not yet sent (since 4.6).
+    pub held_back: u32,
     /// What was sent last was all that the application had.
     pub is_app_limited: bool,
     /// Window scaling was agreed upon.
@@ -110,6 +112,7 @@ fn connection(body: &[u8], processes: &Processes) -> Option<Connection> {
         unread: u32_at(body, 56)?,
         receive_buffer: u32_at(memory, 4).unwrap_or(0),
         unsent: u32_at(body, 60)?,
+        held_back: word(144),
         is_app_limited: u8_at(info, 7)? & 1 != 0,
         scales_window: u8_at(info, 5)? & WINDOW_SCALING != 0,
         mss: word(16),

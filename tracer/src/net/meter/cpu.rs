@@ -63,40 +63,47 @@ fn joined(softnet: &str, stat: &str) -> Vec<Cpu> {
     softnet.lines().map(cpu).collect()
 }
 
-/// The quota of a process, where a cgroup of it has one.
-pub(super) fn quota(pid: u32) -> Option<Quota> {
-    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-    groups.lines().find_map(limited)
+/// The quotas of a process: its cgroup may have one, and each of those around it (a pod's around
+/// its containers').
+pub(super) fn quotas(pid: u32) -> Vec<Quota> {
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    groups.lines().flat_map(limited).collect()
 }
 
-/// The nearest limited cgroup on a line of `/proc/PID/cgroup`: `0::/path` is version 2, which has
-/// all controllers, `N:cpu,cpuacct:/path` version 1.
-fn limited(line: &str) -> Option<Quota> {
+/// The limited cgroups on a line of `/proc/PID/cgroup`, the nearest first: `0::/path` is version 2,
+/// which has all controllers, `N:cpu,cpuacct:/path` version 1.
+fn limited(line: &str) -> Vec<Quota> {
     let mut parts = line.splitn(3, ':').skip(1);
-    let (controllers, path) = (parts.next()?, parts.next()?);
+    let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { return Vec::new() };
     let roots: &[&str] = match controllers {
         "" => &["/sys/fs/cgroup", "/sys/fs/cgroup/unified"],
         names if names.split(',').any(|n| n == "cpu") => {
             &["/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu,cpuacct"]
         }
-        _ => return None,
+        _ => return Vec::new(),
     };
     // Of another cgroup namespace: not below the root that is seen here.
     if path.split('/').any(|part| part == "..") {
-        return None;
+        return Vec::new();
     }
-    roots.iter().find_map(|root| {
-        let mut dir = PathBuf::from(root).join(path.trim_start_matches('/'));
-        while dir.starts_with(root) && dir != Path::new(root) {
-            if is_limited(&dir) {
-                let text = fs::read_to_string(dir.join("cpu.stat")).ok()?;
-                let cgroup = format!("/{}", dir.strip_prefix(root).ok()?.display());
-                return Some(Quota { cgroup, ..figures(&text) });
-            }
-            dir.pop();
+    let below = |root: &&str| {
+        let quotas = quotas_below(Path::new(root), path);
+        (!quotas.is_empty()).then_some(quotas)
+    };
+    roots.iter().find_map(below).unwrap_or_default()
+}
+
+fn quotas_below(root: &Path, path: &str) -> Vec<Quota> {
+    let mut dir = PathBuf::from(root).join(path.trim_start_matches('/'));
+    let mut found = Vec::new();
+    while dir.starts_with(root) && dir != root {
+        let text = fs::read_to_string(dir.join("cpu.stat"));
+        if let (true, Ok(text), Ok(below)) = (is_limited(&dir), text, dir.strip_prefix(root)) {
+            found.push(Quota { cgroup: format!("/{}", below.display()), ..figures(&text) });
         }
-        None
-    })
+        dir.pop();
+    }
+    found
 }
 
 fn is_limited(dir: &Path) -> bool {

@@ -56,14 +56,14 @@ pub struct Reading {
     pub sockets: Vec<Socket>,
     /// Offloads by interface index; read once, at the start.
     pub features: BTreeMap<u32, Features>,
-    /// By process that holds a socket here.
-    pub quotas: BTreeMap<u32, Quota>,
+    /// By process that holds a socket here; those of its cgroup and of the ones around it.
+    pub quotas: BTreeMap<u32, Vec<Quota>>,
 }
 
 /// How much is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
-    /// What has peaks: queues and sockets.
+    /// What has peaks, and what is cheap: queues, sockets, and what their processes may use.
     Peaks,
     /// Everything.
     All,
@@ -98,6 +98,7 @@ fn read_here(place: &Place, processes: &Processes, depth: Depth) -> Reading {
         reading.connections = connections::connections(&mut netlink, processes);
         reading.sockets = sockets::sockets(&mut netlink, processes, &mut Vec::new());
     }
+    reading.quotas = reading.holders().map(|pid| (pid, cpu::quotas(pid))).collect();
     if depth == Depth::Peaks {
         return reading;
     }
@@ -106,7 +107,6 @@ fn read_here(place: &Place, processes: &Processes, depth: Depth) -> Reading {
         let _ = counters::conntrack(&mut reading.counters);
     }
     reading.features = features::features(&place.devices);
-    reading.quotas = reading.holders().filter_map(|pid| Some((pid, cpu::quota(pid)?))).collect();
     reading
 }
 

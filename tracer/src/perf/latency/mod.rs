@@ -190,7 +190,9 @@ impl Run {
         loop {
             let begin = Instant::now();
             self.probes.attach(&mut self.side, self.node.state())?;
-            self.attached = Some(begin);
+            // Attaching takes its time, and nothing is observed meanwhile.
+            let attached = Instant::now();
+            self.attached = Some(attached);
             if is_first {
                 if let Some(path) = &self.config.common.ready_file {
                     ready::say(path)?;
@@ -199,11 +201,11 @@ impl Run {
             }
             is_first = false;
             let on = self.config.duty.map_or(YEAR, |duty| duty.on);
-            let mut waited = self.wait(&mut signals, deadline, begin + on, true).await?;
+            let mut waited = self.wait(&mut signals, deadline, attached + on, true).await?;
+            self.observed += attached.elapsed();
             self.side.detach();
-            self.collect()?;
             self.attached = None;
-            self.observed += begin.elapsed();
+            self.collect()?;
             if waited == Waited::Enough
                 && let Some(duty) = self.config.duty
             {
@@ -327,6 +329,7 @@ impl Run {
         report.retransmissions = self.again.last();
         report.retransmitted = self.again.count() + self.side.untold()?;
         report.unplaced = self.side.unplaced()?;
+        report.missed = self.side.missed_runs();
         report.unavailable = self.probes.unavailable().to_vec();
         if let Some(baseline) = &self.baseline {
             report.findings = compare::findings(baseline, &report);

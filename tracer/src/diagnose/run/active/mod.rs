@@ -320,6 +320,7 @@ impl Session {
             sport: None,
             size: None,
             questions: Vec::new(),
+            asks_v6: false,
             timeout: ask.timeout,
         }
     }

@@ -1,21 +1,15 @@
-//! Packets that a rule drops since they come too fast, and translations that run out of ports.
+//! Translations that run out of ports, or race for an entry.
 
 use super::{Check, Evidence};
 use crate::diagnose::finding::{Confidence, Finding};
 use crate::diagnose::remedy::{ChainAt, Edit, Spec, Spot};
 use crate::event::{Proto, Tuple};
-use crate::firewall::{Chain, Flavour, Match, Rule, Table, Target};
+use crate::firewall::{Chain, Flavour, Rule, Table, Target};
 use crate::journey::{Fate, Hook};
 use crate::net::Inum;
 
 pub(super) const CHECK: Check = Check {
     explains: &[
-        (
-            "slow-policer",
-            "A rule drops what exceeds a rate, at once and without a queue: TCP loses packets at \
-             every burst and slows down far below the rate. A shaper, which delays instead, suits \
-             better.",
-        ),
         (
             "slow-snat-ports",
             "Connections that leave by one translated address and port range to the same target \
@@ -35,9 +29,7 @@ pub(super) const CHECK: Check = Check {
 };
 
 fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
-    let netns = evidence.namespaces();
-    let all = netns.iter().flat_map(|n| [policer(evidence, *n), ports(evidence, *n)]);
-    all.flatten().collect()
+    evidence.namespaces().into_iter().filter_map(|netns| ports(evidence, netns)).collect()
 }
 
 type Found<'a> = (&'a Table, &'a Chain, &'a Rule);
@@ -55,56 +47,8 @@ fn rules<'a>(
     })
 }
 
-/// A rate in a rule that drops what exceeds it (`limit rate over`, `--hashlimit-above`), or drops
-/// what an accepting rule with a rate has let by.
-fn is_limit(rule: &Rule) -> bool {
-    let text = &rule.text;
-    let has_rate = rule.matches.iter().any(|m| matches!(m, Match::Other(_)));
-    let exceeds = ["limit rate over", "--hashlimit-above", "--limit "];
-    has_rate && exceeds.iter().any(|words| text.contains(words))
-}
-
-fn policer(evidence: &Evidence<'_>, netns: Inum) -> Option<Finding> {
-    let dropped = dropped_at(evidence, netns);
-    let limits = rules(evidence, netns, |_, r| is_limit(r) && matches!(r.target, Target::Drop));
-    let candidates = limits.map(|found| (found, evidence.grown_at(netns, found)));
-    // What it counts is its own; without a counter, a drop at its hook is.
-    let (found, count) = candidates
-        .filter(|(found, count)| match count {
-            Some(count) => *count > 0,
-            None => {
-                dropped.iter().any(|hook| found.1.hook == Some(*hook) || found.1.hook.is_none())
-            }
-        })
-        .max_by_key(|(_, count)| *count)?;
-    let (table, chain, rule) = found;
-    if count.is_none() && dropped.is_empty() || count.is_some_and(|n| n < 3) && dropped.is_empty() {
-        return None;
-    }
-    let title = "A rule drops what exceeds a rate: the flow is policed".to_owned();
-    let mut finding = evidence.finding("slow-policer", netns, title);
-    finding.place = finding.place.rule(&table.name, &chain.name, Some(rule));
-    if let Some(hook) = chain.hook {
-        finding.place = finding.place.hook(hook);
-    }
-    finding = finding.fact(format!("{}/{}: {}", table.name, chain.name, rule.text));
-    if let Some(count) = count {
-        let seconds = evidence.span.as_secs_f64();
-        finding = finding.fact(format!("it dropped {count} packets in {seconds:.1} s"));
-    }
-    if !dropped.is_empty() {
-        finding = finding
-            .fact(format!("{} packets of the flow were seen to be dropped there", dropped.len()));
-    } else {
-        finding = finding.confidence(Confidence::Likely);
-    }
-    Some(finding.fix(
-        "raise the rate or the burst of that rule, remove it, or shape instead of dropping (tc tbf, fq_codel)",
-    ))
-}
-
 /// The hooks at which followed packets were dropped by netfilter.
-fn dropped_at(evidence: &Evidence<'_>, netns: Inum) -> Vec<Hook> {
+pub(super) fn dropped_at(evidence: &Evidence<'_>, netns: Inum) -> Vec<Hook> {
     let here = evidence
         .journeys
         .iter()
