@@ -119,17 +119,7 @@ impl Lab {
     ///
     /// If the namespace cannot be entered, or `work` panics.
     pub fn inside<T: Send>(&self, host: &str, work: impl FnOnce() -> T + Send) -> T {
-        let netns = std::fs::File::open(format!("/run/netns/{}", self.netns(host)));
-        let netns = netns.expect("a namespace of the lab");
-        std::thread::scope(|scope| {
-            let thread = scope.spawn(move || {
-                // SAFETY: only reads its two integers; the descriptor is open.
-                let rc = unsafe { libc::setns(netns.as_raw_fd(), libc::CLONE_NEWNET) };
-                assert_eq!(rc, 0, "setns: {}", std::io::Error::last_os_error());
-                work()
-            });
-            thread.join().expect("no panic inside")
-        })
+        inside(&self.netns(host), work)
     }
 
     /// One echo request that must be answered.
@@ -209,4 +199,19 @@ impl From<Output> for Ran {
             stderr: text(&output.stderr),
         }
     }
+}
+
+/// Runs `work` inside a named namespace, on a thread of its own.
+pub(crate) fn inside<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> T {
+    let netns = std::fs::File::open(format!("/run/netns/{}", name));
+    let netns = netns.expect("a namespace of the lab");
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(move || {
+            // SAFETY: only reads its two integers; the descriptor is open.
+            let rc = unsafe { libc::setns(netns.as_raw_fd(), libc::CLONE_NEWNET) };
+            assert_eq!(rc, 0, "setns: {}", std::io::Error::last_os_error());
+            work()
+        });
+        thread.join().expect("no panic inside")
+    })
 }

@@ -14,6 +14,7 @@ mod lab;
 mod pick;
 mod reports;
 mod run;
+mod server;
 mod site;
 mod tracer;
 
@@ -26,6 +27,7 @@ pub use lab::{Lab, Ran};
 pub use pick::{Pick, arp, fin, icmp, icmp6, packets, tcp, udp};
 pub use reports::Reports;
 pub use run::Run;
+pub use server::{greeter, name_server, name_server_at, tun};
 pub use site::{Place, Site};
 pub use tracer::Tracer;
 

@@ -1,62 +1,9 @@
 //! Causes that lie elsewhere than where a packet ends, verdicts, and what only looks like a fault:
 //! on networks that are nobody's lab.
 
-use std::io::Write as _;
-use std::net::{TcpListener, UdpSocket};
-use std::path::PathBuf;
 use std::process::Command;
 
-use pkttrace::net::setns::run_in_path;
-use pkttrace_tests::{Diagnosis, Site, binary};
-
-fn path(site: &Site, host: &str) -> PathBuf {
-    format!("/run/netns/{}", site.netns(host)).into()
-}
-
-/// Whoever connects at `port` of `host` is greeted and left alone, until the test ends.
-fn greeter(site: &Site, host: &str, port: u16) {
-    let bind = || TcpListener::bind(("::", port));
-    let listener = run_in_path(&path(site, host), bind).expect("a listener");
-    std::thread::spawn(move || {
-        for client in listener.incoming() {
-            let Ok(mut client) = client else { return };
-            let _ = client.write_all(b"220 ready\r\n");
-        }
-    });
-}
-
-/// A name server for A records: `answer` says what a name has, 24 addresses do not fit a datagram.
-fn name_server(site: &Site, host: &str, answer: fn(&str) -> &'static [[u8; 4]]) {
-    let bind = || UdpSocket::bind(("0.0.0.0", 53));
-    let socket = run_in_path(&path(site, host), bind).expect("a socket");
-    std::thread::spawn(move || {
-        let mut question = [0; 512];
-        while let Ok((n, from)) = socket.recv_from(&mut question) {
-            let _ = socket.send_to(&reply(&question[..n], answer), from);
-        }
-    });
-}
-
-fn reply(question: &[u8], answer: fn(&str) -> &'static [[u8; 4]]) -> Vec<u8> {
-    let (mut labels, mut at) = (Vec::new(), 12);
-    while question[at] > 0 {
-        let end = at + 1 + usize::from(question[at]);
-        labels.push(String::from_utf8_lossy(&question[at + 1..end]).into_owned());
-        at = end;
-    }
-    let found = answer(&labels.join("."));
-    let is_cut = found.len() > 20;
-    let (flags, code) = (if is_cut { 0x87 } else { 0x85 }, if found.is_empty() { 3 } else { 0 });
-    let count = if is_cut { 0 } else { found.len() as u8 };
-    let mut reply = question[..2].to_vec();
-    reply.extend_from_slice(&[flags, code, 0, 1, 0, count, 0, 0, 0, 0]);
-    reply.extend_from_slice(&question[12..at + 5]);
-    for address in found.iter().take(usize::from(count)) {
-        reply.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
-        reply.extend_from_slice(address);
-    }
-    reply
-}
+use pkttrace_tests::{Diagnosis, Site, binary, greeter, name_server};
 
 fn title(found: &Diagnosis) -> &str {
     found.first()["title"].as_str().unwrap_or_default()

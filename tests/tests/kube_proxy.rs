@@ -140,6 +140,17 @@ const ROWS: &[Row] = &[
         ..ROW
     },
     Row {
+        what: "externalTrafficPolicy Local, a pod asks for the private address of a load balancer",
+        modes: NFT,
+        breaks: &[
+            "nft 'add element ip kube-proxy no-endpoint-services { 10.88.1.2 . tcp . 80 comment \"default/weblocal\" : drop }'",
+        ],
+        to: "10.88.1.2:80",
+        id: "svc-no-local-endpoints",
+        says: "default/weblocal",
+        ..ROW
+    },
+    Row {
         what: "internalTrafficPolicy Local",
         modes: IPTABLES,
         breaks: &[
@@ -263,6 +274,41 @@ const ROWS: &[Row] = &[
         to: "10.96.45.101:80",
         id: "svc-hairpin-unmasqueraded",
         heals: true,
+        ..ROW
+    },
+    Row {
+        what: "masquerading is gone, NodePort",
+        breaks: &[
+            "iptables -t nat -F KUBE-POSTROUTING",
+            "nft 'flush chain ip kube-proxy masquerading'",
+        ],
+        from: "ext",
+        to: "192.168.50.11:30080",
+        id: "svc-reply-bypasses-node",
+        says: "masquerade",
+        heals: true,
+        ..ROW
+    },
+    Row {
+        what: "FORWARD drops beside the Services' rules",
+        modes: NFT,
+        breaks: &["iptables-nft -F FLANNEL-FWD", "iptables-nft -P FORWARD DROP"],
+        id: "svc-forward-policy-drop",
+        says: "policy",
+        heals: true,
+        ..ROW
+    },
+    Row {
+        what: "a hostPort whose pod is gone, beside nftables",
+        modes: NFT,
+        breaks: &[
+            "iptables-nft -t nat -R CNI-DN-P2 3 -p tcp -m tcp --dport 8088 -j DNAT --to-destination 10.244.1.99:8080",
+            "ip neigh replace 10.244.1.99 lladdr 0a:58:0a:f4:01:63 dev cni0 nud reachable",
+        ],
+        from: "ext",
+        to: "192.168.50.11:8088",
+        id: "hostport-stale-pod",
+        says: "10.244.1.99",
         ..ROW
     },
     Row {

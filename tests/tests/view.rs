@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use pkttrace_tests::{Journey, Lab, Tracer, tcp};
+use pkttrace_tests::{Diagnosis, Journey, Lab, Tracer, tcp};
 use serde_json::Value;
 
 /// The namespaces of a journey's hops, without the lab's prefix.
@@ -73,4 +73,15 @@ fn an_answer_says_whether_it_was_translated_back() {
     lab.exec("n1", "sysctl -qw net.bridge.bridge-nf-call-iptables=0");
     let bad = un_nat(false);
     assert_eq!((&bad["expected"]["src"], &bad["seen"]), (&service.into(), &false.into()));
+}
+
+/// Who asks is on another node: the way begins where its packets come in.
+#[test]
+fn a_question_from_beyond_the_view_is_walked_from_where_it_comes_in() {
+    let lab = Lab::cluster();
+    let (view, from) = (lab.netns("n2"), lab.netns("p1"));
+    let ask = || Diagnosis::of(&["--view", &view, "--from", &from, "--to", "10.244.2.2:8080"]);
+    lab.exec("n2", "ip link set veth-p3 down");
+    ask().assert_first("veth-host-down", &view).run_fix();
+    ask().assert_healthy();
 }

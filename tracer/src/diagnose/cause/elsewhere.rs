@@ -4,13 +4,14 @@ use std::net::IpAddr;
 
 use super::undo::{Alteration, leads};
 use crate::diagnose::case::{Case, Direction, Purpose, Way};
-use crate::diagnose::finding::{Confidence, Finding, Where};
-use crate::diagnose::rules::Rule;
+use crate::diagnose::finding::{Confidence, Finding, Severity, Where};
+use crate::diagnose::remedy::{Path, Remedy};
+use crate::diagnose::rules::{self, Rule};
 use crate::diagnose::show;
 use crate::diagnose::walk::{Ask, End, Nat, What};
 use crate::journey::Fate;
-use crate::net::Inum;
 use crate::net::detail::RoutingRule;
+use crate::net::{Inum, Netns};
 
 const OTHER_DEVICE: &str = "reply-other-device";
 const EXCEPTED: &str = "masquerade-excepts-target";
@@ -29,9 +30,68 @@ pub(in crate::diagnose) const RULE: Rule = Rule {
 };
 
 /// Whether what was asked left the node, and what came of it there.
-pub(super) fn finding(case: &Case<'_>) -> Option<Finding> {
-    let mut asked = case.ways.iter().filter(|w| w.purpose == Purpose::Reach);
-    asked.find_map(|way| other_device(case, way).or_else(|| excepted(case, way)))
+pub(super) fn finding(case: &Case<'_>, known: &[Finding]) -> Option<Finding> {
+    let asked = || case.ways.iter().filter(|w| w.purpose == Purpose::Reach);
+    let astray = || asked().find_map(|way| answered_astray(case, way));
+    asked()
+        .find_map(|way| other_device(case, way).or_else(|| excepted(case, way)))
+        .or_else(|| (!is_explained(known)).then(astray).flatten())
+}
+
+/// Something is known that stops packets, besides that they were seen to end.
+fn is_explained(known: &[Finding]) -> bool {
+    let is_open = |f: &Finding| rules::unexplained::IDS.contains(&f.id);
+    known.iter().any(|f| f.severity == Severity::Error && !is_open(f))
+}
+
+/// Nothing is in the way of the question, nor of the answer: but that leaves the node by another
+/// device than the question came in by, and so does not come to who asked, who is seen as well.
+fn answered_astray(case: &Case<'_>, way: &Way) -> Option<Finding> {
+    let reply = way.reply.as_ref().filter(|_| way.is_clear())?;
+    let End::LeftView { netns, dev, .. } = reply.end else { return None };
+    let came = way.request.steps.iter().find(|s| s.netns == netns)?.dev?;
+    if way.request.ask.entry.is_some() || netns == way.request.ask.from || came == dev {
+        return None;
+    }
+    let (node, came_by, left) =
+        (case.state.netns_name(netns), case.dev_name(netns, came), case.dev_name(netns, dev));
+    let here = case.netns(netns)?;
+    let (to, route) = reply.steps.iter().rev().find_map(|step| match &step.what {
+        What::Route { route: Some(route), .. } if step.netns == netns => {
+            Some((step.tuple.dst, route))
+        }
+        _ => None,
+    })?;
+    let text = show::route(here, route);
+    let title = format!(
+        "{node} answers {to} by {left}, by its route {text}, and not by {came_by}, by which the \
+         question came in (asymmetric routing): the answer does not arrive"
+    );
+    let finding = Finding::error(OTHER_DEVICE, case.scenario(), title)
+        .confidence(Confidence::Likely)
+        .at(Where::netns(case.state, netns).dev(&left).route(&text))
+        .fact(format!("ip route of {node}: {text}"))
+        .fact(format!("nothing is in the way of the question, which comes in by {came_by}"))
+        .journeys(seen_to_leave(case, way.purpose, Direction::Reply));
+    let back = back(here, came, to).map(|path| Remedy::Route(path).at(netns));
+    Some(finding.fixes(back).fix(format!(
+        "for all clients: mark connections that come in by {came_by} (CONNMARK), restore the mark on \
+         their answers, and route marked packets by {came_by} (ip rule add fwmark …)"
+    )))
+}
+
+/// A route to one address by this device: on its link, or by the gateway that others go by.
+fn back(here: &Netns, dev: u32, to: IpAddr) -> Option<Path> {
+    let device = here.devices.get(&dev)?;
+    let is_on_link = device.addresses.iter().any(|net| show::covers(*net, to));
+    let routes = here.detail.iter().flat_map(|d| &d.routes);
+    let hops = routes.filter(|r| r.dst.0.is_ipv4() == to.is_ipv4()).flat_map(|r| &r.hops);
+    let via = hops.filter(|h| h.dev == Some(dev)).find_map(|h| h.via);
+    match (is_on_link, via) {
+        (true, _) => Some(Path::host(to, None, Some(&device.name))),
+        (false, Some(via)) => Some(Path::host(to, Some(via), Some(&device.name))),
+        (false, None) => None,
+    }
 }
 
 /// The question came in by one device, and the answer left by another one, to nobody's use.

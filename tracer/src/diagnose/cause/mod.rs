@@ -34,7 +34,7 @@ fn cause(case: &Case<'_>, findings: &[Finding]) -> Option<Finding> {
     to_blame(case)
         .and_then(|(way, alteration)| say::finding(case, way, &alteration, findings))
         .or_else(|| names::finding(case))
-        .or_else(|| elsewhere::finding(case))
+        .or_else(|| elsewhere::finding(case, findings))
 }
 
 /// What has to be undone for a way that fails to lead there and back.

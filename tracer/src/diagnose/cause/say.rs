@@ -5,14 +5,20 @@ use std::net::SocketAddr;
 use super::undo::Alteration;
 use crate::diagnose::case::{Case, Way};
 use crate::diagnose::finding::{Finding, Scenario, Severity, Where};
-use crate::diagnose::rules::Rule;
+use crate::diagnose::place::is_link_local;
+use crate::diagnose::remedy::{Path, Remedy};
+use crate::diagnose::rules::{Rule, located};
 use crate::diagnose::show;
 use crate::diagnose::walk::{Nat, RuleRef};
 use crate::firewall::{self, Match, Target};
+use crate::net::Inum;
+use crate::net::detail::Route;
 
 const TAKES_HOST: &str = "translation-takes-host";
 const HIDES_SOURCE: &str = "translation-hides-source";
 const DIVERTS: &str = "policy-rule-hijack";
+const WRONG_SOURCE: &str = "route-wrong-source";
+const UNTRACKED: &str = "conntrack-untracked";
 
 pub(in crate::diagnose) const RULE: Rule = Rule {
     id: TAKES_HOST,
@@ -36,6 +42,10 @@ pub(super) fn finding(
     let consequence = known.iter().find(|f| f.severity == Severity::Error);
     let found = match alteration {
         Alteration::Translated(nat, rule) => translated(case, nat, rule),
+        Alteration::Sourced(netns, route) => sourced(case, way, (*netns, route))?,
+        // What is blamed on that rule already says what came of it.
+        Alteration::Untracked(_, rule) if known.iter().any(|f| is_by(f, rule)) => return None,
+        Alteration::Untracked(netns, rule) => untracked(case, (*netns, rule), consequence),
         Alteration::Diverted(netns, rule) => {
             let text = show::rule(rule);
             // Where the rule is meant so, and only its table's gateway is gone, it is not told.
@@ -49,6 +59,10 @@ pub(super) fn finding(
         }
     };
     Some(with_proof(found, consequence, way))
+}
+
+fn is_by(finding: &Finding, rule: &RuleRef) -> bool {
+    finding.severity == Severity::Error && finding.place.rule.as_ref() == Some(&rule.text)
 }
 
 /// Two findings about one cause.
@@ -108,6 +122,52 @@ fn translated(case: &Case<'_>, nat: &Nat, rule: &RuleRef) -> Finding {
         .facts(asked.map(|(chain, own)| format!("{chain} {}", own.text)))
         .fact(format!("{} {}", rule.chain, rule.text))
         .fix(format!("take {} out of {whose}: it is the address of another host", before.dst))
+}
+
+/// A route names a source that answers do not come back to.
+fn sourced(case: &Case<'_>, way: &Way, (netns, route): (Inum, &Route)) -> Option<Finding> {
+    let here = case.netns(netns)?;
+    let (src, text) = (route.prefsrc?, show::route(here, route));
+    let dev = route.hops.first()?.dev?;
+    let own = here.devices.get(&dev)?.addresses.iter().map(|(a, _)| *a);
+    let better = own.into_iter().find(|a| a.is_ipv4() == src.is_ipv4() && !is_link_local(*a))?;
+    let (node, dev) = (&here.name, case.dev_name(netns, dev));
+    let title = format!(
+        "{node} sends to {} from {src}, which its route {text} names as source, though {dev} has {better}: \
+         the answer takes another way back",
+        way.request.ask.dst
+    );
+    let path = Path { src: Some(better), ..Path::of(here, route) };
+    let finding = Finding::error(WRONG_SOURCE, case.scenario(), title)
+        .at(Where::netns(case.state, netns).dev(&dev).route(&text))
+        .fact(format!("ip route of {node}: {text} src {src}"))
+        .fix(Remedy::Route(path).at(netns));
+    Some(finding)
+}
+
+/// A rule keeps it from conntrack, and so its answer is not known as one.
+fn untracked(
+    case: &Case<'_>,
+    (netns, rule): (Inum, &RuleRef),
+    consequence: Option<&Finding>,
+) -> Finding {
+    let node = case.state.netns_name(netns);
+    let title = format!(
+        "{node} keeps it from conntrack ({}), so that what is let through as an answer, or is \
+         translated, is not",
+        rule.text
+    );
+    let mut place = Where::netns(case.state, netns);
+    place.table = Some(rule.table.clone());
+    place.chain = Some(rule.chain.clone());
+    place.rule = Some(rule.text.clone());
+    let finding = Finding::error(UNTRACKED, case.scenario(), title)
+        .at(place)
+        .fact(format!("{} of {node}: {}", rule.table, rule.text))
+        .fix(located::delete(case, netns, rule));
+    // Who wrote it means it: the answer alone let through is less.
+    let narrower = consequence.map(|c| c.narrower.clone()).unwrap_or_default();
+    narrower.into_iter().fold(finding, Finding::rather)
 }
 
 /// The rule that leads packets to this very address to the one that translates.

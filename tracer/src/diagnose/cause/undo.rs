@@ -4,10 +4,10 @@ use std::net::IpAddr;
 
 use crate::diagnose::case::{Case, Direction, Way};
 use crate::diagnose::remedy::{Remedy, Step, main_first};
-use crate::diagnose::walk::{End, Nat, ObstacleKind, RuleRef, Scope, Walk};
+use crate::diagnose::walk::{End, Nat, ObstacleKind, RuleRef, Scope, Walk, What};
 use crate::firewall::{self, Target};
 use crate::journey::NatKind;
-use crate::net::detail::{RoutingRule, RuleAction};
+use crate::net::detail::{Route, RoutingRule, RuleAction};
 use crate::net::{Inum, NetworkState};
 
 /// Tables that every namespace has: `default`, `main`, `local`.
@@ -24,6 +24,10 @@ pub(super) enum Alteration {
     Translated(Box<Nat>, RuleRef),
     /// A policy rule chose a table for it.
     Diverted(Inum, RoutingRule),
+    /// The sender's route gave it a source that its device does not have.
+    Sourced(Inum, Box<Route>),
+    /// Rules kept conntrack from seeing it: the first of them.
+    Untracked(Inum, RuleRef),
 }
 
 impl Alteration {
@@ -45,6 +49,12 @@ impl Alteration {
                 }
             }
         }
+        found.extend(sourced(case, way));
+        for track in way.walks().flat_map(|(_, walk)| &walk.tracks) {
+            let untracked = track.untracked.clone();
+            let untracked = untracked.map(|rule| Self::Untracked(track.netns, rule));
+            found.extend(untracked.filter(|u| !found.contains(u)));
+        }
         found.truncate(MOST);
         found
     }
@@ -61,6 +71,20 @@ impl Alteration {
                 let detail = state.netns.get_mut(netns)?.detail.as_mut()?;
                 let at = detail.rules.iter().position(|r| r == rule)?;
                 detail.rules.remove(at);
+            }
+            Self::Sourced(netns, route) => {
+                let detail = state.netns.get_mut(netns)?.detail.as_mut()?;
+                detail.routes.iter_mut().find(|r| *r == &**route)?.prefsrc = None;
+            }
+            // One for each direction: half of them undone heals nothing.
+            Self::Untracked(netns, _) => {
+                let detail = state.netns.get_mut(netns)?.detail.as_mut()?;
+                let chains = detail.firewall.tables.iter_mut().flat_map(|t| &mut t.chains);
+                for rule in chains.flat_map(|c| &mut c.rules) {
+                    if rule.target == Target::Notrack {
+                        rule.target = Target::Continue;
+                    }
+                }
             }
         }
         Some(state)
@@ -119,6 +143,13 @@ impl Alteration {
 
     /// What is not translated any more goes to its first destination: somebody has to be there.
     fn leads_to_somebody(&self, case: &Case<'_>, way: &Way) -> bool {
+        // Another rule takes its place: what was asked is translated all the same, to somebody else.
+        if let Self::Translated(nat, _) = self
+            && nat.kind.is_destination()
+            && way.request.nat.iter().any(|n| n.kind.is_destination() && n.before == nat.before)
+        {
+            return false;
+        }
         let mut obstacles = way.request.obstacles();
         match (&way.request.end, self) {
             // Sockets that could not be read may be anybody's.
@@ -163,6 +194,21 @@ pub(super) fn is_healed_by_loose_filter(case: &Case<'_>, way: &Way) -> bool {
     detail.sysctls.insert(format!("ipv4/conf/{dev}/rp_filter"), "2".to_owned());
     let ways = Way::all(&state, &Alteration::scope(case), &way.request.ask, way.purpose);
     !ways.is_empty() && ways.iter().all(leads)
+}
+
+/// The route by which the sender sends, where it says from which address, and that is on another
+/// device.
+fn sourced(case: &Case<'_>, way: &Way) -> Option<Alteration> {
+    let ask = way.request.ask.clone();
+    let routes = way.request.steps.iter().filter(|s| s.netns == ask.from);
+    let route = routes.into_iter().find_map(|step| match &step.what {
+        What::Route { route: Some(route), is_input: false, .. } => Some(route),
+        _ => None,
+    })?;
+    let (src, dev) = (route.prefsrc?, route.hops.first()?.dev?);
+    let device = case.state.device(ask.from, dev)?;
+    let is_own = device.addresses.iter().any(|(a, _)| *a == src);
+    (ask.src.is_none() && !is_own).then(|| Alteration::Sourced(ask.from, route.clone()))
 }
 
 fn diverts(rule: &RoutingRule) -> bool {

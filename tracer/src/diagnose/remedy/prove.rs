@@ -52,9 +52,13 @@ impl<'a> Proof<'a> {
             Self { case, scope, asked, working: Vec::new(), stopped: 0, is_working: false };
         proof.stopped = proof.stopped_in(case.state);
         let all = beside(case, &proof.asked);
+        let askers: BTreeSet<Inum> = proof.asked.iter().map(|(ask, _)| ask.from).collect();
         let works = |ask: Ask| {
             let exits = proof.exits(case.state, &ask)?;
-            Some((ask, exits))
+            // What is for whoever asks, who is seen, and leaves all the same, does not get there.
+            let is_lost = exits.iter().any(Option::is_some)
+                && case.state.holders(ask.dst).any(|n| askers.contains(&n.inum));
+            (!is_lost).then_some((ask, exits))
         };
         proof.working = all.into_iter().filter_map(works).collect();
         proof

@@ -1,8 +1,10 @@
 //! Packets that arrive where nobody takes them.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
 use super::met::each;
-use super::{Case, Finding, Rule, docker, emptied, service};
-use crate::diagnose::remedy::{Remedy, sysctl_name};
+use super::{Case, Finding, Rule, docker, egress, emptied, service};
+use crate::diagnose::remedy::{Edit, Remedy, Spec, argv, sysctl_name};
 use crate::diagnose::walk::{End, ObstacleKind as Kind};
 use crate::diagnose::{Confidence, Drop, Met, Outcome, Severity, Where, place, show};
 use crate::event::{Proto, Tuple};
@@ -230,8 +232,42 @@ fn nobody_listens(
         .fact(listening)
         .fix(fix)
         .follows(&["dns-resolvconf-empty", "dns-resolvconf-wrong-server"]);
+    if let Some(finding) = embedded(case, holder, (tuple, all), &finding) {
+        return Some(finding);
+    }
     let wrong = service::wrong_port(case, holder, (tuple.dst, tuple.dport), &open, &finding);
     Some(wrong.filter(|_| !is_local).unwrap_or(finding))
+}
+
+/// Docker's own name server for a container: a socket at this address of the container's `lo`, at a
+/// port of its own, to which rules in the container lead what is asked at port 53.
+const EMBEDDED: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11));
+
+/// It listens, and nothing leads there.
+fn embedded(
+    case: &Case<'_>,
+    holder: Inum,
+    (tuple, all): (&Tuple, &[Socket]),
+    finding: &Finding,
+) -> Option<Finding> {
+    let is_it = |s: &&Socket| s.addr == EMBEDDED && s.port != 0 && s.proto == tuple.proto.number();
+    let socket = all.iter().find(is_it).filter(|_| (tuple.dst, tuple.dport) == (EMBEDDED, 53))?;
+    let (node, at) = (case.state.netns_name(holder), SocketAddr::new(EMBEDDED, socket.port));
+    let title = format!(
+        "no rule of {node} leads {EMBEDDED}:53 to Docker's name server, which listens at {at}: what \
+         Docker wrote into table nat of the container is gone"
+    );
+    let fact = socket_fact(&node, socket);
+    let finding = Finding { title, steps: Vec::new(), ..finding.clone() }.fact(fact);
+    let proto = if tuple.proto == Proto::Udp { "udp" } else { "tcp" };
+    let asked = argv!["-d", EMBEDDED, "-p", proto, "-m", proto, "--dport", 53_u16];
+    let lead = asked.and(argv!["-j", "DNAT", "--to-destination", at]);
+    let chain = egress::nat_chain(case, holder, EMBEDDED, "OUTPUT");
+    Some(
+        finding
+            .fix(chain.edit(Edit::Append(Spec(lead))).at(holder))
+            .fix("# restarting the container writes these rules anew, those for TCP too"),
+    )
 }
 
 /// The address is on a node on the way as well, which so takes what it should forward: somebody it
@@ -337,6 +373,6 @@ fn queue_fact(node: &str, socket: &Socket) -> String {
 fn socket_fact(node: &str, socket: &Socket) -> String {
     let who =
         socket.process.as_ref().map(|(pid, name)| format!(" ({name}, {pid})")).unwrap_or_default();
-    let at = std::net::SocketAddr::new(socket.addr, socket.port);
+    let at = SocketAddr::new(socket.addr, socket.port);
     format!("{node} listens at {at}{who}")
 }

@@ -7,7 +7,7 @@ use crate::firewall::{self, Policy, Table};
 use crate::net::Inum;
 
 /// What removes a rule, or lets a chain's policy accept.
-pub(super) fn delete(case: &Case<'_>, netns: Inum, rule: &RuleRef) -> Step {
+pub(in crate::diagnose) fn delete(case: &Case<'_>, netns: Inum, rule: &RuleRef) -> Step {
     let found = located(case, netns, rule).map(|(table, chain, own)| {
         let edit = match own {
             None => Edit::Policy(Policy::Accept),

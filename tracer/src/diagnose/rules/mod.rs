@@ -22,7 +22,7 @@ mod in_front;
 mod kube_nft;
 mod lengths;
 mod local_endpoint;
-mod located;
+pub(super) mod located;
 pub(super) mod met;
 mod neighbours;
 mod other_address;

@@ -284,11 +284,12 @@ fn nobody(
             met.finding(case, id, title).fact(format!("ip route of {node}: {text}")).facts(held);
         finding.place.route = Some(text);
         let narrow = narrower(case, netns, route);
-        let fixes = match narrow.is_empty() {
-            true => wrong_hop(case, met, netns, (route, addr)),
-            false => narrow,
-        };
-        return Some(finding.fixes(fixes));
+        if !narrow.is_empty() {
+            return Some(finding.fixes(narrow));
+        }
+        let fixes = wrong_hop(case, met, netns, (route, addr));
+        let fewer = if via { Vec::new() } else { alone(addr, &fixes) };
+        return Some(finding.rather(fewer).fixes(fixes));
     }
     let finding = met
         .finding(case, RULE.id, format!("nobody on {dev} of {node} answers for {addr}"))
@@ -296,6 +297,20 @@ fn nobody(
         .fix(format!("# {addr} has to exist on that link, or what points to it has to change"))
         .follows(&["snat-wrong-address", "dns-resolvconf-wrong-server"]);
     Some(finding)
+}
+
+/// The routes among these steps for one address alone: whatever else the route leads to, it may be
+/// right for.
+fn alone(addr: IpAddr, steps: &[Step]) -> Vec<Step> {
+    let narrow = |step: &Step| match step {
+        Step::Do(netns, Remedy::Route(path)) => {
+            let is_wider = path.dst.1 < full(addr) && show::covers(path.dst, addr);
+            let own = Path { dst: (addr, full(addr)), ..path.clone() };
+            is_wider.then(|| Remedy::Route(own).at(*netns))
+        }
+        _ => None,
+    };
+    steps.iter().filter_map(narrow).collect()
 }
 
 /// Another next hop for the route, else the route that should be there instead.

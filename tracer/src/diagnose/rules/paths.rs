@@ -59,15 +59,10 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
                 _ => "route-unreachable",
             };
             let text = route(refusing);
-            let mut finding = met
+            let finding = met
                 .finding(case, id, format!("{node} refuses packets by its route {text}"))
-                .fact(format!("ip route of {node}: {text}"))
-                .fix(met.remedy(Remedy::DelRoute(Path::of(netns, refusing))))
-                .fixes(case.route_behind(
-                    netns,
-                    met.walk.steps[met.step].tuple.dst,
-                    Some(refusing),
-                ));
+                .fact(format!("ip route of {node}: {text}"));
+            let mut finding = super::route::past(case, (netns, refusing), dst, finding);
             finding.place.dev = input_dev(case, met);
             finding.place.route = Some(text);
             finding
@@ -118,6 +113,8 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
                 .fact(fact)
                 .fix("# restart the overlay's agent on this node, where routes are missing still")
         }
+        // A Service's address has no route: kube-proxy says itself what it does with it.
+        Kind::OnlyDefaultRoute { .. } if is_refused(met) => return None,
         Kind::OnlyDefaultRoute { dst, route: default, .. } => {
             let id = match met.direction {
                 Direction::Request => "route-pod-cidr-missing",
@@ -205,6 +202,16 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
             finding
         }
         _ => return None,
+    })
+}
+
+/// A rule of kube-proxy refuses it on this node.
+fn is_refused(met: &Met<'_>) -> bool {
+    met.walk.obstacles().any(|(_, o)| match &o.kind {
+        Kind::Filtered { rule, .. } => {
+            o.place.netns == met.obstacle.place.netns && service::refuses(rule)
+        }
+        _ => false,
     })
 }
 

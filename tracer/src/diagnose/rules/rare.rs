@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::met::each;
 use super::{Case, Finding, Rule, duplicate};
 use crate::diagnose::remedy::{ChainAt, Edit, Link, Path, Remedy, Spot, Step, sysctl_name};
-use crate::diagnose::walk::{End, Nat, ObstacleKind as Kind, What};
+use crate::diagnose::walk::{End, Nat, ObstacleKind as Kind, Walk, What};
 use crate::diagnose::{Confidence, Direction, Drop, Met, Where, show};
 use crate::net::detail::{Route, RouteType};
 use crate::net::fib::{self, FibQuery};
@@ -362,7 +362,11 @@ fn short_lived(case: &Case<'_>, drop: &Drop<'_>) -> Option<Finding> {
     let is_expired = matches!(drop.function, "ip_forward" | "ip6_forward")
         && (drop.reason == "IP_INHDR" || matches!(drop.icmp(), Some((11 | 3, 0))));
     let mut walks = case.ways.iter().flat_map(super::super::Way::walks);
-    if !is_expired || walks.any(|(_, walk)| walk.end == End::Loop) {
+    let goes_round = |walk: &Walk| {
+        let mut all = walk.obstacles();
+        walk.end == End::Loop || all.any(|(_, o)| matches!(o.kind, Kind::TunnelToItself { .. }))
+    };
+    if !is_expired || walks.any(|(_, walk)| goes_round(walk)) {
         return None;
     }
     let netns = case.netns(drop.hop.netns)?;

@@ -3,7 +3,7 @@
 use super::met::is_astray;
 use super::{Case, Finding, Rule};
 use crate::diagnose::finding::Where;
-use crate::diagnose::remedy::{Path, Remedy};
+use crate::diagnose::remedy::{Path, Remedy, Step};
 use crate::diagnose::{Direction, Drop, show};
 use crate::journey::RouteKind;
 use crate::net::Netns;
@@ -63,14 +63,32 @@ fn refused(case: &Case<'_>, drop: &Drop<'_>) -> Option<Finding> {
                 .journeys([drop.journey.id])
                 .depth(case.depth_of(drop));
             Some(match route {
-                Some(route) => finding
-                    .fix(Remedy::DelRoute(Path::of(netns, route)).at(netns.inum))
-                    .fixes(case.route_behind(netns, dst, Some(route))),
+                Some(route) => past(case, (netns, route), dst, finding),
                 None => finding.fix(format!("# remove the {} route to {dst}", kind.name())),
             })
         }
         _ => None,
     }
+}
+
+/// What leads past a route that refuses. One that is there for all that have no route of their own (a
+/// block of pods) is meant so: a longer route wins over it.
+pub(super) fn past(
+    case: &Case<'_>,
+    (netns, refusing): (&Netns, &Route),
+    dst: std::net::IpAddr,
+    finding: Finding,
+) -> Finding {
+    let behind = case.route_behind(netns, dst, Some(refusing));
+    let wins = |step: &&Step| match step.remedy() {
+        Some(Remedy::Route(path)) => path.table == refusing.table && path.dst.1 > refusing.dst.1,
+        _ => false,
+    };
+    let narrower = behind.iter().filter(wins).cloned().collect();
+    finding
+        .rather(narrower)
+        .fix(Remedy::DelRoute(Path::of(netns, refusing)).at(netns.inum))
+        .fixes(behind)
 }
 
 /// A policy rule refuses the packet (its `unreachable` is counted as a missing route), or keeps it

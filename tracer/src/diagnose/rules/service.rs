@@ -150,7 +150,7 @@ fn heal(case: &Case<'_>, netns: Inum, rule: &RuleRef, gone: IpAddr) -> Option<St
     let itself = chain.rules.iter().filter(|r| !matches!(r.target, Target::Dnat { .. }));
     let itself = itself.flat_map(|r| &r.matches).find_map(|m| match m {
         Match::Src { nets, not: false } => match nets.as_slice() {
-            [(a, 32 | 128)] if *a != gone && is_alive(case, *a) => Some(*a),
+            [(a, 32 | 128)] if *a != gone && !a.is_loopback() && is_alive(case, *a) => Some(*a),
             _ => None,
         },
         _ => None,

@@ -3,13 +3,13 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::met::each;
-use super::{Case, Finding, Rule, dns, in_front, kube_nft, located, ports, service};
-use crate::diagnose::remedy::{ChainAt, Edit, Foreign, Spec, argv, sysctl_name};
+use super::{Case, Finding, Rule, dns, egress, in_front, kube_nft, located, ports, service};
+use crate::diagnose::remedy::{ChainAt, Edit, Foreign, Spec, Word, argv, full, sysctl_name};
 use crate::diagnose::walk::{ObstacleKind as Kind, RuleRef};
 use crate::diagnose::{Confidence, Met, Method, Scenario, Where, place};
 use crate::firewall::Target;
 use crate::journey::Hook;
-use crate::net::Netns;
+use crate::net::{Inum, Netns};
 
 pub(super) const RULE: Rule = Rule {
     id: "service-not-translated",
@@ -76,16 +76,43 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
                 .fix("# no pod is ready behind this Service: fix its selector, or start its pods")
         }
         Kind::AnswerFromElsewhere { expected, got, bypassed } => {
-            let who = case.state.netns_name(*bypassed);
-            let title = format!(
-                "the answer comes from {got} and not from {expected}: it bypasses {who}, which translated the request"
-            );
-            met.finding(case, "svc-reply-bypasses-node", title)
-                .fix("# the answer has to come back through that node: masquerade the request there (kube-proxy --masquerade-all, or the KUBE-MARK-MASQ rule)")
-                .follows(&["svc-hairpin-unmasqueraded"])
+            bypassed_by(case, met, (*expected, *got), *bypassed)
         }
         _ => return None,
     })
+}
+
+/// The answer takes a way on which nobody translates it back: it would come back through the node
+/// that translated the request, if that were masqueraded there.
+fn bypassed_by(
+    case: &Case<'_>,
+    met: &Met<'_>,
+    (expected, got): (IpAddr, IpAddr),
+    bypassed: Inum,
+) -> Finding {
+    let node = case.state.netns_name(bypassed);
+    let title = format!(
+        "the answer comes from {got} and not from {expected}: it bypasses {node}, which translated \
+         the request and did not masquerade it"
+    );
+    let mut nats = met.way.request.nat.iter();
+    let nat = nats.rfind(|n| n.netns == bypassed && n.kind.is_destination());
+    let masquerade = nat.map(|nat| {
+        let (from, to) = (nat.after.src, nat.after.dst);
+        let net = |addr| Word::net((addr, full(addr)));
+        let spec = argv!["-s", net(from), "-d", net(to), "-j", "MASQUERADE"];
+        let chain = egress::nat_chain(case, bypassed, from, "POSTROUTING");
+        chain.edit(Edit::Append(Spec(spec))).at(bypassed)
+    });
+    met.finding(case, "svc-reply-bypasses-node", title)
+        .at(Where::netns(case.state, bypassed))
+        .fact(format!(
+            "{} gets an answer from {got}, which it never asked",
+            case.state.netns_name(met.obstacle.place.netns)
+        ))
+        .fix("# restart kube-proxy, whose rules masquerade it (KUBE-POSTROUTING, masquerading); until then, for this client:")
+        .fixes(masquerade)
+        .follows(&["svc-hairpin-unmasqueraded"])
 }
 
 /// A Service's address that nothing translated.

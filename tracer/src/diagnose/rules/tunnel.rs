@@ -9,7 +9,7 @@ use crate::diagnose::remedy::{Fdb, Link, Remedy, Step};
 use crate::diagnose::walk::{ObstacleKind as Kind, What};
 use crate::diagnose::{Direction, Drop, Met, Where, show};
 use crate::net::detail::FdbEntry;
-use crate::net::{Device, Mac, Netns, Vxlan};
+use crate::net::{Device, Inum, Mac, Netns, Vxlan};
 
 pub(super) const RULE: Rule = Rule {
     id: "vxlan-broken",
@@ -35,6 +35,11 @@ pub(super) const RULE: Rule = Rule {
 fn check(case: &Case<'_>) -> Vec<Finding> {
     let mut findings = each(case, one);
     let known: Vec<&str> = findings.iter().map(|f| f.id).collect();
+    // What comes back to its sender is dropped there for many reasons.
+    let is_own = |m: Met<'_>| matches!(m.obstacle.kind, Kind::TunnelToItself { .. });
+    if case.obstacles().any(is_own) {
+        return findings;
+    }
     let dropped =
         case.drops().filter_map(|d| unheard::check(case, &d).or_else(|| dropped(case, &d)));
     let new: Vec<Finding> = dropped.filter(|f| !known.contains(&f.id)).collect();
@@ -71,6 +76,7 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
                 .fact(format!("bridge fdb of {node}: {mac} dev {dev} dst {has}"))
                 .fixes(redirect(netns, met.obstacle.place.dev, entry, *actual))
         }
+        Kind::TunnelToItself { remote, end } => to_itself(case, met, netns, (*remote, *end)),
         Kind::TunnelSourceGone { local } => {
             let title =
                 format!("{dev} of {node} sends from {local}, which is on no device of {node}");
@@ -91,6 +97,41 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
         }
         _ => return None,
     })
+}
+
+/// Both ends of the tunnel have taken an address that is not theirs alone (that of a network card
+/// for the outside alone, which all machines have), or the entry is wrong.
+fn to_itself(
+    case: &Case<'_>,
+    met: &Met<'_>,
+    netns: &Netns,
+    (remote, end): (IpAddr, Option<(Inum, u32)>),
+) -> Finding {
+    let node = &netns.name;
+    let dev = met.obstacle.place.dev.map(|d| case.dev_name(netns.inum, d)).unwrap_or_default();
+    let whose = end.map(|(at, _)| case.state.netns_name(at));
+    let title = format!(
+        "{dev} of {node} sends what is for {} to {remote}, which is an address of {node} itself: it \
+         never leaves",
+        whose.as_deref().unwrap_or("the other node")
+    );
+    let holders = case.state.holders(remote).map(|n| n.name.clone()).collect::<Vec<_>>();
+    let finding = met
+        .finding(case, "vxlan-fdb-wrong", title)
+        .fact(format!("bridge fdb of {node}: dev {dev} dst {remote}"))
+        .fact(format!("{remote} is on: {}", holders.join(", ")));
+    // An address of the other end that nobody else has, on a network that this end is on.
+    let own = netns.devices.values().flat_map(|d| &d.addresses);
+    let theirs = end.and_then(|(at, _)| case.netns(at)).into_iter();
+    let theirs = theirs.flat_map(|n| n.devices.values()).flat_map(|d| &d.addresses);
+    let mut better = theirs.map(|(a, _)| *a).filter(|a| {
+        case.state.holders(*a).count() == 1 && own.clone().any(|net| show::covers(*net, *a))
+    });
+    let better = better.next().map_or_else(String::new, |a| format!(", such as {a} there"));
+    finding.fix(format!(
+        "# have the overlay's agent use, on every node, the device whose address is that node's \
+         alone{better} (flanneld --iface, the node's public-ip annotation), and restart it"
+    ))
 }
 
 /// What sends to `actual` what a forwarding entry is about. The entry for everything unknown cannot

@@ -33,6 +33,9 @@ pub(super) const SILENT: Rule = Rule {
               a drop event.",
 };
 
+/// What says only where packets were last seen.
+pub(in crate::diagnose) const IDS: [&str; 3] = [DROP.id, NO_REPLY.id, SILENT.id];
+
 /// These rules speak only when all others are silent.
 fn nothing(_: &Case<'_>) -> Vec<Finding> {
     Vec::new()

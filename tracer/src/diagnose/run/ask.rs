@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::diagnose::case::{Case, Method, Purpose, Way};
+use super::seen;
+use crate::diagnose::case::{Case, Method, Probed, Purpose, Way};
 use crate::diagnose::walk::{self, Scope};
 use crate::net::{Inum, NetworkState};
 
@@ -79,7 +80,11 @@ pub(super) fn ways(case: &Case<'_>) -> Vec<Way> {
     let mut ways: Vec<Way> = Vec::new();
     let mut asked = Vec::new();
     for probe in case.probes.iter().filter(|p| p.decides()) {
-        let ask = question(probe.method, probe.netns, probe.to, probe.dport, probe.size);
+        let sent = question(probe.method, probe.netns, probe.to, probe.dport, probe.size);
+        // Of who asks from beyond the view, the way begins where the packet comes in.
+        let is_beyond = !case.view.is_empty() && !case.view.contains(&probe.netns);
+        let came = is_beyond.then(|| came_in(case, probe)).flatten();
+        let ask = came.map_or(sent.clone(), |came| walk::Ask { len: sent.len, ..came });
         if asked.contains(&ask) {
             continue;
         }
@@ -87,6 +92,13 @@ pub(super) fn ways(case: &Case<'_>) -> Vec<Way> {
         asked.push(ask);
     }
     ways
+}
+
+/// A probe's packet as it was seen to come into the view.
+fn came_in(case: &Case<'_>, probe: &Probed) -> Option<walk::Ask> {
+    let first = case.flow_of(probe)?.forward.first()?;
+    let ask = seen::question(case, &case.journeys[*first])?;
+    ask.entry.is_some().then_some(ask)
 }
 
 /// The ways of a packet that nobody may have sent, there and back.

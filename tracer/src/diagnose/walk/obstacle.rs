@@ -278,6 +278,8 @@ pub enum ObstacleKind {
     NoTunnelEntry { mac: Mac },
     /// It says another remote end than the one that has it.
     WrongTunnelEntry { entry: FdbEntry, actual: IpAddr },
+    /// The remote end that it says is this namespace's own address: frames come back to it.
+    TunnelToItself { remote: IpAddr, end: Option<(Inum, u32)> },
     /// The tunnel's local address is on no device.
     TunnelSourceGone { local: IpAddr },
     /// The receiver has no tunnel with this network identifier; `has`: what it has.

@@ -44,6 +44,12 @@ impl Walker<'_> {
         if told.is_none() {
             self.hinder(Effect::Stops, netns, Some(dev), ObstacleKind::NoTunnelEntry { mac });
         }
+        if self.conf.is_local(netns, remote) {
+            let end = self.flight.mac.and_then(|mac| self.tunnel_with(netns, mac));
+            let kind = ObstacleKind::TunnelToItself { remote, end };
+            self.hinder(Effect::Stops, netns, Some(dev), kind);
+            return self.stop();
+        }
         // Healed: on to where the frame's address is.
         let mut to = remote;
         let flooded = FdbEntry {
@@ -115,9 +121,16 @@ impl Walker<'_> {
 
     /// The outer address of the tunnel device with this address, elsewhere in view.
     fn tunnel_end(&self, netns: Inum, mac: Mac) -> Option<IpAddr> {
+        let (at, dev) = self.tunnel_with(netns, mac)?;
+        self.conf.device(at, dev)?.vxlan?.local
+    }
+
+    /// The tunnel device with this address, elsewhere in view.
+    fn tunnel_with(&self, netns: Inum, mac: Mac) -> Option<(Inum, u32)> {
         let others = self.conf.all().filter(|n| n.inum != netns);
-        let mut ends = others.flat_map(|n| n.devices.values()).filter(|d| d.mac == Some(mac));
-        ends.find_map(|d| d.vxlan?.local)
+        let mut all = others.flat_map(|n| n.devices.values().map(move |d| (n.inum, d)));
+        let is_it = |d: &Device| d.mac == Some(mac) && d.vxlan.is_some_and(|v| v.local.is_some());
+        all.find(|(_, d)| is_it(d)).map(|(at, d)| (at, d.ifindex))
     }
 
     /// The entry by which a tunnel floods, where none of those that it has leads to `end`, and where

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 mod name;
+mod reverse;
 mod seen;
 
 use super::met::each;
@@ -117,6 +118,11 @@ fn walked(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
         tuples: tuples(met),
         leg: met.obstacle.leg,
     };
+    if let Some(dropped) = &dropped
+        && let Some(finding) = reverse::path(case, met, (netns, rule), dropped)
+    {
+        return Some(finding);
+    }
     let misled = blocked.is_policy().then(|| docker::misled(case, met, netns)).flatten();
     let mut finding = misled.unwrap_or_else(|| {
         let (id, title) = blocked.name(case);
