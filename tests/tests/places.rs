@@ -120,6 +120,31 @@ fn a_packet_is_followed_from_where_it_is_still_addressed_otherwise() {
 }
 
 #[test]
+fn what_is_translated_without_a_rule_is_followed_from_where_it_enters() {
+    let lab = Lab::cluster();
+    lab.exec(
+        "n1",
+        "iptables-nft -t nat -A PREROUTING -p udp --dport 5399 \
+                    -j DNAT --to-destination 10.244.1.3:5399",
+    );
+    let node = lab.exec("n1", "ip -4 -o addr show eth0 | grep -o 'inet [0-9.]*' | cut -d' ' -f2");
+    let node = node.trim();
+    let send = format!(
+        "python3 -c \"import socket; s = socket.socket(type=socket.SOCK_DGRAM); \
+         s.bind(('', 4399)); s.sendto(b'x', ('{node}', 5399))\""
+    );
+    lab.exec("n2", &send);
+    // The connection goes on as it began.
+    lab.exec("n1", "iptables-nft -t nat -F PREROUTING");
+    let tracer = Tracer::start(&lab, &["--dst", PEER, "--proto", "udp"]);
+    lab.exec("n2", &send);
+    let run = tracer.finish();
+    let packet = run.first(&udp().to(&format!("{node} 5399")));
+    assert_eq!(packet.json["complete"], true, "{packet}");
+    assert_eq!(packet.json["nat"][0]["kind"], "dnat", "{packet}");
+}
+
+#[test]
 fn errors_are_icmp_too() {
     let lab = Lab::cluster();
     let tracer = Tracer::start(&lab, &["--host", "10.244.1.2", "--proto", "icmp"]);

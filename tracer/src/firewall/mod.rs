@@ -15,6 +15,8 @@ mod tests;
 mod tool;
 mod words;
 
+use std::net::IpAddr;
+
 pub use destinations::Destinations;
 pub use evaluate::{
     At, End, Frame, Hit, Packet, Translation, Traversal, traverse, traverse_arp, traverse_bridge,
@@ -29,6 +31,16 @@ pub use model::{
 pub use nft::field::Field;
 pub use query::{Published, Service};
 pub use read::{has_legacy_here, read_here, read_in};
+
+/// The number of an IP protocol, by the name or number that rules have for it.
+pub(crate) fn protocol_number(word: &str) -> Option<u8> {
+    words::protocol(word)
+}
+
+/// Address and port that a map of `dnat` has for an element.
+pub(crate) fn map_destination(value: &[String]) -> (Option<IpAddr>, Option<u16>) {
+    evaluate::address(value)
+}
 
 /// The element that these words of nft mean.
 pub(crate) fn element_of(words: &[String]) -> Element {

@@ -106,7 +106,7 @@ fn elements<'a>(set: &'a Elements, context: Context<'a, '_>) -> Option<(&'a [Ele
 }
 
 /// An address and port that a map of `dnat` or `snat` holds.
-pub(super) fn address(value: &[String]) -> (Option<std::net::IpAddr>, Option<u16>) {
+pub(in crate::firewall) fn address(value: &[String]) -> (Option<std::net::IpAddr>, Option<u16>) {
     match value {
         [addr, dot, port] if dot == "." => (addr.parse().ok(), port.parse().ok()),
         [one] => endpoint(one),

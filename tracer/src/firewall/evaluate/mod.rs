@@ -19,6 +19,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use self::form::Form;
+pub(in crate::firewall) use self::lookup::address;
 use self::truth::Truth;
 use self::walk::{State, Walk};
 use super::{Chain, Firewall, Rule, Stateful, Table};

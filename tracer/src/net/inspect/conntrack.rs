@@ -1,4 +1,5 @@
-//! One entry of connection tracking, asked for by a tuple (`IPCTNL_MSG_CT_GET`).
+//! Entries of connection tracking (`IPCTNL_MSG_CT_GET`): one asked for by a tuple, or all whose
+//! destination is translated.
 
 use std::io;
 use std::net::IpAddr;
@@ -19,6 +20,7 @@ const TUPLE_REPLY: u16 = 2;
 const STATUS: u16 = 3;
 const MARK: u16 = 8;
 const ZONE: u16 = 18;
+const STATUS_MASK: u16 = 26;
 /// `CTA_TUPLE_*`.
 const IP: u16 = 1;
 const PROTO: u16 = 2;
@@ -27,6 +29,11 @@ const NESTED: u16 = 1 << 15;
 
 /// `IPS_SEEN_REPLY`.
 const SEEN_REPLY: u32 = 1 << 1;
+/// `IPS_DST_NAT`.
+const DST_NAT: u32 = 1 << 5;
+
+/// As many bytes of entries are read, a hundred thousand entries or so.
+const MOST: usize = 32 << 20;
 
 /// A tracked connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,8 +73,7 @@ impl Entry {
 /// `EPERM` without `CAP_NET_ADMIN`; those of the socket. `None` when nothing is tracked, or
 /// protocol or family are not.
 pub fn lookup_here(tuple: &Tuple) -> io::Result<Option<Entry>> {
-    // Where nothing tracks, asking would make the kernel load what does.
-    if !std::path::Path::new("/proc/sys/net/netfilter/nf_conntrack_max").exists() {
+    if !is_tracking() {
         return Ok(None);
     }
     let Some(request) = request(tuple) else { return Ok(None) };
@@ -76,6 +82,29 @@ pub fn lookup_here(tuple: &Tuple) -> io::Result<Option<Entry>> {
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// The connections of the calling thread's namespace whose destination is translated: by rules that
+/// may be gone, by IPVS, by what no rule shows.
+///
+/// # Errors
+///
+/// `EPERM` without `CAP_NET_ADMIN`; `FileTooLarge` where there are too many; those of the socket.
+pub fn translated_here() -> io::Result<Vec<Entry>> {
+    if !is_tracking() {
+        return Ok(Vec::new());
+    }
+    let (set, mask) = (attribute(STATUS, &DST_NAT.to_be_bytes()), STATUS_MASK);
+    // The kernel picks them since 5.15 (`ctnetlink_filter_parse_status`), and gives all before.
+    let request = [vec![0; HEADER], set, attribute(mask, &DST_NAT.to_be_bytes())].concat();
+    let answer = Netlink::open(libc::NETLINK_NETFILTER)?.dump_up_to(GET, &request, MOST)?;
+    let entries = answer.messages().filter_map(|(_, body)| entry(body));
+    Ok(entries.filter(|entry| entry.status & DST_NAT != 0).collect())
+}
+
+/// Where nothing tracks, asking would make the kernel load what does.
+fn is_tracking() -> bool {
+    std::path::Path::new("/proc/sys/net/netfilter/nf_conntrack_max").exists()
 }
 
 fn request(tuple: &Tuple) -> Option<Vec<u8>> {
