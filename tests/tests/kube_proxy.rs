@@ -90,6 +90,18 @@ const ROW: Row = Row {
 /// The Service `websame` is about to be led elsewhere.
 const LOSE_WEBSAME: &str = "iptables -t nat -D KUBE-SERVICES -d 10.96.45.102/32 -p tcp -m tcp --dport 80 -m comment --comment 'default/websame cluster IP' -j KUBE-SVC-WEBSAME";
 
+/// `breaks` leads port 8088 of n1 to an address that only its neighbour table still knows.
+const GONE_POD: Row = Row {
+    from: "ext",
+    to: "192.168.50.11:8088",
+    id: "hostport-stale-pod",
+    says: "10.244.1.99",
+    ..ROW
+};
+
+const KNOW_GONE_POD: &str =
+    "ip neigh replace 10.244.1.99 lladdr 0a:58:0a:f4:01:63 dev cni0 nud reachable";
+
 const ROWS: &[Row] = &[
     Row {
         what: "no endpoints, NodePort",
@@ -303,26 +315,18 @@ const ROWS: &[Row] = &[
         modes: NFT,
         breaks: &[
             "iptables-nft -t nat -R CNI-DN-P2 3 -p tcp -m tcp --dport 8088 -j DNAT --to-destination 10.244.1.99:8080",
-            "ip neigh replace 10.244.1.99 lladdr 0a:58:0a:f4:01:63 dev cni0 nud reachable",
+            KNOW_GONE_POD,
         ],
-        from: "ext",
-        to: "192.168.50.11:8088",
-        id: "hostport-stale-pod",
-        says: "10.244.1.99",
-        ..ROW
+        ..GONE_POD
     },
     Row {
         what: "a hostPort whose pod is gone",
         modes: IPTABLES,
         breaks: &[
             "iptables -t nat -R CNI-DN-P2 3 -p tcp -m tcp --dport 8088 -j DNAT --to-destination 10.244.1.99:8080",
-            "ip neigh replace 10.244.1.99 lladdr 0a:58:0a:f4:01:63 dev cni0 nud reachable",
+            KNOW_GONE_POD,
         ],
-        from: "ext",
-        to: "192.168.50.11:8088",
-        id: "hostport-stale-pod",
-        says: "10.244.1.99",
-        ..ROW
+        ..GONE_POD
     },
 ];
 

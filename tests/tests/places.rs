@@ -90,6 +90,11 @@ fn a_rewrite_at_a_device_is_blamed_on_no_hook() {
     assert!(hop["hook"].is_null() && hop["stage"] == "rx", "{request}");
 }
 
+fn address_of_n1(lab: &Lab) -> String {
+    let shown = lab.exec("n1", "ip -4 -o addr show eth0 | grep -o 'inet [0-9.]*' | cut -d' ' -f2");
+    shown.trim().to_owned()
+}
+
 #[test]
 fn a_packet_is_followed_from_where_it_is_still_addressed_otherwise() {
     let lab = Lab::cluster();
@@ -100,8 +105,7 @@ fn a_packet_is_followed_from_where_it_is_still_addressed_otherwise() {
          iptables-nft -t nat -A PREROUTING -m addrtype --dst-type LOCAL -j OWN; \
          iptables-nft -t nat -A OWN -p tcp --dport 8099 -j DNAT --to-destination 10.244.1.3:8080",
     );
-    let node = lab.exec("n1", "ip -4 -o addr show eth0 | grep -o 'inet [0-9.]*' | cut -d' ' -f2");
-    let node = node.trim();
+    let node = address_of_n1(&lab);
     let tracer = Tracer::start(&lab, &["--dst", PEER, "--proto", "tcp"]);
     lab.get("n2", &format!("{node}:8099/"));
     let run = tracer.finish();
@@ -125,10 +129,9 @@ fn what_is_translated_without_a_rule_is_followed_from_where_it_enters() {
     lab.exec(
         "n1",
         "iptables-nft -t nat -A PREROUTING -p udp --dport 5399 \
-                    -j DNAT --to-destination 10.244.1.3:5399",
+         -j DNAT --to-destination 10.244.1.3:5399",
     );
-    let node = lab.exec("n1", "ip -4 -o addr show eth0 | grep -o 'inet [0-9.]*' | cut -d' ' -f2");
-    let node = node.trim();
+    let node = address_of_n1(&lab);
     let send = format!(
         "python3 -c \"import socket; s = socket.socket(type=socket.SOCK_DGRAM); \
          s.bind(('', 4399)); s.sendto(b'x', ('{node}', 5399))\""

@@ -11,7 +11,6 @@ use tracer_common::Portal;
 
 use crate::cli::filter::Network;
 use crate::config::portal;
-use crate::event::Proto;
 use crate::firewall::{
     self, By, Chain, Elements, Field, Firewall, Map, MapKind, Match, Table, Target,
 };
@@ -84,12 +83,7 @@ fn of_servers(services: &[IpvsService], goal: &Goal) -> Vec<Portal> {
 /// By connections that are translated now, whatever made them so.
 fn of_connections(connections: &[Entry], goal: &Goal) -> BTreeSet<Portal> {
     let portals_of = |entry: &Entry| {
-        let proto = match entry.original.proto {
-            Proto::Tcp => 6,
-            Proto::Udp => 17,
-            Proto::Sctp => 132,
-            _ => return None,
-        };
+        let proto = Some(entry.original.proto).filter(|proto| proto.has_ports())?.number();
         let (addr, port) = entry.new_destination()?;
         let (dst, dport) = (entry.original.dst, entry.original.dport);
         goal.is_reached(addr, port, proto).then(|| portals(dst, dport, proto))
@@ -270,7 +264,7 @@ impl Way {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Tuple;
+    use crate::event::{Proto, Tuple};
     use crate::net::Device;
 
     const DOCKER: &str = "*nat\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:DOCKER - [0:0]\n\

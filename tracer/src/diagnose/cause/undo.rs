@@ -199,9 +199,9 @@ pub(super) fn is_healed_by_loose_filter(case: &Case<'_>, way: &Way) -> bool {
 /// The route by which the sender sends, where it says from which address, and that is on another
 /// device.
 fn sourced(case: &Case<'_>, way: &Way) -> Option<Alteration> {
-    let ask = way.request.ask.clone();
-    let routes = way.request.steps.iter().filter(|s| s.netns == ask.from);
-    let route = routes.into_iter().find_map(|step| match &step.what {
+    let ask = &way.request.ask;
+    let mut routes = way.request.steps.iter().filter(|s| s.netns == ask.from);
+    let route = routes.find_map(|step| match &step.what {
         What::Route { route: Some(route), is_input: false, .. } => Some(route),
         _ => None,
     })?;

@@ -12,9 +12,9 @@ pub(super) const CHECK: Check = Check {
     explains: &[
         (
             "slow-policer",
-            "What exceeds the rate of a rule is dropped (by that rule, or by one behind it), at once and without a queue: TCP loses packets at \
-             every burst and slows down far below the rate. A shaper, which delays instead, suits \
-             better.",
+            "What exceeds the rate of a rule is dropped (by that rule, or by one behind it), at once \
+             and without a queue: TCP loses packets at every burst and slows down far below the rate. \
+             A shaper, which delays instead, suits better.",
         ),
         (
             "slow-rule-drops",
@@ -125,9 +125,9 @@ fn judge(
         }
     };
     finding.place = finding.place.hook(hook).rule(&table.name, &at.0.name, at.1);
-    for rule in [at.1, rule].into_iter().flatten().take(if limit.is_some() { 2 } else { 1 }) {
-        let fact = format!("{}/{}: {}", table.name, chain.name, rule.text);
-        finding = finding.fact(fact);
+    for (chain, rule) in [at, (chain, rule)] {
+        let fact = |rule: &Rule| format!("{}/{}: {}", table.name, chain.name, rule.text);
+        finding = finding.facts(rule.map(fact));
     }
     let seconds = evidence.span.as_secs_f64();
     if let Some(count) = count {

@@ -86,7 +86,7 @@ impl Passage<'_> {
     }
 
     /// A packet of a connection that is known, or the first of one.
-    pub(super) fn packet(&self, is_first: bool) -> Packet {
+    fn packet(&self, is_first: bool) -> Packet {
         let (t, ct, flags) = match is_first {
             true => (self.tuples.0, Stateful::New, SYN),
             false => (self.tuples.1, Stateful::Established, ACK),

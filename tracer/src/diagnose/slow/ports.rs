@@ -32,18 +32,15 @@ fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
     evidence.namespaces().into_iter().filter_map(|netns| ports(evidence, netns)).collect()
 }
 
-type Found<'a> = (&'a Table, &'a Chain, &'a Rule);
-
-/// The rules of a namespace of which `is` holds.
-fn rules<'a>(
+/// The first source translation of a namespace that has a range of ports, and that range.
+fn ranged<'a>(
     evidence: &'a Evidence<'_>,
     netns: Inum,
-    is: impl Fn(&Table, &Rule) -> bool + 'a,
-) -> impl Iterator<Item = Found<'a>> {
-    let tables = evidence.detail(netns).into_iter().flat_map(|d| &d.firewall.tables);
-    tables.flat_map(|t| t.chains.iter().map(move |c| (t, c))).flat_map(move |(table, chain)| {
-        let rules: Vec<_> = chain.rules.iter().filter(|r| is(table, r)).collect();
-        rules.into_iter().map(move |rule| (table, chain, rule))
+) -> Option<(&'a Table, &'a Chain, &'a Rule, String)> {
+    let tables = &evidence.detail(netns)?.firewall.tables;
+    let mut chains = tables.iter().flat_map(|t| t.chains.iter().map(move |c| (t, c)));
+    chains.find_map(|(table, chain)| {
+        chain.rules.iter().find_map(|rule| Some((table, chain, rule, range(table, rule)?)))
     })
 }
 
@@ -84,9 +81,9 @@ fn ports(evidence: &Evidence<'_>, netns: Inum) -> Option<Finding> {
     if failed == 0 && unclaimed == 0 {
         return None;
     }
-    let mut all = rules(evidence, netns, |table, rule| range(table, rule).is_some());
-    let Some((table, chain, rule)) = all.next() else { return race(evidence, netns, failed) };
-    let ports = range(table, rule)?;
+    let Some((table, chain, rule, ports)) = ranged(evidence, netns) else {
+        return race(evidence, netns, failed);
+    };
     let title = format!("The source ports {ports} of a translation are used up");
     let mut finding = evidence.finding("slow-snat-ports", netns, title);
     finding.place =

@@ -26,29 +26,30 @@ pub enum Segment {
 impl Evidence<'_> {
     /// The times that its packets took for a segment, in order.
     pub(super) fn times(&self, netns: Inum, segment: Segment, dev: Option<u32>) -> Vec<Duration> {
-        let mut times: Vec<_> = self
-            .journeys
-            .iter()
-            .flat_map(|j| j.hops.windows(2))
-            .filter(|pair| pair[1].netns == netns && pair[0].netns == netns)
-            .filter(|pair| {
-                let out = pair[1].dev.as_ref().map(|d| d.ifindex);
-                let is_there = dev.is_none_or(|dev| out == Some(dev));
-                is_there
-                    && match segment {
-                        Segment::Hook(hook) => {
-                            pair[1].stage == Stage::Netfilter && pair[1].hook == Some(hook)
-                        }
-                        // It is told of at its begin.
-                        Segment::Route => pair[0].stage == Stage::Route,
-                        Segment::Queue => {
-                            pair[0].stage == Stage::Queue && pair[1].stage == Stage::Xmit
-                        }
-                        Segment::Neighbour => pair[0].stage == Stage::Neigh,
-                    }
-            })
-            .map(|pair| Duration::from_nanos(pair[1].ktime_ns.saturating_sub(pair[0].ktime_ns)))
-            .collect();
+        self.between(netns, |from, to| {
+            let out = to.dev.as_ref().map(|d| d.ifindex);
+            let is_there = dev.is_none_or(|dev| out == Some(dev));
+            is_there
+                && match segment {
+                    Segment::Hook(hook) => is_in(to, hook),
+                    // It is told of at its begin.
+                    Segment::Route => from.stage == Stage::Route,
+                    Segment::Queue => from.stage == Stage::Queue && to.stage == Stage::Xmit,
+                    Segment::Neighbour => from.stage == Stage::Neigh,
+                }
+        })
+    }
+
+    /// The times between neighbouring hops in a namespace of which `is` holds, in order.
+    fn between(&self, netns: Inum, is: impl Fn(&Hop, &Hop) -> bool) -> Vec<Duration> {
+        let pairs = self.journeys.iter().flat_map(|j| j.hops.windows(2));
+        let here = pairs.filter_map(|pair| match pair {
+            [from, to] if from.netns == netns && to.netns == netns => Some((from, to)),
+            _ => None,
+        });
+        let its = here.filter(|(from, to)| is(from, to));
+        let took = |(from, to): (&Hop, &Hop)| to.ktime_ns.saturating_sub(from.ktime_ns);
+        let mut times: Vec<_> = its.map(took).map(Duration::from_nanos).collect();
         times.sort();
         times
     }
@@ -66,26 +67,12 @@ impl Evidence<'_> {
         {
             return (median.1 >= ENOUGH).then_some(median);
         }
-        let times = self.times(netns, segment, dev);
-        let middle = times.get(times.len() / 2).copied()?;
-        (times.len() >= ENOUGH).then_some((middle, times.len()))
+        middle(&self.times(netns, segment, dev))
     }
 
     /// The median time of first packets of connections in a hook, where there are enough of them.
     pub(super) fn median_of_first(&self, netns: Inum, hook: Hook) -> Option<(Duration, usize)> {
-        let pairs = self.journeys.iter().flat_map(|j| j.hops.windows(2));
-        let is_it = |pair: &&[Hop]| {
-            pair.iter().all(|hop| hop.netns == netns)
-                && pair[1].stage == Stage::Netfilter
-                && pair[1].hook == Some(hook)
-                && pair[1].ct == Some(CtInfo::New)
-        };
-        let took =
-            |pair: &[Hop]| Duration::from_nanos(pair[1].ktime_ns.saturating_sub(pair[0].ktime_ns));
-        let mut times: Vec<Duration> = pairs.filter(is_it).map(took).collect();
-        times.sort();
-        let middle = times.get(times.len() / 2).copied()?;
-        (times.len() >= ENOUGH).then_some((middle, times.len()))
+        middle(&self.between(netns, |_, to| is_in(to, hook) && to.ct == Some(CtInfo::New)))
     }
 
     /// The longest that its packets took on this node, as far as it is known.
@@ -93,4 +80,14 @@ impl Evidence<'_> {
         let followed = self.journeys.iter().map(|j| j.end_ns.saturating_sub(j.start_ns)).max();
         followed.map(Duration::from_nanos).or(self.timed.whole)
     }
+}
+
+fn is_in(hop: &Hop, hook: Hook) -> bool {
+    hop.stage == Stage::Netfilter && hop.hook == Some(hook)
+}
+
+/// The median of times in order and how many they are, where there are enough.
+fn middle(times: &[Duration]) -> Option<(Duration, usize)> {
+    let middle = times.get(times.len() / 2).copied()?;
+    (times.len() >= ENOUGH).then_some((middle, times.len()))
 }

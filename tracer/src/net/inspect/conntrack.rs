@@ -94,9 +94,9 @@ pub fn translated_here() -> io::Result<Vec<Entry>> {
     if !is_tracking() {
         return Ok(Vec::new());
     }
-    let (set, mask) = (attribute(STATUS, &DST_NAT.to_be_bytes()), STATUS_MASK);
+    let bit = DST_NAT.to_be_bytes();
     // The kernel picks them since 5.15 (`ctnetlink_filter_parse_status`), and gives all before.
-    let request = [vec![0; HEADER], set, attribute(mask, &DST_NAT.to_be_bytes())].concat();
+    let request = [vec![0; HEADER], attribute(STATUS, &bit), attribute(STATUS_MASK, &bit)].concat();
     let answer = Netlink::open(libc::NETLINK_NETFILTER)?.dump_up_to(GET, &request, MOST)?;
     let entries = answer.messages().filter_map(|(_, body)| entry(body));
     Ok(entries.filter(|entry| entry.status & DST_NAT != 0).collect())

@@ -55,7 +55,7 @@ pub(super) fn path(
         .fact(drop.fact())
         .journeys([drop.journey.id]);
     let known = case.link_route(here, src).map(|path| Remedy::Route(path).at(netns));
-    let finding = known.map(|step| vec![step]).into_iter().fold(finding, Finding::rather);
+    let finding = finding.rather(known.into_iter().collect());
     // The rule is a guard: it stays.
     let at = located(case, netns, rule)?;
     let through = allow(netns, at, (tuple, false, Leg::Packet));
