@@ -68,6 +68,10 @@ struct Node {
     view: BTreeSet<Inum>,
     /// What is worth reading; empty is everything.
     near: BTreeSet<Inum>,
+    /// Who sends, where that is in the view.
+    from: Option<Inum>,
+    /// What a packet from there can come to.
+    linked: BTreeSet<Inum>,
     /// Whose the namespaces are.
     owners: Owners,
     /// Where a target begins and ends, as far as that is known.
@@ -98,15 +102,28 @@ impl Node {
         let view = view.map(|root| net::view::view(&state, root)).unwrap_or_default();
         // Who sends from elsewhere is seen where the packets come into the view.
         let inside = from.filter(|from| view.is_empty() || view.contains(from));
-        let near = inside.map(|from| near(&state, from, &view));
-        let near = near.unwrap_or_else(|| view.clone());
+        let linked = inside.map(|from| linked(&state, from, &view)).unwrap_or_default();
+        let near = near(&state, &linked, &view);
         let ends = to.iter().flat_map(|to| state.holders(*to)).map(|n| n.inum).chain(from);
         let ends = ends.collect();
-        let node = Self { near, view, owners, ends, ..Self::default() };
+        let node = Self { near, from: inside, linked, view, owners, ends, ..Self::default() };
+        if !node.near.is_empty() {
+            view::restrict_state(&mut state, &node.near);
+        }
         node.details(&mut state).await;
         let unread = node.passable(&state).len().checked_sub(RULED).filter(|n| *n > 0);
         let unread = unread.map(|n| format!("not looked at: the firewall rules of {n} namespaces"));
         Ok(Self { state, unread, ..node })
+    }
+
+    /// What is near in another snapshot: what had no device before may be somebody else's by now,
+    /// with the addresses that this one's have.
+    fn near_in(&self, state: &NetworkState) -> BTreeSet<Inum> {
+        let mut linked = self.linked.clone();
+        if let Some(from) = self.from {
+            linked.extend(self::linked(state, from, &self.view));
+        }
+        near(state, &linked, &self.view)
     }
 
     /// Reads the details of another snapshot of it.
@@ -116,10 +133,9 @@ impl Node {
                 netns.name = name;
             }
         }
-        let idle = self.idle(state);
-        let is_wanted = |n: &net::Netns| {
-            (self.near.is_empty() || self.near.contains(&n.inum)) && !idle.contains(&n.inum)
-        };
+        let (idle, near) = (self.idle(state), self.near_in(state));
+        let is_wanted =
+            |n: &net::Netns| (near.is_empty() || near.contains(&n.inum)) && !idle.contains(&n.inum);
         // What could not be read is said in the details themselves.
         // Rules are read below, side by side and only where they are worth it.
         let what = inspect::What { firewall: false, ..inspect::What::ALL };
@@ -188,7 +204,7 @@ async fn owners(names: &[(&'static str, &str)]) -> Result<(Owners, Vec<Inum>)> {
 
 /// The namespaces in the view that a packet from `from` can come to: over veth pairs, whatever
 /// their state.
-fn near(state: &NetworkState, from: Inum, view: &BTreeSet<Inum>) -> BTreeSet<Inum> {
+fn linked(state: &NetworkState, from: Inum, view: &BTreeSet<Inum>) -> BTreeSet<Inum> {
     let mut seen = BTreeSet::from([from]);
     let mut open = vec![from];
     while let Some(netns) = open.pop().and_then(|inum| state.netns.get(&inum)) {
@@ -203,13 +219,18 @@ fn near(state: &NetworkState, from: Inum, view: &BTreeSet<Inum>) -> BTreeSet<Inu
             }
         }
     }
-    // Those without any device belong to whoever lost one.
-    let is_bare = |n: &&net::Netns| n.devices.len() < 2;
-    seen.extend(state.netns.values().filter(is_bare).map(|n| n.inum));
-    if !view.is_empty() {
-        seen.retain(|inum| view.contains(inum));
-    }
     seen
+}
+
+/// What is worth looking at in `state`: what is linked, and those without any device, which may
+/// belong to whoever lost one; the view where there is no sender in it.
+fn near(state: &NetworkState, linked: &BTreeSet<Inum>, view: &BTreeSet<Inum>) -> BTreeSet<Inum> {
+    if linked.is_empty() {
+        return view.clone();
+    }
+    let bare = state.netns.values().filter(|n| n.devices.len() < 2).map(|n| n.inum);
+    let bare = bare.filter(|inum| view.is_empty() || view.contains(inum));
+    linked.iter().copied().chain(bare).collect()
 }
 
 /// Reads the firewalls: each by its own tools, side by side.
@@ -257,16 +278,14 @@ fn judge(
     mut state: NetworkState,
     (node, what): (&Node, Watched),
 ) -> Outcome {
-    if !node.near.is_empty() {
-        view::restrict_state(&mut state, &node.near);
+    let near = node.near_in(&state);
+    if !near.is_empty() {
+        view::restrict_state(&mut state, &near);
     }
     let view = &node.view;
     let journeys = match view.is_empty() {
         true => journeys,
-        false => {
-            view::restrict_state(&mut state, view);
-            view::restrict_journeys(journeys, view, &state)
-        }
+        false => view::restrict_journeys(journeys, view, &state),
     };
     let mut case = Case::new(target, probes, &journeys, &state);
     case.before = node.counters();
@@ -289,4 +308,45 @@ fn judge(
     diagnosis.checked.extend(node.unread.clone());
     let (target, probes) = (case.target.take(), std::mem::take(&mut case.probes));
     Outcome { target, probes, diagnosis, journeys }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::{Device, DeviceKind, Netns, Peer};
+
+    fn device(kind: DeviceKind, ifindex: u32, link: Option<(Inum, u32)>) -> (u32, Device) {
+        let link = link.map(|(netns, ifindex)| Peer { netns: Some(netns), ifindex });
+        (ifindex, Device { ifindex, kind, link, ..Device::default() })
+    }
+
+    fn state(netns: &[(Inum, &[(u32, Device)])]) -> NetworkState {
+        let mut state = NetworkState::default();
+        for (inum, devices) in netns {
+            let devices = devices.iter().cloned().collect();
+            state.netns.insert(*inum, Netns { inum: *inum, devices, ..Netns::default() });
+        }
+        state
+    }
+
+    /// A pod that is only coming into being has no device yet; then it is another network's, with
+    /// the addresses of one that is looked at.
+    #[test]
+    fn who_has_no_device_yet_is_not_near_for_good() {
+        let lo = device(DeviceKind::Loopback, 1, None);
+        let ours = [lo.clone(), device(DeviceKind::Veth, 2, Some((20, 7)))];
+        let node = [lo.clone(), device(DeviceKind::Veth, 7, Some((10, 2)))];
+        let theirs = [lo.clone(), device(DeviceKind::Veth, 2, Some((40, 9)))];
+        let bare = [lo];
+        let (from, view) = (Some(10), BTreeSet::new());
+        let first = state(&[(10, &ours), (20, &node), (30, &bare), (50, &bare)]);
+        let linked = linked(&first, 10, &view);
+        let read = Node { near: near(&first, &linked, &view), from, linked, ..Node::default() };
+        assert_eq!(read.near, [10, 20, 30, 50].into());
+        let then = state(&[(10, &ours), (20, &node), (30, &theirs), (50, &bare)]);
+        assert_eq!(read.near_in(&then), [10, 20, 50].into());
+        // A pair that is gone by then was one of this network all the same.
+        let then = state(&[(10, &bare), (20, &bare), (30, &theirs)]);
+        assert_eq!(read.near_in(&then), [10, 20].into());
+    }
 }

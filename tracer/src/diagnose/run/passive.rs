@@ -101,7 +101,8 @@ pub(super) fn judge(case: &mut Case<'_>, until_ns: u64) -> Diagnosis {
     let mut found: Vec<Vec<Finding>> = Vec::new();
     for question in questions.into_iter().filter(seen::Question::has_failed).take(FAILED) {
         question.flows.iter().for_each(|at| rest[*at] = false);
-        let near = super::near(case.state, question.from(), &view);
+        let linked = super::linked(case.state, question.from(), &view);
+        let near = super::near(case.state, &linked, &view);
         let (_, state) = match around.take().filter(|(known, _)| *known == near) {
             Some(same) => around.insert(same),
             None => {
