@@ -84,6 +84,22 @@ impl Diagnosis {
         self
     }
 
+    /// Asserts that an answer came, and that this and nothing else is a warning.
+    ///
+    /// # Panics
+    ///
+    /// If it is otherwise, elsewhere, or without evidence.
+    pub fn assert_warned(&self, id: &str, netns: &str) -> &Self {
+        let Self { json, code, asked } = self;
+        assert_eq!((&json["healthy"], *code), (&Value::Bool(true), Some(0)), "{asked}: {json:#}");
+        assert_eq!(self.loud(), [id], "{asked}: {json:#}");
+        let first = self.first();
+        let found = (&first["severity"], &first["where"]["netns"]);
+        assert_eq!(found, (&"warning".into(), &netns.into()), "{asked}: {json:#}");
+        assert!(!first["evidence"].as_array().expect("evidence").is_empty(), "{asked}: {json:#}");
+        self
+    }
+
     /// Runs the first finding's fix as it was printed.
     ///
     /// # Panics

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::Entry;
-use crate::diagnose::{RULES, slow};
+use crate::diagnose::{RULES, rules, slow};
 use crate::lab::Fault;
 
 /// Every id once: a fault of the lab in its own words, with the rule that tells it.
@@ -16,7 +16,8 @@ pub(super) fn entries() -> Vec<Entry> {
     let mut list: Vec<Entry> = faults
         .values()
         .map(|fault| {
-            let why = rules.remove(fault.id).map(|r| r.explain).or_else(|| slow_by(fault.id));
+            let rule = rules.remove(fault.id);
+            let why = rule.and_then(|_| rules::explain(fault.id)).or_else(|| slow_by(fault.id));
             let what = sentence(fault.title);
             let broken = format!(
                 "One would suspect it in {}; lab `{}` shows it: `pkttrace lab break {}`.",
@@ -35,7 +36,8 @@ pub(super) fn entries() -> Vec<Entry> {
             false => format!("A case of `{}` that `pkttrace diagnose` tells apart.", rule.id),
         };
         let where_ = "It is met in pods, containers and plain namespaces alike.".to_owned();
-        Entry { why: Cow::Borrowed(rule.explain), ..finding(id, what, where_) }
+        let why = Cow::Borrowed(rules::explain(id).unwrap_or_default());
+        Entry { why, ..finding(id, what, where_) }
     }));
     let unshown = slow::explanations().filter(|(id, _)| !faults.contains_key(id));
     list.extend(unshown.map(|(id, why)| {

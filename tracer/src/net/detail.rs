@@ -2,7 +2,7 @@
 //! [`mod@super::inspect`], plain data like the rest of [`NetworkState`](super::NetworkState).
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::state::Mac;
 use crate::firewall::Firewall;
@@ -34,6 +34,8 @@ pub struct Detail {
     pub firewall: Firewall,
     /// Sockets that take what comes: TCP in LISTEN, UDP and raw bound to a port.
     pub sockets: Vec<Socket>,
+    /// TCP connections, TIME-WAIT included, to the ends that they were counted for.
+    pub connections: BTreeMap<SocketAddr, u32>,
     /// Counters by the names that `nstat` uses (`IpInAddrErrors`, `TcpExtListenDrops`), devices'
     /// as `if.DEV.tx_dropped`, conntrack's as `ct.insert_failed`.
     pub counters: BTreeMap<String, u64>,

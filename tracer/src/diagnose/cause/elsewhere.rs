@@ -16,18 +16,8 @@ use crate::net::{Inum, Netns};
 const OTHER_DEVICE: &str = "reply-other-device";
 const EXCEPTED: &str = "masquerade-excepts-target";
 
-pub(in crate::diagnose) const RULE: Rule = Rule {
-    id: OTHER_DEVICE,
-    covers: &[OTHER_DEVICE, EXCEPTED],
-    check: |_| Vec::new(),
-    explain: "An answer has to find back. A host with two uplinks answers by the route to the \
-              client, whatever device the question came in by: a policy rule that asks for the \
-              address of the uplink as source does not see the answer of what is behind a \
-              translation, which is routed before it is translated back. And what leaves with a \
-              pod's address as source is answered only by those who know a way to the pod: where a \
-              rule excepts a destination from masquerading because a pool or an address set covers \
-              it, that host sends its answer elsewhere.",
-};
+pub(in crate::diagnose) const RULE: Rule =
+    Rule { id: OTHER_DEVICE, covers: &[OTHER_DEVICE, EXCEPTED], check: |_| Vec::new() };
 
 /// Whether what was asked left the node, and what came of it there.
 pub(super) fn finding(case: &Case<'_>, known: &[Finding]) -> Option<Finding> {

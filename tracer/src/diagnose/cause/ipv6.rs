@@ -16,14 +16,6 @@ pub(in crate::diagnose) const RULE: Rule = Rule {
     id: "ipv6-address-unverified",
     covers: &["ipv6-address-unverified", "ndp-proxy-missing", "mld-group-missing"],
     check,
-    explain: "A kernel uses an IPv6 address only after duplicate address detection: it asks the \
-              link for the address, and whoever answers has it already. A bridge port in hairpin \
-              mode sends the question back to the one who asks, who then takes itself for another. \
-              And an address that lies behind a router, but inside of the network that is on the \
-              link, is asked for on the link: the router answers in its place only where proxy_ndp \
-              is on and an entry names the address. The question itself goes to a multicast group \
-              made of the address: a bridge that snoops sends it only where somebody was heard to \
-              join that group (MLD), and who keeps its reports to itself is never asked.",
 };
 
 fn check(case: &Case<'_>) -> Vec<Finding> {

@@ -15,6 +15,9 @@ mod undo;
 
 use super::case::{Case, Outcome, Purpose, Way};
 use super::finding::{Finding, Severity};
+use super::place::node_of;
+use super::walk::End;
+use crate::journey;
 pub(super) use say::RULE;
 use undo::{Alteration, leads};
 
@@ -56,4 +59,33 @@ fn fails(case: &Case<'_>, way: &Way) -> bool {
     let is_asked = matches!(way.purpose, Purpose::Reach | Purpose::Resolve);
     let is_answered_wrong = |outcome: &Outcome| matches!(outcome, Outcome::Dns { .. });
     is_asked && failed.any(|p| !leads(way) || is_answered_wrong(&p.outcome))
+}
+
+/// Sources that are hidden between pods although the answers would find back without: what works,
+/// but not as a cluster promises.
+fn hidden(case: &Case<'_>) -> Vec<Finding> {
+    if case.target.is_none() || case.is_failing() || !case.works() {
+        return Vec::new();
+    }
+    let is_pod = |netns| node_of(case.state, netns).is_some_and(|n| !case.is_docker_host(n));
+    let is_between = |way: &&Way| match way.request.end {
+        End::Delivered { netns, .. } => {
+            netns != way.request.ask.from && is_pod(netns) && is_pod(way.request.ask.from)
+        }
+        _ => false,
+    };
+    // What is led to a Service's endpoint has to come back to where that was done.
+    let is_plain = |way: &&Way| !way.request.nat.iter().any(|n| n.kind.is_destination());
+    let ways = case.ways.iter().filter(|w| w.purpose == Purpose::Reach).filter(is_between);
+    let found = ways.filter(is_plain).find_map(|way| {
+        let all = Alteration::on(case, way).into_iter();
+        let mut needless = all.filter(|a| matches!(a, Alteration::Translated(..)));
+        let Alteration::Translated(nat, rule) = needless.find(|a| a.is_to_blame(case, way))? else {
+            return None;
+        };
+        let is_seen = |n: &journey::Nat| n.before.src == nat.before.src && n.kind == nat.kind;
+        let journey = case.journeys.iter().find(|j| j.nat.iter().any(is_seen))?;
+        Some(say::masked(case, (&nat, &rule), journey.id))
+    });
+    found.into_iter().collect()
 }

@@ -10,17 +10,8 @@ use crate::diagnose::walk::{Nat, RuleRef};
 const SEARCH: &str = "dns-search-takes-name";
 const BY_TCP: &str = "dns-tcp-unreachable";
 
-pub(in crate::diagnose) const RULE: Rule = Rule {
-    id: SEARCH,
-    covers: &[SEARCH, BY_TCP],
-    check: |_| Vec::new(),
-    explain: "A resolver tries a name that has fewer dots than ndots with each domain of its search \
-              list first. Where one of those domains answers every name (a wildcard record), that \
-              answer is taken and the name itself is never asked for; a final dot keeps the list \
-              out. And an answer that does not fit a datagram comes cut off, marked as truncated, \
-              and is asked for again over TCP at the same port: where the Service, a rule or the \
-              server has port 53 for UDP alone, short answers come and long ones never do.",
-};
+pub(in crate::diagnose) const RULE: Rule =
+    Rule { id: SEARCH, covers: &[SEARCH, BY_TCP], check: |_| Vec::new() };
 
 /// What the conversation with the name servers says, where the target was not reached.
 pub(super) fn finding(case: &Case<'_>) -> Option<Finding> {

@@ -6,7 +6,7 @@ use super::undo::Alteration;
 use crate::diagnose::case::{Case, Way};
 use crate::diagnose::finding::{Finding, Scenario, Severity, Where};
 use crate::diagnose::place::is_link_local;
-use crate::diagnose::remedy::{Path, Remedy};
+use crate::diagnose::remedy::{Path, Remedy, Step, full, past};
 use crate::diagnose::rules::{Rule, located};
 use crate::diagnose::show;
 use crate::diagnose::walk::{Nat, RuleRef};
@@ -20,17 +20,8 @@ const DIVERTS: &str = "policy-rule-hijack";
 const WRONG_SOURCE: &str = "route-wrong-source";
 const UNTRACKED: &str = "conntrack-untracked";
 
-pub(in crate::diagnose) const RULE: Rule = Rule {
-    id: TAKES_HOST,
-    covers: &[TAKES_HOST, HIDES_SOURCE],
-    check: |_| Vec::new(),
-    explain: "A rule of this node translates the address although the packet would get through as \
-              it is. A destination that is translated takes packets away from the host that has \
-              the address: an external IP of a Service, or a published port, on somebody else's. \
-              A source that is masqueraded makes all pods of a node look like the node: whoever \
-              filters by pod, or answers by another way, does not know them any more. What the \
-              packet meets afterwards is only a consequence.",
-};
+pub(in crate::diagnose) const RULE: Rule =
+    Rule { id: TAKES_HOST, covers: &[TAKES_HOST, HIDES_SOURCE], check: super::hidden };
 
 /// The finding for what is to blame. What was found without knowing it is its consequence.
 pub(super) fn finding(
@@ -96,13 +87,14 @@ fn translated(case: &Case<'_>, nat: &Nat, rule: &RuleRef) -> Finding {
             before.src, before.dst, after.src
         );
         let advice = format!(
-            "except {} from that rule of {node}: traffic inside of the cluster keeps its source",
+            "for good, except {} from that rule of {node}: traffic inside of the cluster keeps its \
+             source",
             before.dst
         );
-        return Finding::error(HIDES_SOURCE, case.scenario(), title)
+        let finding = Finding::error(HIDES_SOURCE, case.scenario(), title)
             .at(place)
-            .fact(format!("{} {}", rule.chain, rule.text))
-            .fix(advice);
+            .fact(format!("{} {}", rule.chain, rule.text));
+        return finding.fixes(kept(case, nat, rule)).fix(advice);
     }
     let (from, to) =
         (SocketAddr::new(before.dst, before.dport), SocketAddr::new(after.dst, after.dport));
@@ -122,6 +114,32 @@ fn translated(case: &Case<'_>, nat: &Nat, rule: &RuleRef) -> Finding {
         .facts(asked.map(|(chain, own)| format!("{chain} {}", own.text)))
         .fact(format!("{} {}", rule.chain, rule.text))
         .fix(format!("take {} out of {whose}: it is the address of another host", before.dst))
+}
+
+/// Lets what goes from pod to pod by the rule: all of the cluster's, where its network is known.
+fn kept(case: &Case<'_>, nat: &Nat, rule: &RuleRef) -> Option<Step> {
+    let (table, chain, own) = located::located(case, nat.netns, rule)?;
+    let (src, dst) = (nat.before.src, nat.before.dst);
+    let node = case.netns(nat.netns)?;
+    let mut nets = case.cluster_networks(node);
+    let whole = nets.find(|net| show::covers(*net, src) && show::covers(*net, dst));
+    let ends = whole.map_or(((src, full(src)), (dst, full(dst))), |net| (net, net));
+    Some(past(nat.netns, (table, chain, own?), ends))
+}
+
+/// Pods reach each other, and one does not see who the other is.
+pub(super) fn masked(case: &Case<'_>, (nat, rule): (&Nat, &RuleRef), journey: u64) -> Finding {
+    let mut finding = translated(case, nat, rule);
+    finding.title = format!(
+        "{} masquerades what the pod {} sends to the pod {}, which sees {} instead: it can neither \
+         allow nor log who asks",
+        case.state.netns_name(nat.netns),
+        nat.before.src,
+        nat.before.dst,
+        nat.after.src
+    );
+    let seen = format!("seen: {} became {}", nat.before, nat.after);
+    finding.severity(Severity::Warning).fact(seen).journeys([journey])
 }
 
 /// A route names a source that answers do not come back to.

@@ -7,7 +7,7 @@ use super::{Remedy, Step};
 use crate::diagnose::walk::{Leg, RuleRef};
 use crate::event::{Proto, Tuple};
 use crate::firewall::{Chain, Rule, Table};
-use crate::net::detail::{RoutingRule, RuleAction};
+use crate::net::detail::{Prefix, RoutingRule, RuleAction};
 use crate::net::{Inum, NetworkState};
 
 const TABLE_MAIN: u32 = 254;
@@ -60,6 +60,22 @@ pub(crate) fn allow(
         None => Edit::Append(Spec(spec)),
     };
     Some(vec![at.edit(edit).at(netns)])
+}
+
+/// Takes what goes from one network to the other past the rule, and past all others behind it.
+pub(crate) fn past(
+    netns: Inum,
+    (table, chain, rule): (&Table, &Chain, &Rule),
+    (src, dst): (Prefix, Prefix),
+) -> Step {
+    let at = ChainAt::of(table, chain);
+    let ip = if src.0.is_ipv4() { "ip" } else { "ip6" };
+    let (src, dst) = (Word::net(src), Word::net(dst));
+    let spec = match at.is_nft() {
+        true => argv![ip, "saddr", src, ip, "daddr", dst, "accept"],
+        false => argv!["-s", src, "-d", dst, "-j", "ACCEPT"],
+    };
+    at.edit(Edit::Insert(Some(Spot::of(rule)), Spec(spec))).at(netns)
 }
 
 fn discovery(kind: &'static str) -> Argv {

@@ -14,7 +14,7 @@ mod rules;
 mod words;
 mod world;
 
-pub(crate) use allow::{allow, locate, main_first};
+pub(crate) use allow::{allow, locate, main_first, past};
 pub(crate) use argv::argv;
 pub use argv::{Argv, Foreign, Word, clean, full, quote};
 pub use conclude::{Command, conclude, conclude_working};

@@ -14,14 +14,8 @@ use crate::diagnose::{
 use crate::event::L4;
 use crate::journey::{Fate, Journey};
 
-pub(super) const RULE: Rule = Rule {
-    id: "refused-beyond-node",
-    covers: &["refused-beyond-node"],
-    check,
-    explain: "The request left this node as it should, and somebody beyond it says no: a router that \
-              has no route or finds nobody at the address, a firewall that rejects, a host where \
-              nobody listens at the port. Who says it is the place to look at.",
-};
+pub(super) const RULE: Rule =
+    Rule { id: "refused-beyond-node", covers: &["refused-beyond-node"], check };
 
 /// `NUD_FAILED`: asked in vain.
 const FAILED: u16 = 0x20;

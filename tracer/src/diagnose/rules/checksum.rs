@@ -12,11 +12,6 @@ pub(super) const RULE: Rule = Rule {
     id: "checksum-corrupted",
     covers: &["checksum-corrupted", "dns-checksum-corrupted"],
     check,
-    explain: "TCP and UDP carry a checksum over their data and addresses. A rule that writes it, a \
-              device whose offload computes it wrongly (VXLAN on some drivers), or a program that \
-              changes bytes without mending it makes packets that everybody forwards and nobody \
-              takes: a node that tracks connections calls them INVALID, and a rule against invalid \
-              packets drops them. Pings get through, since their checksum is made by software.",
 };
 
 fn check(case: &Case<'_>) -> Vec<Finding> {

@@ -9,15 +9,8 @@ use crate::firewall::Destinations;
 use crate::journey::{Hook, Hop, Nat};
 use crate::net::Inum;
 
-pub(super) const RULE: Rule = Rule {
-    id: "conntrack-stale",
-    covers: &["conntrack-stale", "dns-stale-udp-conntrack"],
-    check,
-    explain: "Rules of table nat see the first packet of a connection only; conntrack remembers the \
-              translation for all later ones. A client that sends UDP from one port over and over \
-              keeps its entry alive for ever: when the endpoint is replaced, its packets go on to \
-              the one that is gone, while every new client is served.",
-};
+pub(super) const RULE: Rule =
+    Rule { id: "conntrack-stale", covers: &["conntrack-stale", "dns-stale-udp-conntrack"], check };
 
 fn check(case: &Case<'_>) -> Vec<Finding> {
     let found = case.failed().filter_map(|p| stale(case, p).or_else(|| untouched(case, p)));

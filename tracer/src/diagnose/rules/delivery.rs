@@ -24,10 +24,6 @@ pub(super) const RULE: Rule = Rule {
         "echo-ignored",
     ],
     check,
-    explain: "The network has done its part: the packet arrived where its destination is. A TCP \
-              connection needs a socket in LISTEN at that port and address, or the kernel answers \
-              with a reset; a datagram needs a bound socket, or \"port unreachable\" comes back. A \
-              process that does not accept fills its queue, and then connections time out.",
 };
 
 fn check(case: &Case<'_>) -> Vec<Finding> {

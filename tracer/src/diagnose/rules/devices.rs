@@ -28,10 +28,6 @@ pub(super) const RULE: Rule = Rule {
         "bridge-port-locked",
     ],
     check,
-    explain: "A frame goes through a veth pair and a bridge only while both ends of the pair are up, \
-              the host's end is a port of the bridge, the port forwards and the bridge itself is \
-              up. Where one of these fails, frames vanish without a drop event; what is seen is an \
-              address that nobody answers for.",
 };
 
 fn check(case: &Case<'_>) -> Vec<Finding> {

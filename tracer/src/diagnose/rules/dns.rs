@@ -25,12 +25,6 @@ pub(super) const RULE: Rule = Rule {
         "dns-server-silent",
     ],
     check,
-    explain: "resolv.conf says whom to ask. In a cluster that is the address of the DNS Service, or \
-              of a cache on the node (169.254.20.10), which has to run there; an address that is \
-              neither gets no answer. The cluster's DNS answers for its own names itself and asks \
-              another server for all others: where it does not reach that, those alone fail, with \
-              SERVFAIL. Without any name server a resolver asks its own machine. A name that no \
-              server knows, or that has no IPv4 address, is no matter of the network.",
 };
 
 fn check(case: &Case<'_>) -> Vec<Finding> {

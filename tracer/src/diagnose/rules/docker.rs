@@ -22,10 +22,6 @@ pub(super) const RULE: Rule = Rule {
         "docker-publish-loopback",
     ],
     check: |_| Vec::new(),
-    explain: "A published port, or a NodePort, is a rule: it translates a port of the node to a pod \
-              or container. Where the rule is missing (flushed, or its writer is not running) or \
-              holds for 127.0.0.1 alone, the packet is for the node itself, which has nobody \
-              listening there and refuses the connection.",
 };
 
 /// Ports that Kubernetes gives to NodePorts unless it is told otherwise

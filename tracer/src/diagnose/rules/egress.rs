@@ -22,11 +22,6 @@ pub(super) const RULE: Rule = Rule {
         "ephemeral-ports-exhausted",
     ],
     check,
-    explain: "Pods and containers have private addresses that nobody outside has a route to. The \
-              node puts its own in their place (MASQUERADE, SNAT) when a packet leaves, and undoes \
-              it for the answer. Without that, or with an address that the node does not hold, \
-              requests leave as if all were well and no answer ever comes. Each connection needs \
-              a local port besides; when the range is used up, none is made.",
 };
 
 fn check(case: &Case<'_>) -> Vec<Finding> {
@@ -278,7 +273,9 @@ fn instead(case: &Case<'_>, met: &Met<'_>, rule: &RuleRef, src: IpAddr, wrong: I
 fn ports(case: &Case<'_>) -> Option<Finding> {
     let exhausted = case.failed().find(|p| p.outcome == Outcome::Local(libc::EADDRNOTAVAIL));
     let few = case.obstacles().find_map(|m| match m.obstacle.kind {
-        Kind::FewPorts { first, last } => Some((m.obstacle.place.netns, first, last)),
+        Kind::FewPorts { is_few, used, .. } => {
+            Some((m.obstacle.place.netns, (is_few, used), m.walk.tuple.dst))
+        }
         _ => None,
     });
     let netns = case.netns(few.map(|f| f.0).or(exhausted.map(|p| p.netns))?)?;
@@ -288,9 +285,16 @@ fn ports(case: &Case<'_>) -> Option<Finding> {
     let range = case.sysctl(netns.inum, "ipv4/ip_local_port_range").unwrap_or("32768 60999");
     let range: Vec<&str> = range.split_whitespace().collect();
     let name = "net.ipv4.ip_local_port_range";
-    let title = match exhausted {
-        Some(p) => format!("{} has no local port left for a connection to {}", netns.name, p.to),
-        None => format!(
+    let title = match (exhausted, few) {
+        (Some(p), _) => {
+            format!("{} has no local port left for a connection to {}", netns.name, p.to)
+        }
+        (None, Some((_, (false, used), dst))) => format!(
+            "{} has {used} connections to {dst}, and the local ports {} for all of them",
+            netns.name,
+            range.join(" to ")
+        ),
+        (None, _) => format!(
             "{} has only the local ports {} for all its connections",
             netns.name,
             range.join(" to ")
@@ -305,8 +309,8 @@ fn ports(case: &Case<'_>) -> Option<Finding> {
         .facts(exhausted.map(crate::diagnose::Probed::sentence));
     let widen = |range| Remedy::sysctl("ipv4/ip_local_port_range", range).at(netns.inum);
     Some(match few {
-        Some(_) => finding.fix(widen("32768 60999")),
-        None => finding
+        Some((_, (true, _), _)) => finding.fix(widen("32768 60999")),
+        _ => finding
             .fix("# let the application keep its connections, or give it more source addresses")
             .fix(widen("1024 65535")),
     })

@@ -11,14 +11,7 @@ use crate::diagnose::{Met, Where};
 use crate::event::Proto;
 use crate::firewall::{Table, Target};
 
-pub(super) const RULE: Rule = Rule {
-    id: "nat-chain-empty",
-    covers: &["nat-chain-empty"],
-    check,
-    explain: "A rule leads packets for this address and port to a chain of their own, which is to \
-              translate them and has no rule left. What comes back from it untranslated is delivered \
-              to the node itself, where nobody listens, or sent after an address that nobody has.",
-};
+pub(super) const RULE: Rule = Rule { id: "nat-chain-empty", covers: &["nat-chain-empty"], check };
 
 fn check(case: &Case<'_>) -> Vec<Finding> {
     each(case, one)

@@ -11,11 +11,6 @@ pub(super) const RULE: Rule = Rule {
     id: "ip-forward-disabled",
     covers: &["ip-forward-disabled", "docker-ip-forward-off"],
     check,
-    explain: "The kernel forwards a packet only where forwarding is on for the device that it came \
-              in by. Else it counts it as an address error (IpInAddrErrors) and drops it, without an \
-              ICMP error: the sender sees silence. net.ipv4.ip_forward is off by default and is \
-              switched on by container runtimes; a sysctl file applied later, or a restart of \
-              networking, switches it off again.",
 };
 
 fn check(case: &Case<'_>) -> Vec<Finding> {

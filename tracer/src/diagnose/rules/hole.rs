@@ -10,15 +10,8 @@ use crate::diagnose::walk::{ObstacleKind as Kind, RuleRef};
 use crate::diagnose::{Met, Where};
 use crate::firewall::{self, Flavour, Match, Table, Target};
 
-pub(super) const RULE: Rule = Rule {
-    id: "svc-endpoint-rule-missing",
-    covers: &["svc-endpoint-rule-missing"],
-    check,
-    explain: "The chain of a Service takes connections by chance, each rule its share of what the \
-              ones before it leave, and the last one all the rest. Where a rule is missing, that \
-              rest comes to the end of the chain: it is not translated, and goes where nobody has \
-              the Service's address. Some connections work, and some do not.",
-};
+pub(super) const RULE: Rule =
+    Rule { id: "svc-endpoint-rule-missing", covers: &["svc-endpoint-rule-missing"], check };
 
 fn check(case: &Case<'_>) -> Vec<Finding> {
     each(case, one)

@@ -25,12 +25,6 @@ pub(super) const RULE: Rule = Rule {
         "queue-unserved",
     ],
     check,
-    explain: "The first rule of table nat that holds decides: what stands behind it for the same \
-              packets never runs, and what conntrack does not see (NOTRACK) is not translated at \
-              all. An answer that a rule puts into another zone than its connection is in belongs to \
-              none, and is not translated back. \
-              A rule that leads to a program of the node's own (REDIRECT, NFQUEUE) refuses \
-              what it catches as long as that program does not run.",
 };
 
 /// What heals a queue, beside not using it.

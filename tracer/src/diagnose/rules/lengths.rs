@@ -25,11 +25,6 @@ pub(super) const RULE: Rule = Rule {
         "vxlan-fragments-dropped",
     ],
     check,
-    explain: "A packet longer than a device's MTU is dropped when it may not be fragmented. Path MTU \
-              discovery repairs that only while the ICMP error (\"fragmentation needed\") is sent and \
-              gets back to the sender: bridges and veth pairs send none, and firewalls drop it. \
-              Tunnel packets are fragmented outside instead, and fragments are lost where anything \
-              on the way drops them. Connections are made, small answers come, large ones hang.",
 };
 
 fn check(case: &Case<'_>) -> Vec<Finding> {

@@ -39,7 +39,7 @@ pub(super) fn place_of(case: &Case<'_>, netns: Inum, rule: &RuleRef) -> Where {
 }
 
 /// A rule where it was read; without a rule, the chain whose policy it is.
-pub(super) fn located<'a>(
+pub(in crate::diagnose) fn located<'a>(
     case: &Case<'a>,
     netns: Inum,
     rule: &RuleRef,

@@ -26,11 +26,6 @@ pub(super) const RULE: Rule = Rule {
         "pod-ip-missing",
     ],
     check,
-    explain: "Before a packet can leave by Ethernet, its next hop's link-layer address has to be \
-              known. The kernel asks three times, a second apart, and then gives up: the sender is \
-              told \"host unreachable\" and every packet that waits is dropped (NEIGH_FAILED). A \
-              wrong entry that is permanent is never asked about again. Who has lost its address \
-              does not answer either.",
 };
 
 fn check(case: &Case<'_>) -> Vec<Finding> {

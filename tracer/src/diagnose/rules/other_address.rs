@@ -8,16 +8,8 @@ use crate::diagnose::walk::{Ask, End, Scope, What, walk};
 use crate::diagnose::{Confidence, Direction, Method, Outcome, Way, Where};
 use crate::net::Inum;
 
-pub(super) const RULE: Rule = Rule {
-    id: "udp-answer-other-address",
-    covers: &["udp-answer-other-address"],
-    check,
-    explain: "A UDP server that listens at all addresses (0.0.0.0) and does not say from which to \
-              answer lets the kernel choose: it takes the source address of its route to the client. \
-              On a host with several addresses that is not always the one that was asked. A client \
-              that waits for that one (connect(2), most resolvers, every NAT on the way) has no socket \
-              for the answer and refuses it with an ICMP error.",
-};
+pub(super) const RULE: Rule =
+    Rule { id: "udp-answer-other-address", covers: &["udp-answer-other-address"], check };
 
 fn check(case: &Case<'_>) -> Vec<Finding> {
     let is_datagram = |p: &&crate::diagnose::Probed| {

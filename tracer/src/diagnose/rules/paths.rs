@@ -26,9 +26,6 @@ pub(super) const RULE: Rule = Rule {
         "pod-ip-on-host-lo",
     ],
     check,
-    explain: "The route that a packet takes leads away from its destination, or its source is one \
-              that no answer comes back to. Nothing is dropped on this node: the packet leaves by \
-              the wrong device or with the wrong address (a route's src hint may choose it), and silence is all that comes of it.",
 };
 
 fn check(case: &Case<'_>) -> Vec<Finding> {

@@ -20,8 +20,6 @@ pub(super) const RULE: Rule = Rule {
         "xfrm-policy-block",
     ],
     check,
-    explain: "Programs at a device (tc filters, BPF at tc, XDP) and IPsec policies see a packet before \
-              or after the firewall and may drop it; no firewall rule shows that.",
 };
 
 fn check(case: &Case<'_>) -> Vec<Finding> {

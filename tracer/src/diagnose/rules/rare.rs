@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use super::met::each;
 use super::{Case, Finding, Rule, duplicate};
 use crate::diagnose::remedy::{ChainAt, Edit, Link, Path, Remedy, Spot, Step, sysctl_name};
-use crate::diagnose::walk::{End, Nat, ObstacleKind as Kind, Walk, What};
-use crate::diagnose::{Confidence, Direction, Drop, Met, Where, show};
+use crate::diagnose::walk::{Effect, End, Nat, ObstacleKind as Kind, Walk, What};
+use crate::diagnose::{Confidence, Direction, Drop, Met, Severity, Where, show};
 use crate::net::detail::{Route, RouteType};
 use crate::net::fib::{self, FibQuery};
 use crate::net::{DeviceKind, Netns};
@@ -32,20 +32,30 @@ pub(super) const RULE: Rule = Rule {
         "conntrack-table-full",
     ],
     check,
-    explain: "Addresses have to be unique on a link: of two devices with the same IP address the one \
-              that answers first is reached, and a bridge sends frames for a MAC to the port where it \
-              was seen last. Whoever is asked by ARP answers only where its settings and its routes \
-              allow it. Each router \
-              takes one from a packet's TTL and discards it at 0, in a circle or because it was sent \
-              with too few. IPv6 needs links of 1280 bytes, and is lost on a device where it is \
-              switched off, addresses and routes with it.",
 };
 
 fn check(case: &Case<'_>) -> Vec<Finding> {
     let mut findings = each(case, one);
+    findings.extend(strained(case));
     let expired = case.drops().filter(|d| d.direction == Direction::Request);
     findings.extend(expired.filter_map(|d| short_lived(case, &d)).take(1));
     findings
+}
+
+/// What went well this time, by luck: an address that moves between ports, a table that has little
+/// room left.
+fn strained(case: &Case<'_>) -> Vec<Finding> {
+    if case.target.is_none() || case.is_failing() {
+        return Vec::new();
+    }
+    let is_luck = |met: &Met<'_>| {
+        matches!(
+            met.obstacle.kind,
+            Kind::DuplicateAddress { .. } | Kind::DuplicateMac { .. } | Kind::ConntrackFull { .. }
+        )
+    };
+    let found = case.obstacles().filter(is_luck).filter_map(|met| one(case, &met));
+    found.map(|finding| finding.severity(Severity::Warning)).collect()
 }
 
 fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
@@ -154,9 +164,12 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
         Kind::ConntrackFull { entries, limit } => {
             let refused =
                 case.grown(netns.inum, "ct.drop") + case.grown(netns.inum, "ct.early_drop");
-            let title = format!("conntrack of {node} is full: {entries} of {limit} connections");
+            let is_full = met.obstacle.effect == Effect::MayStop;
+            let full = if is_full { "full" } else { "nearly full" };
+            let title = format!("conntrack of {node} is {full}: {entries} of {limit} connections");
+            let is_fact = refused > 0 || !case.is_failing();
             met.finding(case, "conntrack-table-full", title)
-                .confidence(if refused > 0 { Confidence::Certain } else { Confidence::Possible })
+                .confidence(if is_fact { Confidence::Certain } else { Confidence::Possible })
                 .fact(format!(
                     "nf_conntrack_count of {node} is {entries}, nf_conntrack_max {limit}"
                 ))

@@ -9,15 +9,8 @@ use crate::diagnose::remedy::{Remedy, sysctl_name};
 use crate::net::Netns;
 use crate::net::fib::{self, FibQuery};
 
-pub(super) const RULE: Rule = Rule {
-    id: "rp-filter-strict-asymmetric",
-    covers: &["rp-filter-strict-asymmetric"],
-    check,
-    explain: "With rp_filter=1 the kernel takes a packet only from the device by which it would \
-              answer the packet's source; the stricter of conf.all and the device's own setting \
-              counts. Where the way back is another one (policy routing, two uplinks, a route of \
-              the overlay that is missing), good packets are dropped without any answer.",
-};
+pub(super) const RULE: Rule =
+    Rule { id: "rp-filter-strict-asymmetric", covers: &["rp-filter-strict-asymmetric"], check };
 
 fn check(case: &Case<'_>) -> Vec<Finding> {
     let drops = case.drops().filter(|d| d.reason == "IP_RPFILTER");

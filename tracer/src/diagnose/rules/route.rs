@@ -21,11 +21,6 @@ pub(super) const RULE: Rule = Rule {
         "node-default-route-missing",
     ],
     check,
-    explain: "A packet that is to be forwarded needs a route. Without one the kernel answers with \
-              \"network unreachable\" (IpExtInNoRoutes counts it); a blackhole route discards it \
-              silently, unreachable and prohibit routes refuse it with an ICMP error. Overlay \
-              agents keep one route for each other node's pods; a node that lacks it sends those \
-              packets to its default gateway, or nowhere.",
 };
 
 fn check(case: &Case<'_>) -> Vec<Finding> {

@@ -26,11 +26,6 @@ pub(super) const RULE: Rule = Rule {
         "svc-hairpin-unmasqueraded",
     ],
     check,
-    explain: "The rules of a Service or of a published port translate its address to an endpoint: a \
-              pod's address and the port that its application listens at. They are written anew \
-              when endpoints change; where that does not happen, they lead to a pod that is gone, \
-              and where the Service names another port than the application, to a closed one. Only \
-              the ports of a Service are translated: its address answers no ping.",
 };
 
 fn check(case: &Case<'_>) -> Vec<Finding> {

@@ -26,11 +26,6 @@ pub(super) const RULE: Rule = Rule {
         ports::ID,
     ],
     check,
-    explain: "The address of a Service is on no device: rules of kube-proxy translate it to an \
-              endpoint, and conntrack translates the answers back. Where the rules are missing or \
-              not reached, the packet is routed like any other and ends at the default gateway; \
-              where the answer takes a way past the node that translated, the client gets it from \
-              an address that it never asked and refuses it.",
 };
 
 fn check(case: &Case<'_>) -> Vec<Finding> {

@@ -25,11 +25,6 @@ pub(super) const RULE: Rule = Rule {
         "vxlan-missing-remote",
     ],
     check,
-    explain: "An overlay packs pod packets into UDP between the nodes' own addresses. Both ends have \
-              to agree on the network identifier (VNI) and the port, the sender needs a \
-              forwarding entry that maps the remote tunnel's MAC to the remote node, and the \
-              receiving device has to be up, since its UDP socket exists only then. The pods see \
-              none of the errors: what goes wrong outside the tunnel ends on the nodes.",
 };
 
 fn check(case: &Case<'_>) -> Vec<Finding> {

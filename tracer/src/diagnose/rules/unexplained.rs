@@ -7,30 +7,16 @@ use crate::diagnose::{Direction, Drop, Outcome, Probed};
 use crate::journey::{Fate, Flow, Journey};
 use crate::render;
 
-pub(super) const DROP: Rule = Rule {
-    id: "drop-unexplained",
-    covers: &["drop-unexplained"],
-    check: nothing,
-    explain: "The kernel dropped the packet and said where; no rule of pkttrace knows the \
-              configuration that leads to it.",
-};
+pub(super) const DROP: Rule =
+    Rule { id: "drop-unexplained", covers: &["drop-unexplained"], check: nothing };
 
-pub(super) const NO_REPLY: Rule = Rule {
-    id: "no-reply-beyond-node",
-    covers: &["no-reply-beyond-node"],
-    check: nothing,
-    explain: "The request left this node as it should, and nothing ever came back. The cause is \
-              beyond: the other node, the network between, or an address that cannot be answered \
-              to. The same command on the other node shows whether the request arrives there.",
-};
+pub(super) const NO_REPLY: Rule =
+    Rule { id: "no-reply-beyond-node", covers: &["no-reply-beyond-node"], check: nothing };
 
 pub(super) const SILENT: Rule = Rule {
     id: "silent-loss",
     covers: &["silent-loss", "probe-refused", "no-packet-sent"],
     check: nothing,
-    explain: "The packet ended on this node without the kernel saying so: devices and bridge ports \
-              that are down, isolated or without the right forwarding entry discard frames without \
-              a drop event.",
 };
 
 /// What says only where packets were last seen.

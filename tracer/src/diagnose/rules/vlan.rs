@@ -14,11 +14,6 @@ pub(super) const RULE: Rule = Rule {
     id: "bridge-vlan-filtering",
     covers: &["bridge-vlan-filtering", "vlan-filtering-mismatch", "vlan-id-mismatch"],
     check,
-    explain: "A bridge with vlan_filtering joins only ports of the same VLAN. An untagged frame is in \
-              the VLAN that is the PVID of the port that it comes in by, and leaves only by ports that \
-              are in that VLAN too: without a tag where the VLAN is marked untagged there, else with \
-              one. The bridge itself counts as a port (`self`). A tagged frame is taken only by a \
-              subinterface of exactly that VLAN; everybody else drops it without a word.",
 };
 
 fn check(case: &Case<'_>) -> Vec<Finding> {

@@ -108,7 +108,9 @@ impl Node {
         let ends = ends.collect();
         let node = Self { near, from: inside, linked, view, owners, ends, ..Self::default() };
         if !node.near.is_empty() {
-            view::restrict_state(&mut state, &node.near);
+            // Who asks from beyond the view is entered all the same.
+            let kept = node.near.iter().copied().chain(from).collect();
+            view::restrict_state(&mut state, &kept);
         }
         node.details(&mut state).await;
         let unread = node.passable(&state).len().checked_sub(RULED).filter(|n| *n > 0);

@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use super::conf::Conf;
 use super::hole::{emptied, hole};
 use super::walker::Walker;
-use super::{Effect, Leg, Nat, Obstacle, ObstacleKind, Place, RuleRef, Track, What, route};
+use super::{
+    Effect, Leg, Nat, Obstacle, ObstacleKind, Place, RuleRef, Track, What, obstacle, route,
+};
 use crate::event::{Proto, Tuple};
 use crate::firewall::{self, At, Firewall, Hit, Match, Stateful, Target, Translation, Traversal};
 use crate::journey::{Hook, NatKind};
@@ -33,6 +35,7 @@ impl Walker<'_> {
         let Some(detail) = self.conf.detail(netns) else { return };
         let fw = &detail.firewall;
         let is_first = matches!(hook, Hook::Prerouting | Hook::Output);
+        let is_new = is_first && self.flight.track.is_none() && !self.flight.is_reply;
         if is_first {
             self.track(netns);
         }
@@ -57,6 +60,9 @@ impl Walker<'_> {
         self.untrack(netns, &passed);
         if is_first && self.flight.ct != Stateful::Untracked {
             self.zone(netns, &passed.hits);
+        }
+        if is_new && self.flight.ct == Stateful::New {
+            self.room(netns);
         }
         match self.flight.ct {
             Stateful::New if hook != Hook::Forward => self.translate(netns, hook, devs, &passed),
@@ -168,6 +174,19 @@ impl Walker<'_> {
             untracked: None,
             zone: super::Zone::default(),
         });
+    }
+
+    /// There has to be room for a connection that conntrack does not know yet.
+    fn room(&mut self, netns: Inum) {
+        let Some((entries, limit)) = self.conf.detail(netns).and_then(|d| d.conntrack) else {
+            return;
+        };
+        let effect = match obstacle::is_used_up(entries, limit, 99) {
+            true => Effect::MayStop,
+            false if obstacle::is_used_up(entries, limit, 90) => Effect::Degrades,
+            false => return,
+        };
+        self.hinder(effect, netns, None, ObstacleKind::ConntrackFull { entries, limit });
     }
 
     /// The rule that kept conntrack from seeing the request here.

@@ -10,6 +10,11 @@ use crate::net::detail::{
 };
 use crate::net::{Inum, Mac, Xdp};
 
+/// Whether so many per cent of what there is are in use.
+pub(super) fn is_used_up(used: u64, of: u64, percent: u64) -> bool {
+    of > 0 && used.saturating_mul(100) >= of.saturating_mul(percent)
+}
+
 /// Something in the way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Obstacle {
@@ -107,8 +112,9 @@ pub enum ObstacleKind {
     /// A link of less than 1280 bytes has no IPv6 (`IPV6_MIN_MTU`): its addresses and routes are
     /// gone.
     MtuBelowIpv6 { dev: u32, mtu: u32 },
-    /// `ip_local_port_range` leaves few ports for connections.
-    FewPorts { first: u16, last: u16 },
+    /// `ip_local_port_range` leaves few ports for connections (`is_few`), or so many connections to
+    /// the same end use nearly all that it leaves.
+    FewPorts { is_few: bool, used: u32 },
 
     // --- routing
     /// No route (and no default route, when `has_default` is false).

@@ -1,11 +1,11 @@
 //! Routing of what is made here, and the source address it gets.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::conf::{Conf, is_private};
 use super::hooks::Devs;
 use super::walker::{Next, Walker};
-use super::{Effect, ObstacleKind, RuleRef, What, siblings};
+use super::{Effect, ObstacleKind, RuleRef, What, obstacle, siblings};
 use crate::firewall::{Hit, Match, Target};
 use crate::journey::Hook;
 use crate::net::detail::{NextHop, Route, RouteType, RoutingRule};
@@ -15,7 +15,7 @@ use crate::net::{Device, DeviceKind, Inum};
 /// `RTNH_F_DEAD`, `RTNH_F_LINKDOWN`.
 const UNUSABLE: u32 = 1 | 16;
 /// Fewer ports than this for connections run out under any load.
-const FEW_PORTS: u16 = 256;
+const FEW_PORTS: u32 = 256;
 
 /// A route that was found, and the hop of it that is taken.
 pub(super) struct Way<'a> {
@@ -90,16 +90,16 @@ impl<'a> Walker<'a> {
         if let Some((first, last)) = range
             && tuple.proto.has_ports()
             && !self.flight.is_reply
-            && last.saturating_sub(first) < FEW_PORTS
         {
-            self.hinder(Effect::Degrades, netns, None, ObstacleKind::FewPorts { first, last });
-        }
-        if let Some((entries, limit)) = self.conf.detail(netns).and_then(|d| d.conntrack)
-            && limit > 0
-            && entries.saturating_mul(100) >= limit.saturating_mul(99)
-        {
-            let kind = ObstacleKind::ConntrackFull { entries, limit };
-            self.hinder(Effect::MayStop, netns, None, kind);
+            let end = SocketAddr::new(tuple.dst, tuple.dport);
+            let counted = self.conf.detail(netns).and_then(|d| d.connections.get(&end));
+            let used = counted.copied().unwrap_or(0);
+            let all = u32::from(last.saturating_sub(first)) + 1;
+            let is_few = all <= FEW_PORTS;
+            if is_few || obstacle::is_used_up(used.into(), all.into(), 90) {
+                let kind = ObstacleKind::FewPorts { is_few, used };
+                self.hinder(Effect::Degrades, netns, None, kind);
+            }
         }
     }
 

@@ -24,6 +24,7 @@ pub(super) mod wire;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
@@ -120,6 +121,18 @@ pub fn inspect_now(
 ) -> Vec<Skipped> {
     let outcomes = read_all(jobs(state, wanted), what);
     enter(state, outcomes)
+}
+
+/// Counts the TCP connections of a namespace that was read that lead to `end`. Where they cannot be
+/// counted, none are known.
+pub fn count_connections(state: &mut NetworkState, inum: Inum, end: SocketAddr) {
+    let Some(netns) = state.netns.get_mut(&inum) else { return };
+    let count = || sockets::connections_to(&mut Netlink::open(libc::NETLINK_SOCK_DIAG)?, end);
+    match (setns::run_in_inum(&netns.path, inum, count), &mut netns.detail) {
+        (Ok(count), Some(detail)) => _ = detail.connections.insert(end, count),
+        (Err(error), _) => log::debug!("connections of {} to {end}: {error}", netns.name),
+        (Ok(_), None) => {}
+    }
 }
 
 fn jobs(state: &NetworkState, wanted: &dyn Fn(&Netns) -> bool) -> Vec<Job> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::wire::{Answer, Netlink, addr_of, attributes_after, be16_at, u8_at, u32_at};
 use crate::net::detail::Socket;
@@ -19,6 +19,7 @@ const HEADER: usize = 72;
 const TCP_ESTABLISHED: u8 = 1;
 const TCP_CLOSE: u8 = 7;
 const TCP_LISTEN: u8 = 10;
+const TCP_CLOSING: u8 = 11;
 const KINDS: [(i32, &[u8]); 2] =
     [(libc::IPPROTO_TCP, &[TCP_LISTEN]), (libc::IPPROTO_UDP, &[TCP_CLOSE, TCP_ESTABLISHED])];
 
@@ -123,13 +124,35 @@ pub(in crate::net) fn dump(
     states: &[u8],
     extensions: &[u16],
 ) -> io::Result<Answer> {
+    let mut request = request(family, proto, states);
+    request[2] = extensions.iter().fold(0, |mask, extension| mask | 1 << (extension - 1));
+    netlink.dump(SOCK_DIAG_BY_FAMILY, &request)
+}
+
+fn request(family: i32, proto: i32, states: &[u8]) -> [u8; 56] {
     let mut request = [0; 56];
     request[0] = family as u8;
     request[1] = proto as u8;
-    request[2] = extensions.iter().fold(0, |mask, extension| mask | 1 << (extension - 1));
     let mask = states.iter().fold(0_u32, |mask, state| mask | 1 << state);
     request[4..8].copy_from_slice(&mask.to_ne_bytes());
-    netlink.dump(SOCK_DIAG_BY_FAMILY, &request)
+    request
+}
+
+/// How many connections of the calling thread's namespace lead to `end`, each of which keeps a
+/// local port from being used for another one. The kernel leaves out other ports by itself
+/// (`inet_diag_dump_icsk`, since 2.6).
+pub(super) fn connections_to(netlink: &mut Netlink, end: SocketAddr) -> io::Result<u32> {
+    let family = if end.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let all: Vec<u8> = (TCP_ESTABLISHED..=TCP_CLOSING).filter(|s| *s != TCP_LISTEN).collect();
+    let mut request = request(family, libc::IPPROTO_TCP, &all);
+    request[10..12].copy_from_slice(&end.port().to_be_bytes());
+    let answer = netlink.dump(SOCK_DIAG_BY_FAMILY, &request)?;
+    let leads_there = |body: &[u8]| {
+        let addr = addr_of(u8_at(body, 0)?, body.get(24..40)?)?;
+        Some(addr == end.ip() && be16_at(body, 6)? == end.port())
+    };
+    let count = answer.messages().filter(|(_, body)| leads_there(body) == Some(true)).count();
+    Ok(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
 pub(super) fn socket(proto: u8, body: &[u8], processes: &Processes) -> Option<Socket> {

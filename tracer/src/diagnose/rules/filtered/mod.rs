@@ -48,10 +48,6 @@ pub(super) const RULE: Rule = Rule {
         "egress-upstream-drop",
     ],
     check,
-    explain: "A rule of the node's firewall, or the policy at the end of a chain, drops the packet. \
-              DROP is silent, REJECT tells the sender. FORWARD with policy DROP is normal beside \
-              Docker and Kubernetes as long as their own rules accept their traffic first; when \
-              those rules are flushed or reordered, the policy takes everything.",
 };
 
 /// Where a packet ended, and by which rule.

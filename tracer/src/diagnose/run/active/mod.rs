@@ -4,7 +4,7 @@ mod absolute;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::diagnose::probe::{Plan, Report, Running, candidates};
 use crate::diagnose::walk::{self, End};
 use crate::journey::Journey;
 use crate::net::detail::Resolver;
-use crate::net::{Inum, setns};
+use crate::net::{Inum, inspect, setns};
 use crate::owner::Owners;
 use crate::privileges;
 use crate::source::{Capture, Captured};
@@ -89,6 +89,11 @@ pub async fn active(ask: &Ask) -> Result<Outcome> {
         node.details(&mut state).await;
     } else {
         state = node.state.clone();
+    }
+    let connected = probes.iter().filter(|p| p.method == Method::Tcp);
+    let ends: BTreeSet<_> = connected.map(|p| (p.netns, SocketAddr::new(p.to, p.dport))).collect();
+    for (netns, end) in ends {
+        inspect::count_connections(&mut state, netns, end);
     }
     let journeys = own(captured.journeys, &probes, &node.near);
     Ok(judge(Some(target), probes, journeys, state, (&node, Watched::Target)))

@@ -60,6 +60,14 @@ fn a_full_table_of_connections() {
     assert_eq!(all(&ping(&state, "x1", "10.1.1.3")), ["ConntrackFull"]);
     detail(&mut state, "x1").conntrack = Some((500, 1000));
     assert_eq!(all(&ping(&state, "x1", "10.1.1.3")), Vec::<String>::new());
+    // A node's own, for what it forwards.
+    for entries in [1000, 900] {
+        detail(&mut state, "a").conntrack = Some((entries, 1000));
+        let walk = ping(&state, "x1", "10.1.2.2");
+        assert_eq!((stops(&walk), all(&walk)), (vec![], vec!["ConntrackFull".to_owned()]));
+    }
+    detail(&mut state, "a").conntrack = Some((899, 1000));
+    assert_eq!(all(&ping(&state, "x1", "10.1.2.2")), Vec::<String>::new());
 }
 
 #[test]
