@@ -489,13 +489,30 @@ fn prometheus_gets_the_same_numbers() {
     run.wait("counted", |reports| {
         sum(&lab, reports, "p2", |row| row["packets"].as_u64() > Some(0)) >= 6
     });
-    let mut client = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+    let connect = || TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+    // Who says nothing, or nonsense without end, keeps nobody else waiting.
+    let mut silent: Vec<TcpStream> = (0..8).map(|_| connect()).collect();
+    let mut nonsense = connect();
+    let _ = nonsense.write_all(&[0xff; 20_000]);
+    let mut said = Vec::new();
+    let _ = nonsense.read_to_end(&mut said);
+    assert_eq!(said, b"", "an answer to nonsense");
+    let mut client = connect();
     client.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").expect("it reads");
     let mut text = String::new();
     client.read_to_string(&mut text).expect("it answers");
     let netns = format!("netns=\"{}\"", lab.netns("p2"));
     let line = text.lines().find(|l| l.starts_with("pkttrace_drops_total{") && l.contains(&netns));
     assert!(line.is_some_and(|line| line.ends_with(" 6")), "{text}");
+    // Nor are they kept for ever.
+    assert_eq!(silent[0].read(&mut [0]).ok(), Some(0));
+    let second = Command::new(pkttrace_tests::binary())
+        .args(["drops", "--duration", "1s", "--listen", &port.to_string()])
+        .output()
+        .expect("pkttrace starts");
+    assert_eq!(second.status.code(), Some(2), "the port is taken");
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert!(said.contains("cannot listen on 127.0.0.1") && said.lines().count() == 1, "{said}");
     let _ = run.finish();
 }
 

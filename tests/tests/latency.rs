@@ -133,6 +133,52 @@ fn counts_and_buckets_are_those_of_the_packets() {
     }
 }
 
+#[test]
+fn hooks_alone_are_timed_where_they_alone_are_asked_for() {
+    if version() < (6, 4) {
+        return;
+    }
+    const HOOKS: [&str; 8] = [
+        "prerouting",
+        "input",
+        "forward",
+        "output",
+        "postrouting",
+        "route",
+        "ip-output",
+        "end-to-end",
+    ];
+    let lab = Lab::cluster();
+    lab.ping("p1", NEAR);
+    let run = Reports::start(
+        &lab,
+        &[
+            "latency",
+            "--duration",
+            "100s",
+            "--continuous",
+            "--profile",
+            "netfilter",
+            "--host",
+            NEAR,
+            "--proto",
+            "icmp",
+        ],
+    );
+    lab.exec("p1", &format!("ping -n -q -c20 -i0.002 -W5 {NEAR}"));
+    let (reports, _) = run.finish();
+    let all = segments(&reports);
+    let others: Vec<&Value> =
+        all.iter().filter(|s| !HOOKS.contains(&s["segment"].as_str().unwrap_or("?"))).collect();
+    assert!(others.is_empty(), "{others:#?}");
+    for (name, host) in [("output", "p1"), ("input", "p2"), ("output", "p2"), ("input", "p1")] {
+        let s =
+            segment(&lab, all, name, host, "eth0").unwrap_or_else(|| panic!("{name} of {host}"));
+        assert_eq!(number(s, "count"), 20, "{s}");
+    }
+    assert!(reports[0]["missed"].is_u64(), "{}", reports[0]);
+}
+
 /// The median time from one hop to the next of the journeys, by where they are.
 fn by_timeline(lab: &Lab, journeys: &[Value], from: (&str, &str), to: (&str, &str)) -> Vec<u64> {
     let is_at = |hop: &Value, (host, stage): (&str, &str)| {

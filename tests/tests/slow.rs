@@ -74,7 +74,11 @@ const PATIENCE: Duration = Duration::from_millis(200);
 
 /// Takes connections and reads all that comes, at most `pace` bytes at once, with a pause after.
 fn sink(port: u16, pause: Duration) -> Box<dyn FnMut()> {
-    let listener = TcpListener::bind(("0.0.0.0", port)).expect("a port");
+    sink_on("0.0.0.0", port, pause)
+}
+
+fn sink_on(addr: &str, port: u16, pause: Duration) -> Box<dyn FnMut()> {
+    let listener = TcpListener::bind((addr, port)).expect("a port");
     listener.set_nonblocking(true).expect("a listener");
     let mut open: Vec<TcpStream> = Vec::new();
     let mut buffer = vec![0; 65_536];
@@ -149,8 +153,17 @@ fn ping_pong(port: u16) -> Box<dyn FnMut()> {
 }
 
 fn ask(site: &Site, to: &str, proto: &str) -> Diagnosis {
+    ask_for("3s", site, to, proto)
+}
+
+/// What shows in every packet is seen at once.
+fn glance(site: &Site, to: &str) -> Diagnosis {
+    ask_for("2s", site, to, "tcp")
+}
+
+fn ask_for(span: &str, site: &Site, to: &str, proto: &str) -> Diagnosis {
     let from = site.netns("app");
-    Diagnosis::of(&["--slow", "--from", &from, "--to", to, "--proto", proto, "--duration", "3s"])
+    Diagnosis::of(&["--slow", "--from", &from, "--to", to, "--proto", proto, "--duration", span])
 }
 
 fn assert_quiet(found: &Diagnosis) {
@@ -387,6 +400,119 @@ fn a_tunnel_that_computes_no_checksums_is_told_to() {
     assert_eq!(found.first()["where"]["dev"], "vx", "{:#}", found.json);
     found.run_fix();
     assert_quiet(&ask(&site, "10.82.0.2:9000", "tcp"));
+}
+
+/// A connection for each byte.
+fn short_lived(port: u16) -> Box<dyn FnMut()> {
+    Box::new(move || {
+        let to = std::net::SocketAddr::new(SERVER.parse().expect("an address"), port);
+        let Ok(mut stream) = TcpStream::connect_timeout(&to, PATIENCE) else { return };
+        stream.set_read_timeout(Some(PATIENCE)).expect("a stream");
+        let _ = stream.write(&[1]);
+        let _ = stream.read(&mut [0]);
+    })
+}
+
+#[test]
+fn lists_that_first_packets_or_routes_walk_are_named() {
+    let site = routed();
+    let (echo, short) = (|| echo(8080), || short_lived(8080));
+    let _traffic = Traffic::none().and(&site, "web", echo).and(&site, "app", short);
+    // Dearer than those of addresses: 40,000 take a millisecond and more.
+    let rules: String = (0..40_000)
+        .map(|n| format!("-A SVC -p tcp -m tcp --dport {} -j RETURN\n", n % 8000 + 1))
+        .collect();
+    let saved = format!(
+        "*nat\n:SVC - [0:0]\n-A PREROUTING -j SVC\n-A POSTROUTING -o vw -j MASQUERADE\n{rules}COMMIT\n"
+    );
+    let file = std::env::temp_dir().join(format!("{}-nat", site.netns("node")));
+    std::fs::write(&file, saved).expect("a file");
+    site.exec("node", &format!("iptables-legacy-restore < {}", file.display()));
+    let found = glance(&site, "10.81.2.2:8080");
+    found.assert_first("slow-rule-chain", &site.netns("node"));
+    assert_eq!(found.first()["where"]["chain"], "SVC", "{:#}", found.json);
+    assert!(evidence(&found).contains("first packet of a connection"), "{:#}", found.json);
+    site.exec("node", "iptables-legacy -t nat -F PREROUTING");
+
+    // The last one first: each goes to the head of the kernel's list.
+    let rules: String = (0..10_000)
+        .map(|n| {
+            let pref = 20_000 - n;
+            format!("rule add from 10.{}.{}.1 table 100 pref {pref}\n", 90 + n / 250, n % 250)
+        })
+        .collect();
+    std::fs::write(&file, rules).expect("a file");
+    site.exec("node", &format!("ip -batch {}", file.display()));
+    let _ = std::fs::remove_file(&file);
+    let found = glance(&site, "10.81.2.2:8080");
+    found.assert_first("slow-routing-rules", &site.netns("node"));
+}
+
+#[test]
+fn a_hop_with_a_small_mtu_is_named_and_widened() {
+    let site = Site::new(&["app", "node", "next", "web"]);
+    site.wire(("app", "eth0", "10.81.1.2/24"), ("node", "va", "10.81.1.1/24"));
+    site.wire(("node", "vn", "10.81.3.1/24"), ("next", "vp", "10.81.3.2/24"));
+    site.wire(("web", "eth0", "10.81.2.2/24"), ("next", "vw", "10.81.2.1/24"));
+    site.exec("app", "ip route add default via 10.81.1.1");
+    site.exec("web", "ip route add default via 10.81.2.1");
+    site.exec("node", "ip route add 10.81.2.0/24 via 10.81.3.2 && ip link set vn mtu 576");
+    site.exec("next", "ip route add 10.81.1.0/24 via 10.81.3.1 && ip link set vp mtu 576");
+    for host in ["node", "next"] {
+        site.exec(host, "sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0");
+    }
+    let _traffic =
+        Traffic::none()
+            .and(&site, "web", || sink(9000, Duration::ZERO))
+            .and(&site, "app", || bulk(9000));
+    let found = glance(&site, "10.81.2.2:9000");
+    let first = found.first();
+    assert_eq!(first["id"], "slow-small-mtu", "{:#}", found.json);
+    let place = (&first["where"]["netns"], &first["where"]["dev"]);
+    let ends = [("node", "vn"), ("next", "vp")].map(|(host, dev)| (site.netns(host), dev));
+    assert!(ends.iter().any(|(netns, dev)| place == (&netns.as_str().into(), &(*dev).into())));
+    found.run_fix();
+    assert_quiet(&glance(&site, "10.81.2.2:9000"));
+}
+
+#[test]
+fn offloads_of_ipv6_and_of_what_lies_in_a_tunnel_are_known() {
+    let site = routed();
+    for (host, own, gate, dev) in
+        [("app", "fd81:1::2", "fd81:1::1", "va"), ("web", "fd81:2::2", "fd81:2::1", "vw")]
+    {
+        site.exec("node", &format!("ip addr add {gate}/64 dev {dev} nodad"));
+        site.exec(host, &format!("ip addr add {own}/64 dev eth0 nodad"));
+        site.exec(host, &format!("ip route add default via {gate}"));
+    }
+    site.exec("node", "sysctl -qw net.ipv6.conf.all.forwarding=1");
+    site.exec("app", "ethtool -K eth0 tx-tcp6-segmentation off");
+    let traffic = Traffic::none().and(&site, "web", || sink_on("::", 9000, Duration::ZERO)).and(
+        &site,
+        "app",
+        || bulk_to("fd81:2::2", 9000),
+    );
+    let found = glance(&site, "[fd81:2::2]:9000");
+    found.assert_first("slow-offload", &site.netns("app"));
+    assert!(evidence(&found).contains("tx-tcp6-segmentation off"), "{:#}", found.json);
+    found.run_fix();
+    assert_quiet(&glance(&site, "[fd81:2::2]:9000"));
+    drop(traffic);
+
+    let ends = [("app", "10.81.2.2", "10.82.0.1/24"), ("web", "10.81.1.2", "10.82.0.2/24")];
+    for (host, peer, own) in ends {
+        let add = format!("ip link add vx type vxlan id 7 remote {peer} dstport 4789 dev eth0");
+        site.exec(host, &format!("{add} && ip addr add {own} dev vx && ip link set vx up"));
+    }
+    let off = "ethtool -K eth0 tx-udp_tnl-segmentation off tx-udp_tnl-csum-segmentation off";
+    site.exec("app", off);
+    let _traffic =
+        Traffic::none()
+            .and(&site, "web", || sink(9000, Duration::ZERO))
+            .and(&site, "app", || bulk_to("10.82.0.2", 9000));
+    let found = glance(&site, "10.82.0.2:9000");
+    found.assert_first("slow-offload", &site.netns("app"));
+    assert_eq!(found.first()["where"]["dev"], "eth0", "{:#}", found.json);
 }
 
 /// A cgroup of our own that may run for a fiftieth of the time; `None` where there is no controller.

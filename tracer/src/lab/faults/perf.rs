@@ -47,6 +47,31 @@ pub(super) const FAULTS: &[Fault] = &[
             "-I FORWARD -s 10.50.1.2 -p tcp --dport 9000 -m hashlimit --hashlimit-above 2mb/s --hashlimit-mode srcip --hashlimit-name pods -j DROP",
         )]),
     Fault::slow(
+        "slow-policer-behind",
+        "a rule lets 1000 packets a second by, and the next one drops the rest",
+    )
+    .probes(&["upload"], &["reach"])
+    .target("app", BULK, "tcp")
+    .at("node", "filter/FORWARD")
+    .breaks(&[
+        iptables(
+            "node",
+            "-I FORWARD -s 10.50.1.2 -p tcp --dport 9000 -j DROP",
+        ),
+        iptables(
+            "node",
+            "-I FORWARD -s 10.50.1.2 -p tcp --dport 9000 -m hashlimit --hashlimit-upto 1000/s --hashlimit-burst 20 --hashlimit-mode srcip --hashlimit-name slow -j ACCEPT",
+        ),
+    ]),
+    Fault::slow("slow-rule-drops", "a rule drops every other packet of the upload")
+        .probes(&["upload"], &["reach"])
+        .target("app", BULK, "tcp")
+        .at("node", "filter/FORWARD")
+        .breaks(&[iptables(
+            "node",
+            "-I FORWARD -s 10.50.1.2 -p tcp --dport 9000 -m statistic --mode nth --every 2 --packet 0 -j DROP",
+        )]),
+    Fault::slow(
         "slow-snat-ports",
         "the datagrams' source is translated to four ports, which are used up at once",
     )
@@ -107,6 +132,14 @@ pub(super) const FAULTS: &[Fault] = &[
     .target("app", "192.0.2.9:9001", "tcp")
     .at("app", "net.ipv4.tcp_rmem")
     .breaks(&[sysctl("app", "net.ipv4.tcp_rmem", "4096 65536 65536", RMEM)]),
+    Fault::slow(
+        "slow-receive-buffer-fixed",
+        "the client's kernel does not let receive buffers grow, and 80 ms need more",
+    )
+    .probes(&["download"], &["far"])
+    .target("app", "192.0.2.9:9001", "tcp")
+    .at("app", "net.ipv4.tcp_moderate_rcvbuf")
+    .breaks(&[sysctl("app", "net.ipv4.tcp_moderate_rcvbuf", "0", "1")]),
     Fault::slow("slow-send-buffer", "the client's send buffer may not grow to what 80 ms need")
         .probes(&["farload"], &["far"])
         .target("app", "192.0.2.9:9000", "tcp")
