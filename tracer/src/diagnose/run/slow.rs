@@ -119,10 +119,11 @@ impl Watching {
         Ok(watching)
     }
 
-    async fn look(&mut self, depth: Depth) -> Result<()> {
+    async fn look(&mut self, mut depth: Depth) -> Result<()> {
         if !self.is_settled && self.start.elapsed() > SETTLED {
             self.processes = Arc::new(spawn_blocking(meter::processes).await?);
             self.is_settled = true;
+            depth = depth.max(Depth::Quotas);
         }
         let (places, processes) = (Arc::clone(&self.places), Arc::clone(&self.processes));
         let read = spawn_blocking(move || meter::read(&places, &processes, depth));

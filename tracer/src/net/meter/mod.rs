@@ -10,7 +10,7 @@ mod cpu;
 mod features;
 mod queues;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::detail::Socket;
@@ -56,15 +56,18 @@ pub struct Reading {
     pub sockets: Vec<Socket>,
     /// Offloads by interface index; read once, at the start.
     pub features: BTreeMap<u32, Features>,
-    /// By process that holds a socket here; those of its cgroup and of the ones around it.
+    /// By process that holds a socket here, unless only peaks were read; those of its cgroup and of
+    /// the ones around it.
     pub quotas: BTreeMap<u32, Vec<Quota>>,
 }
 
-/// How much is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How much is read, each with what is before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Depth {
-    /// What has peaks, and what is cheap: queues, sockets, and what their processes may use.
+    /// What has peaks: queues and sockets.
     Peaks,
+    /// What the sockets' processes may use: several files for each of them.
+    Quotas,
     /// Everything.
     All,
 }
@@ -98,8 +101,10 @@ fn read_here(place: &Place, processes: &Processes, depth: Depth) -> Reading {
         reading.connections = connections::connections(&mut netlink, processes);
         reading.sockets = sockets::sockets(&mut netlink, processes, &mut Vec::new());
     }
-    reading.quotas = reading.holders().map(|pid| (pid, cpu::quotas(pid))).collect();
-    if depth == Depth::Peaks {
+    if depth >= Depth::Quotas {
+        reading.quotas = reading.holders().into_iter().map(|p| (p, cpu::quotas(p))).collect();
+    }
+    if depth < Depth::All {
         return reading;
     }
     counters::protocols(&mut reading.counters);
@@ -111,9 +116,10 @@ fn read_here(place: &Place, processes: &Processes, depth: Depth) -> Reading {
 }
 
 impl Reading {
-    fn holders(&self) -> impl Iterator<Item = u32> {
+    /// Each once, however many sockets it holds.
+    fn holders(&self) -> BTreeSet<u32> {
         let of_sockets = self.sockets.iter().filter_map(|s| s.process.as_ref());
         let of_connections = self.connections.iter().filter_map(|c| c.process.as_ref());
-        of_sockets.chain(of_connections).map(|(pid, _)| *pid)
+        of_sockets.chain(of_connections).map(|(pid, _)| *pid).collect()
     }
 }
