@@ -79,7 +79,20 @@ impl Tracer {
     /// # Errors
     ///
     /// When it does not start, ends at once, or is not ready in time.
-    pub(crate) fn start(mut command: Command, ready: &Path) -> Result<Self> {
+    pub(crate) fn start(command: Command, ready: &Path) -> Result<Self> {
+        Self::spawn(command, ready, Stdio::piped())
+    }
+
+    /// The same for one whose output nobody reads.
+    ///
+    /// # Errors
+    ///
+    /// Likewise.
+    pub(crate) fn start_unheard(command: Command, ready: &Path) -> Result<Self> {
+        Self::spawn(command, ready, Stdio::null())
+    }
+
+    fn spawn(mut command: Command, ready: &Path, stdout: Stdio) -> Result<Self> {
         let shown = sh::show(&command);
         remove(ready)?;
         command.arg("--ready-file").arg(ready);
@@ -93,7 +106,7 @@ impl Tracer {
         }
         let mut child = command
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
+            .stdout(stdout)
             .spawn()
             .with_context(|| format!("cannot start `{shown}`"))?;
         let output = child.stdout.take().map(|stdout| thread::spawn(move || echo(stdout)));
@@ -112,7 +125,7 @@ impl Tracer {
         self.child.id()
     }
 
-    /// Waits for it to end by itself, else interrupts it; returns what it printed.
+    /// Waits for it to end by itself, else interrupts it; returns what it printed, if that is read.
     ///
     /// # Errors
     ///
@@ -127,7 +140,7 @@ impl Tracer {
         if !matches!(status.code(), Some(0 | 1)) {
             bail!("`{}` failed ({status})", self.shown);
         }
-        let reader = self.output.take().context("the output is read once")?;
+        let Some(reader) = self.output.take() else { return Ok(String::new()) };
         Ok(reader.join().unwrap_or_else(|_| Err(io::Error::other("the reader panicked")))?)
     }
 

@@ -117,9 +117,9 @@ impl Load {
             Running::Tracer(Tracer::start(command, &scratch("ready"))?)
         } else if let Some(args) = self.counts(measured) {
             // What it has to say at the end is not the benchmark's.
-            let mut command = Command::new("sh");
-            command.args(["-c", "exec \"$0\" \"$@\" >/dev/null"]).arg(binary).args(args).arg("-q");
-            Running::Tracer(Tracer::start(command, &scratch("ready"))?)
+            let mut command = Command::new(binary);
+            command.args(args).arg("-q");
+            Running::Tracer(Tracer::start_unheard(command, &scratch("ready"))?)
         } else if let Some(expression) = self.capture() {
             Running::Capture(Capture::start(net, &expression)?)
         } else {
