@@ -42,9 +42,15 @@ struct Lines {
 
 impl Tracer {
     /// Starts it for traffic of `lab` with these options, `-o json` added, and waits until every
-    /// probe is attached.
+    /// probe is attached. They stay so, however long the traffic lets itself be waited for.
     #[must_use]
     pub fn start(lab: &impl Place, options: &[&str]) -> Self {
+        Self::staged(lab, &[&["--warm"], options].concat())
+    }
+
+    /// The same, in two stages.
+    #[must_use]
+    pub fn staged(lab: &impl Place, options: &[&str]) -> Self {
         let mut tracer = Self::spawn(lab, options);
         tracer.await_ready();
         tracer
@@ -142,6 +148,17 @@ impl Tracer {
         }
     }
 
+    /// What it has said by now.
+    ///
+    /// # Panics
+    ///
+    /// If a reader of its output did.
+    #[must_use]
+    pub fn so_far(&self) -> Run {
+        let lines = self.lines.lines.lock().expect("no thread panics");
+        Run::new((&self.prefix, self.is_crowded), &lines, String::new(), None)
+    }
+
     /// Ends it as Ctrl-C does, and returns all that it had to say.
     ///
     /// # Panics
@@ -153,6 +170,34 @@ impl Tracer {
         // SAFETY: sends a signal to a child that has not been waited for, so the id is its own.
         unsafe { libc::kill(pid, libc::SIGINT) };
         self.join()
+    }
+
+    /// How many links hold its programs to tracepoints: those of namespaces come and go with others'
+    /// labs.
+    ///
+    /// # Panics
+    ///
+    /// If it is gone.
+    #[must_use]
+    pub fn links(&self) -> usize {
+        let dir = format!("/proc/{}/fdinfo", self.pid());
+        let files = std::fs::read_dir(dir).expect("it runs").filter_map(Result::ok);
+        // One may be closed while they are looked through.
+        let texts = files.filter_map(|file| std::fs::read_to_string(file.path()).ok());
+        texts.filter(|text| text.contains("link_type:\traw_tracepoint")).count()
+    }
+
+    /// Waits until so many links hold its programs.
+    ///
+    /// # Panics
+    ///
+    /// If that does not come.
+    pub fn await_links(&self, is_meant: impl Fn(usize) -> bool) {
+        let deadline = Instant::now() + *PATIENCE;
+        while !is_meant(self.links()) {
+            assert!(Instant::now() < deadline, "it stays at {} links", self.links());
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Its process.

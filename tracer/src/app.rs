@@ -13,7 +13,7 @@ use tokio::time::{Instant, interval, sleep, sleep_until};
 use crate::bpf::{self, Counters};
 use crate::config::Config;
 use crate::explain;
-use crate::journey::{self, Fate, Journey};
+use crate::journey::{self, Fate, GapCause, Journey};
 use crate::kernel::names::KernelNames;
 use crate::net::{self, Inum};
 use crate::owner::Owners;
@@ -23,13 +23,15 @@ use crate::render::{self, Renderer, Style};
 use crate::report::{self, Summary};
 use crate::signals::{self, Signals};
 use crate::silence::Silence;
-use crate::source::{Drained, Live, Setup};
+use crate::source::{Drained, Live, QUIET as UNMATCHED, Setup, Switch};
 use crate::terminal;
 
 /// How often the ring is looked at: no packet wakes the reader, so that a hop stays cheap.
 const TICK: Duration = Duration::from_millis(2);
 /// How often when nothing has come for [`QUIET`]: waiting should cost nothing.
 const IDLE_TICK: Duration = Duration::from_millis(20);
+/// How often when packets are watched only where they begin: the first one is waited for.
+const THIN_TICK: Duration = Duration::from_millis(4);
 /// See [`IDLE_TICK`].
 const QUIET: Duration = Duration::from_secs(1);
 /// How often outlived entries are looked for, and whether anybody still reads the output.
@@ -76,6 +78,10 @@ struct Trace {
     is_told_to_end: bool,
     /// Journeys that the node whose view is asked for does not see.
     hidden: u64,
+    /// Journeys that were met while not all probe points were attached.
+    late: u64,
+    /// Packets were watched only where they begin and end for a while.
+    has_thinned: bool,
 }
 
 impl Trace {
@@ -120,6 +126,8 @@ impl Trace {
             until: None,
             is_told_to_end: false,
             hidden: 0,
+            late: 0,
+            has_thinned: false,
             config,
         })
     }
@@ -147,7 +155,12 @@ impl Trace {
                         let now = Instant::now();
                         last_event = if events > 0 { now } else { last_event };
                         let is_quiet = now.duration_since(last_event) > QUIET;
-                        next_turn = now + if is_quiet { IDLE_TICK } else { TICK };
+                        next_turn = now
+                            + match is_quiet {
+                                _ if self.live.is_thin() => THIN_TICK,
+                                true => IDLE_TICK,
+                                false => TICK,
+                            };
                         // Behind a flood there is no time to wait, but for a signal.
                         if is_behind {
                             next_turn = now;
@@ -195,8 +208,14 @@ impl Trace {
     /// Reads what is there and prints what is finished.
     fn turn(&mut self) -> Result<Turn> {
         let builder = &mut self.builder;
-        let Drained { events, newest_ns, read_to_ns: now, is_behind } =
-            self.live.drain(|event| builder.push(event));
+        let drained = self.live.drain(|event| builder.push(event));
+        let Drained { events, first_ns, newest_ns, read_to_ns: now, is_behind } = drained;
+        if let Some(switch) = self.live.change_stage(events > 0, builder) {
+            self.has_thinned = true;
+            if self.config.verbose > 0 {
+                say_stage(switch, first_ns);
+            }
+        }
         self.live.tell_lost(&mut self.builder);
         self.live.drain_rules();
         let mut done = self.builder.take_finished(now, self.live.state(), &self.names);
@@ -268,6 +287,7 @@ impl Trace {
                 continue;
             }
             self.ids.renumber(&mut journey);
+            self.late += u64::from(journey.gaps.iter().any(|g| g.why == GapCause::LateAttach));
             let mut twin = report::Journey::from(&journey, &self.context);
             if self.config.explain {
                 twin.explain(explain::hop);
@@ -378,6 +398,13 @@ impl Trace {
         if lost > 0 {
             text.push_str(&format!("; {lost} events lost (marked where)"));
         }
+        if self.late > 0 {
+            text.push_str(&format!(
+                "; {} met while not all probe points were attached (marked where{})",
+                self.late,
+                if self.has_thinned { "; --warm keeps them" } else { "" }
+            ));
+        }
         if counters.missed_runs > 0 {
             let missed = counters.missed_runs;
             text.push_str(&format!("; {missed} frees or route look-ups missed by the kernel"));
@@ -396,6 +423,23 @@ struct Turn {
     is_behind: bool,
     /// As many journeys are printed as were asked for.
     is_enough: bool,
+}
+
+/// Says which stage it is now.
+fn say_stage(switch: Switch, first_ns: u64) {
+    match switch {
+        Switch::Thin => say(&format!(
+            "nothing matched for {} s: packets are watched only where they begin and end",
+            UNMATCHED.as_secs()
+        )),
+        Switch::Complete => {
+            let after = bpf::monotonic_ns().saturating_sub(first_ns);
+            say(&format!(
+                "all probe points are attached, {} after a packet",
+                render::duration(after)
+            ));
+        }
+    }
 }
 
 /// Whether a journey counts for `-c`: copies, pieces and what a packet goes on as come with the

@@ -69,6 +69,8 @@ pub struct Config {
     pub max_journeys: u64,
     /// Attribute the exact firewall rules.
     pub rules: bool,
+    /// Keep all probe points attached, also while nothing matches.
+    pub warm: bool,
     /// What to attach.
     pub backends: Backends,
     /// tc classifiers only on devices that carry other tc programs.
@@ -121,6 +123,8 @@ impl Config {
             ring_bytes: common.buffer.0,
             max_journeys: common.max_journeys,
             rules: common.rules,
+            // A rule is told of its packet at the hook that the packet was seen in.
+            warm: args.warm || common.rules,
             backends,
             tc_only_beside_others: common.probes == Probes::Auto,
             ready_file: common.ready_file.clone(),
@@ -159,6 +163,7 @@ impl Config {
             ring_bytes: CAPTURE_RING,
             max_journeys: CAPTURE_RATE,
             rules: false,
+            warm: true,
             backends: Backends::AUTO,
             tc_only_beside_others: true,
             ready_file: None,

@@ -145,6 +145,13 @@ fn facts() -> Vec<Fact> {
                 .unwrap_or_else(|| "unknown".to_owned()),
             hint: None,
         },
+        Fact {
+            what: "stages",
+            value: "10 s without a match: births and ends only".to_owned(),
+            hint: Some(
+                "the next packet lacks hooks and routes at first; --warm keeps all".to_owned(),
+            ),
+        },
     ]);
     facts
 }

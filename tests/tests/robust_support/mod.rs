@@ -119,7 +119,8 @@ impl Cluster {
     /// Options that follow the datagrams to the Service, and more.
     pub fn arguments(&self, more: &[&str]) -> Vec<String> {
         let service = self.service.to_string();
-        let filter = ["--proto", "udp", "--dport", "9001", "--no-replies", "--dst", &service];
+        let filter = ["--proto", "udp", "--dport", "9001", "--no-replies", "--warm", "--dst"];
+        let filter = [&filter[..], &[&service]].concat();
         filter.iter().chain(more).map(|word| (*word).to_owned()).collect()
     }
 

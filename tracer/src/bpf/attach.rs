@@ -13,28 +13,47 @@ use tracer_common::filter::terms;
 use super::classifiers::classifiers_here;
 use super::clsact::{Clsact, is_tracers};
 use super::load::KernelSide;
+use super::netfilter::HookLinks;
 use super::raw::{Kind, link_tracing};
 use super::{Error, netfilter};
 use crate::kernel::btf::KernelBtf;
 use crate::net::inspect::filters_here;
 use crate::net::{Device, Inum, Netns, setns};
 
-/// Program, tracepoint, whether the trace is worthless without it.
-const TRACEPOINTS: [(&str, &str, bool); 13] = [
-    ("rx", "netif_receive_skb", true),
-    ("queue", "net_dev_queue", true),
-    ("xmit", "net_dev_start_xmit", false),
-    ("kfree", "kfree_skb", true),
-    ("consume", "consume_skb", true),
-    ("fib", "fib_table_lookup", false),
-    ("fib6", "fib6_table_lookup", false),
-    ("neigh_create", "neigh_create", false),
-    ("neigh_done", "neigh_event_send_done", false),
-    ("neigh_dead", "neigh_event_send_dead", false),
-    ("icmp_send", "icmp_send", false),
-    ("tcp_socket", "tcp_probe", false),
-    ("copy_to_user", "skb_copy_datagram_iovec", false),
+/// What the trace would be without a tracepoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// Worthless: packets begin or end there.
+    Bound,
+    /// Poorer. Between packets it may go, see [`super::stages`].
+    Follows,
+}
+
+/// Program, tracepoint, role.
+const TRACEPOINTS: [(&str, &str, Role); 13] = [
+    ("rx", "netif_receive_skb", Role::Bound),
+    ("queue", "net_dev_queue", Role::Bound),
+    ("xmit", "net_dev_start_xmit", Role::Follows),
+    ("kfree", "kfree_skb", Role::Bound),
+    ("consume", "consume_skb", Role::Bound),
+    ("fib", "fib_table_lookup", Role::Follows),
+    ("fib6", "fib6_table_lookup", Role::Follows),
+    ("neigh_create", "neigh_create", Role::Follows),
+    ("neigh_done", "neigh_event_send_done", Role::Follows),
+    ("neigh_dead", "neigh_event_send_dead", Role::Follows),
+    ("icmp_send", "icmp_send", Role::Follows),
+    ("tcp_socket", "tcp_probe", Role::Follows),
+    ("copy_to_user", "skb_copy_datagram_iovec", Role::Follows),
 ];
+
+/// A program on its tracepoint.
+#[derive(Debug)]
+pub(super) struct Tracepoint {
+    pub(super) program: OwnedFd,
+    /// Closing it detaches.
+    pub(super) link: Option<OwnedFd>,
+    pub(super) follows: bool,
+}
 
 /// Program, direction, whether it comes first.
 pub(super) const CLASSIFIERS: [(&str, TcAttachType, bool); 4] = [
@@ -90,10 +109,11 @@ pub struct Attached {
     /// Namespaces get probe points of their own.
     pub(super) per_netns: bool,
     global: Vec<ProbeStatus>,
-    /// Program and link of each tracepoint; closing them detaches.
-    pub(super) tracepoints: Vec<(OwnedFd, OwnedFd)>,
-    netfilter: BTreeMap<Inum, Vec<OwnedFd>>,
-    netfilter_failures: BTreeMap<Inum, String>,
+    pub(super) tracepoints: Vec<Tracepoint>,
+    pub(super) netfilter: BTreeMap<Inum, HookLinks>,
+    pub(super) netfilter_failures: BTreeMap<Inum, String>,
+    /// Only where packets begin and end, see [`super::stages`].
+    pub(super) is_thin: bool,
     classifiers: BTreeMap<(Inum, u32), Vec<SchedClassifierLink>>,
     /// Where there are no tcx links.
     pub(super) clsact: Option<Clsact>,
@@ -113,7 +133,7 @@ impl Attached {
 
     pub(super) fn statuses(&self) -> Vec<ProbeStatus> {
         let mut all = self.global.clone();
-        let links: usize = self.netfilter.values().map(Vec::len).sum();
+        let links: usize = self.netfilter.values().map(HookLinks::len).sum();
         if links > 0 {
             all.push(ProbeStatus {
                 probe: format!("nf: {links} links, {}", count(self.netfilter.len(), "namespace")),
@@ -149,9 +169,11 @@ impl Attached {
 /// Attaches the probe points that see every namespace.
 pub(super) fn global(side: &mut KernelSide, btf: &KernelBtf) -> Result<(), Error> {
     if side.options.backends.tp {
-        for (program, tracepoint, needed) in TRACEPOINTS {
-            let why = attach_tracepoint(side, btf, program, tracepoint).err();
-            if needed && let Some(why) = why {
+        for (program, tracepoint, role) in TRACEPOINTS {
+            let why = attach_tracepoint(side, btf, program, tracepoint, role).err();
+            if role == Role::Bound
+                && let Some(why) = why
+            {
                 return Err(Error::NothingAttached(format!("{tracepoint}: {why}")));
             }
             side.attached.global.push(status(format!("tp:{tracepoint}"), "tp_btf", why));
@@ -177,11 +199,13 @@ fn attach_tracepoint(
     btf: &KernelBtf,
     program: &str,
     tracepoint: &str,
+    role: Role,
 ) -> Result<(), String> {
     let target = btf.tracepoint(tracepoint).ok_or("this kernel has no such tracepoint")?;
     let program = side.raw.load(program, Kind::tracepoint(target)).map_err(|e| e.to_string())?;
     let link = link_tracing(&program).map_err(|e| e.to_string())?;
-    side.attached.tracepoints.push((program, link));
+    let follows = role == Role::Follows;
+    side.attached.tracepoints.push(Tracepoint { program, link: Some(link), follows });
     Ok(())
 }
 
@@ -251,15 +275,8 @@ impl KernelSide {
             return true;
         }
         let Some(programs) = &self.netfilter else { return false };
-        let filter = self.options.filter.terms;
-        let mut families = Vec::new();
-        if filter & terms::IPV4 != 0 {
-            families.push(netfilter::IPV4);
-        }
-        if filter & terms::IPV6 != 0 && netns.has_ipv6 {
-            families.push(netfilter::IPV6);
-        }
-        match programs.attach(netns, &families) {
+        let families = self.families(netns);
+        match programs.attach(netns, &families, !self.attached.is_thin) {
             Ok(links) => {
                 self.attached.netfilter.insert(netns.inum, links);
                 self.attached.netfilter_failures.remove(&netns.inum);
@@ -272,6 +289,19 @@ impl KernelSide {
                 false
             }
         }
+    }
+
+    /// The protocol families whose hooks the filter is about.
+    pub(super) fn families(&self, netns: &Netns) -> Vec<u32> {
+        let filter = self.options.filter.terms;
+        let mut families = Vec::new();
+        if filter & terms::IPV4 != 0 {
+            families.push(netfilter::IPV4);
+        }
+        if filter & terms::IPV6 != 0 && netns.has_ipv6 {
+            families.push(netfilter::IPV6);
+        }
+        families
     }
 
     /// Lets go of a namespace: a link would keep it alive.

@@ -225,8 +225,8 @@ impl KernelSide {
     /// [`Error::Map`] when the kernel refuses.
     pub fn counters(&self) -> Result<Counters, Error> {
         let mut counters = Counters::read(self.map("STATS")?)?;
-        for (program, _) in &self.attached.tracepoints {
-            counters.missed_runs += missed_runs(program.as_fd());
+        for tracepoint in &self.attached.tracepoints {
+            counters.missed_runs += missed_runs(tracepoint.program.as_fd());
         }
         Ok(counters)
     }

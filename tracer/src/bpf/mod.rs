@@ -19,6 +19,7 @@ mod perf;
 mod points;
 mod raw;
 mod ring;
+mod stages;
 mod stats;
 mod timing;
 

@@ -16,7 +16,7 @@ pub(super) const IPV4: u32 = 2;
 pub(super) const IPV6: u32 = 10;
 
 /// Which of the programs.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Position {
     /// Before everything in `LOCAL_OUT`, where packets of this node are met first.
     Output,
@@ -38,6 +38,26 @@ const POSITIONS: [(u32, Position); 6] = [
     (4, Position::Last),
 ];
 
+/// The links of a namespace; closing them detaches.
+#[derive(Debug, Default)]
+pub(super) struct HookLinks {
+    /// Where its packets begin.
+    output: Vec<OwnedFd>,
+    /// Where they are followed; empty between packets, see [`super::stages`].
+    last: Vec<OwnedFd>,
+}
+
+impl HookLinks {
+    pub(super) fn len(&self) -> usize {
+        self.output.len() + self.last.len()
+    }
+
+    /// Leaves only what packets begin at.
+    pub(super) fn thin(&mut self) {
+        self.last.clear();
+    }
+}
+
 /// The loaded programs.
 #[derive(Debug)]
 pub(super) struct NetfilterPrograms {
@@ -54,17 +74,47 @@ impl NetfilterPrograms {
         })
     }
 
-    /// Attaches them in the namespace at `netns` for the protocol families `families`.
-    pub(super) fn attach(&self, netns: &Netns, families: &[u32]) -> io::Result<Vec<OwnedFd>> {
+    /// Attaches them in the namespace at `netns` for the protocol families `families`; not all of
+    /// them: only where packets begin.
+    pub(super) fn attach(
+        &self,
+        netns: &Netns,
+        families: &[u32],
+        all: bool,
+    ) -> io::Result<HookLinks> {
         setns::run_in_inum(&netns.path, netns.inum, || {
-            let mut links = Vec::with_capacity(POSITIONS.len() * families.len());
+            let mut links = HookLinks::default();
             for family in families {
                 for (hook, position) in POSITIONS {
-                    links.push(self.link(*family, hook, position)?);
+                    match position {
+                        Position::Output => links.output.push(self.link(*family, hook, position)?),
+                        Position::Last if all => {
+                            links.last.push(self.link(*family, hook, position)?);
+                        }
+                        Position::Last => {}
+                    }
                 }
             }
             Ok(links)
         })
+    }
+
+    /// Attaches those that [`HookLinks::thin`] let go of.
+    pub(super) fn complete(
+        &self,
+        links: &mut HookLinks,
+        netns: &Netns,
+        families: &[u32],
+    ) -> io::Result<()> {
+        if !links.last.is_empty() {
+            return Ok(());
+        }
+        links.last = setns::run_in_inum(&netns.path, netns.inum, || {
+            let all = POSITIONS.iter().filter(|(_, position)| *position == Position::Last);
+            let all = families.iter().flat_map(|family| all.clone().map(move |p| (*family, *p)));
+            all.map(|(family, (hook, position))| self.link(family, hook, position)).collect()
+        })?;
+        Ok(())
     }
 
     fn link(&self, family: u32, hook: u32, position: Position) -> io::Result<OwnedFd> {

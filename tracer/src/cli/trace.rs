@@ -28,6 +28,14 @@ pub struct TraceArgs {
     /// Exit with code 1 when a packet was dropped (with --dropped).
     #[arg(long, requires = "dropped")]
     pub(crate) exit_code: bool,
+    /// Keep all probe points attached, also while nothing matches.
+    ///
+    /// Without it, and without --rules, a trace that has seen nothing for 10 s watches packets only
+    /// where they begin and end, which costs a node without matching packets about half. The next
+    /// packet brings everything back within milliseconds; where something of it may be missing until
+    /// then, its journey says so (late-attach).
+    #[arg(long)]
+    pub(crate) warm: bool,
     /// Print each packet for itself, also those of one flow that went the same way.
     #[arg(long)]
     pub(crate) each: bool,

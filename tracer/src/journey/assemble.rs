@@ -59,6 +59,8 @@ pub(super) struct Walk<'a> {
     pub(super) is_reply: bool,
     /// Where conntrack is known to look at every packet.
     pub(super) conntracked: &'a Conntracked,
+    /// Not all probe points were attached all the time: what was not seen proves nothing.
+    pub(super) is_thin: bool,
     /// It asks for a new TCP connection.
     pub(super) is_syn: bool,
     pub(super) hops: Vec<Hop>,
@@ -105,6 +107,7 @@ impl<'a> Walk<'a> {
             names,
             is_reply,
             conntracked,
+            is_thin: false,
             is_syn: false,
             hops: Vec::new(),
             nat: Vec::new(),
@@ -324,7 +327,7 @@ impl<'a> Walk<'a> {
             return;
         };
         let is_spent = self.ttl.zip(ttl).is_some_and(|(was, now)| now.checked_add(1) == Some(was));
-        if is_spent && last.master.is_none() && self.port.is_none() {
+        if !self.is_thin && is_spent && last.master.is_none() && self.port.is_none() {
             let dev = last.dev.clone();
             let out_dev = self.own_dev(e, d);
             self.hops.push(Hop { dev, out_dev, ..self.hop(e, Stage::Flowtable) });

@@ -17,6 +17,7 @@ use super::{
     fate::holds,
     forwarding, lineage, midway, path, prefix,
     recent::Recent,
+    watch::Watch,
 };
 use crate::{
     event::{Event, Packet, Proto},
@@ -75,6 +76,9 @@ pub struct Builder {
     open: HashMap<u64, Open>,
     recent: Recent,
     conntracked: Conntracked,
+    watch: Watch,
+    /// As of the last look, CLOCK_MONOTONIC.
+    now_ns: u64,
     /// Journeys that are over.
     ready: Vec<u64>,
     /// When to look at a journey again. One entry for each open journey; it is not moved when an
@@ -99,6 +103,8 @@ impl Builder {
             open: HashMap::new(),
             recent: Recent::default(),
             conntracked: Conntracked::default(),
+            watch: Watch::default(),
+            now_ns: 0,
             ready: Vec::new(),
             deadlines: BinaryHeap::new(),
             lost: HashMap::new(),
@@ -112,6 +118,16 @@ impl Builder {
     #[must_use]
     pub fn open_count(&self) -> usize {
         self.open.len()
+    }
+
+    /// From now on (CLOCK_MONOTONIC) packets are seen only where they begin and end.
+    pub fn watch_thins(&mut self, now_ns: u64) {
+        self.watch.thins(now_ns);
+    }
+
+    /// From now on they are seen wherever there are probe points.
+    pub fn watch_is_whole(&mut self, now_ns: u64) {
+        self.watch.is_whole(now_ns);
     }
 
     /// Takes in an event. Events of one journey may come out of order.
@@ -250,6 +266,7 @@ impl Builder {
         state: &NetworkState,
         names: &dyn Names,
     ) -> Vec<Journey> {
+        self.now_ns = self.now_ns.max(now_ns);
         let mut finished = Vec::new();
         for id in std::mem::take(&mut self.ready) {
             finished.extend(self.finish(id, state, names, false));
@@ -298,12 +315,20 @@ impl Builder {
         self.recent.end(id);
         let lost = self.lost.remove(&id).unwrap_or(0);
         let is_new = open.events.first().is_some_and(Event::is_birth);
-        let mut journey = build(&open, lost, state, names, &self.conntracked);
+        let until_ns = open.might_go_on_until(self.now_ns);
+        let is_thin = !self.watch.covers(open.events.first().map_or(0, |e| e.ktime_ns), until_ns);
+        let mut walk = Walk::new(state, names, &self.conntracked, open.is_reply());
+        walk.is_thin = is_thin;
+        let mut journey = build(&open, lost, walk);
         if let Some(journey) = &mut journey {
             if open.vanishes(journey, state, is_overdue) {
                 journey.add_gap(journey.hops.len(), GapCause::IdentityEnded);
             }
-            journey.un_nat = self.un_nat(journey);
+            if is_thin {
+                self.watch.mark(journey, until_ns);
+            } else {
+                journey.un_nat = self.un_nat(journey);
+            }
         }
         self.dismissed += u64::from(is_new && journey.is_none());
         if self.spare.len() < 256 {
@@ -389,6 +414,15 @@ impl Open {
         }
     }
 
+    /// When the last event of it was, or might have been.
+    fn might_go_on_until(&self, now_ns: u64) -> u64 {
+        if self.end.is_some() { self.last_ns } else { self.last_ns.max(now_ns) }
+    }
+
+    fn is_reply(&self) -> bool {
+        self.parent.is_some_and(|p| p.kind == Lineage::Reply)
+    }
+
     /// The end was seen and so was everything before it.
     fn is_whole(&self) -> bool {
         self.end
@@ -432,13 +466,7 @@ impl Open {
 }
 
 /// A journey from its events, which are in order.
-fn build(
-    open: &Open,
-    lost: u64,
-    state: &NetworkState,
-    names: &dyn Names,
-    conntracked: &Conntracked,
-) -> Option<Journey> {
+fn build(open: &Open, lost: u64, mut walk: Walk<'_>) -> Option<Journey> {
     let (head, tail) = (open.events.first()?, open.events.last()?);
     // The late end of a journey that is long over, and forgotten.
     let is_epilogue = |e: &Event| {
@@ -447,8 +475,7 @@ fn build(
     if open.events.iter().all(is_epilogue) {
         return None;
     }
-    let is_reply = open.parent.is_some_and(|p| p.kind == Lineage::Reply);
-    let mut walk = Walk::new(state, names, conntracked, is_reply);
+    let state = walk.state;
     walk.follow(&open.events);
     let ending = if open.end.is_some() { Ending::Seen } else { Ending::Unseen };
     let (fate, dropped) = walk.end(ending);

@@ -8,6 +8,7 @@ use super::{
     DropPoint, Fate, Freed, Hook, Hop, Layer, Stage, Verdict,
     assemble::{Ending, Place, Walk},
     caller::{self, Runs},
+    device::leaves_node,
 };
 use crate::{
     event::{Event, Headers, L4, Proto, Tcp, Tuple},
@@ -59,6 +60,8 @@ impl Walk<'_> {
         match self.open_hook() {
             // The last function is not attached everywhere; what INPUT lets through is used up.
             Some(Hook::Input) => self.close_traversal(),
+            // That the hook had its end is not known.
+            Some(_) if self.is_thin => self.traversal = None,
             Some(_) => {
                 self.drop_shadow();
                 self.decide(Verdict::Stolen);
@@ -68,7 +71,7 @@ impl Walk<'_> {
         let fate = match self.place {
             Place::Local => Fate::Delivered,
             Place::Left => Fate::LeftNode,
-            Place::Moving if self.is_at_destination() || self.is_met_there(e) => Fate::Delivered,
+            Place::Moving if self.is_taken_there() || self.is_met_there(e) => Fate::Delivered,
             Place::Moving => Fate::Consumed,
         };
         let freed = Some(Freed { reason: None, function });
@@ -95,6 +98,13 @@ impl Walk<'_> {
             && self.tuple.filter(is_ip).is_some_and(|t| holds(self.state, last.netns, t.dst))
     }
 
+    /// It went no further than its destination. That sockets take packets is seen at all times, so
+    /// where hooks are not, one that no socket was seen to take may have ended in one.
+    fn is_taken_there(&self) -> bool {
+        let has_socket = |t: Tuple| matches!(t.proto, Proto::Tcp | Proto::Udp) && self.is_thin;
+        self.is_at_destination() && !self.tuple.is_some_and(has_socket)
+    }
+
     /// Its use is all that was seen of it, where its destination is: put together from fragments
     /// behind the last hook.
     fn is_met_there(&self, e: &Event) -> bool {
@@ -118,14 +128,18 @@ impl Walk<'_> {
             || (is_unexplained
                 && function.as_deref().is_none_or(|f| f.starts_with("nf") || f.contains("ipt_")));
         let mut hook = None;
-        let is_other = |open: Hook| runs.is_some_and(|runs| is_by_netfilter && runs.hook != open);
+        let is_other = |open: Hook| match runs {
+            Some(runs) => is_by_netfilter && runs.hook != open,
+            // Hooks behind it might have been passed unseen.
+            None => self.is_thin,
+        };
         if is_maybe_hook && self.open_hook().is_some_and(|open| !is_other(open)) {
             hook = self.decide(Verdict::Drop);
         } else if let Some(runs) = runs.filter(|_| is_by_netfilter) {
             self.close_traversal();
             hook = Some(runs.hook);
             self.blame(e, hook, runs.layer);
-        } else if is_by_netfilter {
+        } else if is_by_netfilter && !self.is_thin {
             hook = self.infer_hook(e, self.bridge_above(e).is_some());
             self.blame(e, hook, None);
         }
@@ -288,6 +302,14 @@ impl Walk<'_> {
         if is_unspecified && function == "stp_pdu_rcv" {
             return Some((Fate::Consumed, "spanning tree frame"));
         }
+        // Behind the queue of a device, without the look at its transmission, it may be either.
+        let is_queued = self.hops.last().is_some_and(|h| h.stage == Stage::Queue);
+        if is_unspecified && self.is_thin && is_queued && leaves_node(self.state, e) {
+            return Some((
+                Fate::Consumed,
+                "freed behind its queue: its transmission was not watched",
+            ));
+        }
         // Drivers that free transmitted packets by `dev_kfree_skb_any` report no reason.
         if is_unspecified && self.place == Place::Left {
             return Some((Fate::LeftNode, "freed by the driver after transmission"));
@@ -304,12 +326,11 @@ impl Walk<'_> {
         let fate = match (self.place, ending) {
             (Place::Local, _) => Fate::Delivered,
             (Place::Left, _) => Fate::LeftNode,
-            (Place::Moving, Ending::Seen) if self.is_at_destination() => Fate::Delivered,
+            (Place::Moving, Ending::Seen) if self.is_taken_there() => Fate::Delivered,
             (Place::Moving, Ending::Seen) => Fate::Consumed,
             // Only TCP takes packets without a trace; anything else would have been seen.
             (Place::Moving, Ending::Unseen)
-                if self.is_at_destination()
-                    && self.tuple.is_some_and(|t| t.proto == Proto::Tcp) =>
+                if self.is_taken_there() && self.tuple.is_some_and(|t| t.proto == Proto::Tcp) =>
             {
                 Fate::Delivered
             }

@@ -25,6 +25,7 @@ mod recent;
 mod route;
 mod tunnel;
 mod view;
+mod watch;
 
 pub use builder::{Builder, Options};
 pub use flow::{Flow, group};

@@ -171,7 +171,7 @@ pub enum GapCause {
     EventsLost,
     /// The kernel made another packet of it, and nothing told which.
     IdentityEnded,
-    /// It was there before the probe points were.
+    /// Not all probe points were attached: not yet, or no longer.
     LateAttach,
 }
 

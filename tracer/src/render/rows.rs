@@ -49,9 +49,16 @@ pub(super) fn rows(journey: &Journey) -> Vec<Row> {
     rows
 }
 
+/// See [`crate::journey::GapCause::LateAttach`].
+const LATE: &str = "late-attach";
+
 /// Says where something is missing, and why.
 fn gap_row(journey: &Journey, before: usize) -> Option<Row> {
-    let here = journey.gaps.iter().filter(|gap| gap.before_hop == before);
+    let at = |place| journey.gaps.iter().filter(move |gap| gap.before_hop == place);
+    // Said once for a part of the way that was watched poorly.
+    let is_said =
+        |why: &str| why == LATE && before > 0 && at(before - 1).any(|gap| gap.why == LATE);
+    let here = at(before).filter(|gap| !is_said(&gap.why));
     let detail = here.map(text::gap).collect::<Vec<_>>().join("; ");
     if detail.is_empty() {
         return None;

@@ -65,7 +65,7 @@ pub(super) fn gap(gap: &Gap) -> String {
     let text = match gap.why.as_str() {
         "joined-midway" => "joined midway: what came before was not followed",
         "namespace-not-covered" => "no probe points in this namespace: hooks are not shown",
-        "late-attach" => "here before the probe points were: hops may be missing",
+        "late-attach" => "not all probe points were attached here: hops may be missing",
         "identity-ended" => "the kernel made another packet of it: what came of that is not known",
         _ if gap.events == 1 => return "1 event lost here: a hop may be missing".to_owned(),
         _ if gap.events > 0 => {
@@ -83,7 +83,7 @@ pub(super) fn missing(journey: &Journey) -> Option<String> {
         let part = match gap.why.as_str() {
             "joined-midway" => "joined midway".to_owned(),
             "namespace-not-covered" => "passed a namespace without probes".to_owned(),
-            "late-attach" => "passed before probes were attached".to_owned(),
+            "late-attach" => "passed while not all probes were attached".to_owned(),
             "identity-ended" => "lost from sight".to_owned(),
             _ => match journey.lost_events {
                 0 => "events may be lost".to_owned(),

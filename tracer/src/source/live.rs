@@ -16,6 +16,7 @@ use tracer_common::filter::terms;
 use super::coverage::Coverage;
 use super::entrances::{self, Goal};
 use super::routes::Routes;
+use super::stages::{Stages, Switch};
 use crate::app;
 use crate::bpf::{self, Counters, KernelSide, LoadOptions, Misses, ProbeStatus};
 use crate::cli::filter::Network;
@@ -62,6 +63,8 @@ pub struct Live {
     is_blind: bool,
     /// Journeys begin from now on.
     is_enabled: bool,
+    /// None with all points attached all the time.
+    stages: Option<Stages>,
     /// With `--rules`.
     rules: Option<Rules>,
     routes: Routes,
@@ -72,6 +75,8 @@ pub struct Live {
 pub struct Drained {
     /// How many.
     pub events: usize,
+    /// Time of the first event that was read; 0 if there was none.
+    pub first_ns: u64,
     /// Time of the newest event; 0 if there was none.
     pub newest_ns: u64,
     /// No event up to here waits any more. Behind a flood this is earlier than now, and silence
@@ -158,6 +163,7 @@ impl Live {
             coverage: Coverage::default(),
             is_blind: false,
             is_enabled: false,
+            stages: None,
             rules,
             routes: Routes::default(),
         };
@@ -174,6 +180,8 @@ impl Live {
         }
         live.side.enable()?;
         live.is_enabled = true;
+        let has_stages = !config.warm && live.side.has_followers();
+        live.stages = has_stages.then(|| Stages::new(bpf::monotonic_ns()));
         let names = KernelNames::of(&btf, symbols.join().unwrap_or_default());
         if let Some(why) = live.side.blind_to_hooks() {
             live.is_blind = true;
@@ -188,7 +196,7 @@ impl Live {
     /// Hands the events that wait to `take`.
     pub fn drain(&mut self, mut take: impl FnMut(Event)) -> Drained {
         let before_ns = bpf::monotonic_ns();
-        let mut newest_ns = 0;
+        let (mut first_ns, mut newest_ns) = (0, 0);
         let mut strange = BTreeSet::new();
         let mut unrouted = BTreeSet::new();
         let routes = &self.routes;
@@ -197,6 +205,7 @@ impl Live {
             // Both sides are built together: a record that does not decode cannot come.
             let Ok(event) = Event::decode(record) else { return };
             newest_ns = newest_ns.max(event.ktime_ns);
+            first_ns = if first_ns == 0 { event.ktime_ns } else { first_ns };
             if !attached.has_netns(event.netns) {
                 strange.insert(event.netns);
             }
@@ -214,7 +223,35 @@ impl Live {
             }
         }
         let read_to_ns = if count == BATCH { newest_ns.min(before_ns) } else { before_ns };
-        Drained { events: count, newest_ns, read_to_ns, is_behind: count == BATCH }
+        Drained { events: count, first_ns, newest_ns, read_to_ns, is_behind: count == BATCH }
+    }
+
+    /// Whether packets are watched only where they begin and end.
+    #[must_use]
+    pub fn is_thin(&self) -> bool {
+        self.stages.as_ref().is_some_and(Stages::is_thin)
+    }
+
+    /// Goes over to the other stage when that is due, and says so.
+    pub fn change_stage(&mut self, has_events: bool, builder: &mut Builder) -> Option<Switch> {
+        let stages = self.stages.as_mut()?;
+        let switch = stages.turn(bpf::monotonic_ns(), has_events, builder.open_count())?;
+        match switch {
+            Switch::Thin => {
+                builder.watch_thins(bpf::monotonic_ns());
+                self.side.thin();
+            }
+            Switch::Complete => {
+                let Ok(failed) = self.side.complete(&self.state) else {
+                    stages.is_refused();
+                    return None;
+                };
+                let now_ns = bpf::monotonic_ns();
+                failed.into_iter().for_each(|inum| self.coverage.end(inum, now_ns));
+                builder.watch_is_whole(now_ns);
+            }
+        }
+        Some(switch)
     }
 
     /// Tells whose events did not fit.

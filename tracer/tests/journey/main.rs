@@ -5,3 +5,4 @@ mod scenarios;
 mod schema;
 mod snapshots;
 mod support;
+mod thin;

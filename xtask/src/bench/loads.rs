@@ -18,6 +18,7 @@ const IN_PLACE: Duration = Duration::from_secs(20);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Load {
     Nothing,
+    Cold,
     NoMatch,
     Hundredth,
     AllAdmitted,
@@ -30,8 +31,9 @@ pub(crate) enum Load {
 }
 
 /// All of them, in the order in which a round measures them; the first is what they are compared to.
-pub(crate) const LOADS: [Load; 10] = [
+pub(crate) const LOADS: [Load; 11] = [
     Load::Nothing,
+    Load::Cold,
     Load::NoMatch,
     Load::Hundredth,
     Load::AllAdmitted,
@@ -50,7 +52,8 @@ impl Load {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Nothing => "no tracer",
-            Self::NoMatch => "nothing matches",
+            Self::Cold => "nothing matches, for more than 10 s",
+            Self::NoMatch => "nothing matches, --warm",
             Self::Hundredth => "one in a hundred matches",
             Self::AllAdmitted => "everything matches, default admission",
             Self::AllMatch => "everything matches, no limit",
@@ -79,7 +82,8 @@ impl Load {
     fn filter(self) -> Option<Vec<String>> {
         let rare = RARE_PORT.to_string();
         let args: &[&str] = match self {
-            Self::NoMatch => &["--dst", NOWHERE],
+            Self::Cold => &["--dst", NOWHERE],
+            Self::NoMatch => &["--dst", NOWHERE, "--warm"],
             Self::Hundredth => &["--proto", "udp", "--sport", &rare],
             Self::AllAdmitted => &["--proto", "udp"],
             Self::AllMatch => &["--proto", "udp", "--max-journeys", "0"],
@@ -105,30 +109,54 @@ impl Load {
         measured: Duration,
     ) -> Result<Option<Beside>> {
         let started = Instant::now();
+        let ready;
         let said = scratch("said");
         let running = if let Some(filter) = self.filter() {
             let mut command = Command::new(binary);
             command.args(filter).args(["-o", "json", "-w", "/dev/null"]).args(more);
-            if self == Self::NoMatch {
+            if matches!(self, Self::Cold | Self::NoMatch) {
                 // What turns packets away is counted at first, for whoever waits for them.
                 command.arg("-q");
             }
             command.stderr(File::create(&said).context("cannot keep what the tracer says")?);
-            Running::Tracer(Tracer::start(command, &scratch("ready"))?)
+            let tracer = Tracer::start(command, &scratch("ready"))?;
+            ready = started.elapsed();
+            if self == Self::Cold {
+                await_cold(tracer.pid())?;
+            }
+            Running::Tracer(tracer)
         } else if let Some(args) = self.counts(measured) {
             // What it has to say at the end is not the benchmark's.
             let mut command = Command::new(binary);
             command.args(args).arg("-q");
-            Running::Tracer(Tracer::start_unheard(command, &scratch("ready"))?)
+            let tracer = Tracer::start_unheard(command, &scratch("ready"))?;
+            ready = started.elapsed();
+            Running::Tracer(tracer)
         } else if let Some(expression) = self.capture() {
-            Running::Capture(Capture::start(net, &expression)?)
+            let capture = Capture::start(net, &expression)?;
+            ready = started.elapsed();
+            Running::Capture(capture)
         } else {
             return Ok(None);
         };
-        let ready = started.elapsed();
         let cpu = cpu_time(running.pid())?;
         Ok(Some(Beside { running, ready, cpu, since: Instant::now(), said }))
     }
+}
+
+/// Waits until the tracer has let go of most of its links, for want of packets that match.
+fn await_cold(pid: u32) -> Result<()> {
+    let all = links(pid)?;
+    process::wait_for("fewer links", IN_PLACE, || Ok(links(pid)? < all / 2))
+}
+
+/// How many tracepoints a process is attached to.
+fn links(pid: u32) -> Result<usize> {
+    let dir = format!("/proc/{pid}/fdinfo");
+    let files = fs::read_dir(&dir).with_context(|| format!("cannot read {dir}"))?;
+    // One may be closed while they are looked through.
+    let texts = files.filter_map(|file| fs::read_to_string(file.ok()?.path()).ok());
+    Ok(texts.filter(|text| text.contains("link_type:\traw_tracepoint")).count())
 }
 
 /// A file of this run.
