@@ -525,3 +525,32 @@ fn a_wrong_address_to_listen_on_is_one_line() {
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("ADDRESS:PORT"));
 }
+
+/// A socket keeps segments that came out of order in a tree, with a branch where the device was.
+#[test]
+fn segments_that_a_socket_kept_are_dropped_in_its_namespace() {
+    let lab = Lab::cluster();
+    lab.ping("p1", NEAR);
+    // The client's own kernel knows nothing of its connection.
+    lab.exec("p1", "iptables -I OUTPUT -p tcp --tcp-flags RST RST -j DROP");
+    let listener = lab.inside("p2", || {
+        let listener = std::net::TcpListener::bind("0.0.0.0:9000").expect("a listener");
+        set(&listener, libc::SOL_SOCKET, libc::SO_RCVBUF, 20_000);
+        listener
+    });
+    let run = Reports::start(&lab, &["drops", "--interval", "100ms"]);
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/out_of_order.py");
+    lab.exec("p1", &format!("python3 {script} 10.244.1.2 {NEAR} 9000"));
+    let is_pruned = |row: &Value| row["function"] == "tcp_prune_ofo_queue";
+    if version() >= (6, 11) {
+        run.wait("what was pruned counted", |reports| sum(&lab, reports, "p2", is_pruned) > 500);
+    }
+    let (reports, _) = run.finish();
+    drop(listener);
+    let rows = reports.iter().flat_map(|r| r["rows"].as_array().into_iter().flatten());
+    for row in rows.filter(|row| is_pruned(row)) {
+        let name = row["netns"]["name"].as_str().unwrap_or_default();
+        assert!(!name.starts_with("net:["), "{row}");
+        assert!(row["dev"].is_null() || row["dev"]["name"] == "eth0", "{row}");
+    }
+}

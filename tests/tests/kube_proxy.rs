@@ -104,6 +104,15 @@ const KNOW_GONE_POD: &str =
 
 const ROWS: &[Row] = &[
     Row {
+        what: "a NodePort at 127.0.0.1",
+        modes: NFT,
+        from: "n1",
+        to: "127.0.0.1:30080",
+        id: "nodeport-not-on-loopback",
+        says: "192.168.50.11",
+        ..ROW
+    },
+    Row {
         what: "no endpoints, NodePort",
         breaks: &[
             "iptables -t nat -D KUBE-NODEPORTS -p tcp -m tcp --dport 30080 -m comment --comment default/webrem -j KUBE-EXT-WEBREM",

@@ -374,6 +374,18 @@ pub(crate) fn inum<const DIRECT: bool>(net: Kptr<DIRECT>) -> u32 {
     net.load(offset!(net_inum))
 }
 
+/// Namespaces are numbered from here (`PROC_DYNAMIC_FIRST`, and a few before it); upper halves of
+/// kernel addresses are beyond.
+const NETNS_INUMS: core::ops::Range<u32> = 0xefff_ff00..0xffff_0000;
+
+/// Whether this may be the number of a namespace. What a socket keeps in a tree (TCP's segments out
+/// of order, `tcp_data_queue_ofo`) has a branch of it where its device was (`rbnode` of `struct
+/// sk_buff`), which leads to anything.
+#[inline(always)]
+pub(crate) fn is_netns(inum: u32) -> bool {
+    NETNS_INUMS.contains(&inum)
+}
+
 /// Index of a device, 0 for none.
 #[inline(always)]
 pub(crate) fn ifindex<const DIRECT: bool>(dev: Kptr<DIRECT>) -> u32 {

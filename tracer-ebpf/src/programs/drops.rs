@@ -19,7 +19,7 @@ use crate::filter::{self, wanted};
 use crate::maps::EVENTS;
 use crate::packet;
 use crate::perf_maps::{DROPS, DROPS_OTHER, SCOPE_ADDR, add, perf};
-use crate::skb::{Kptr, Skb, ifindex, inum, netns_of, probe_read};
+use crate::skb::{Kptr, Skb, ifindex, inum, is_netns, netns_of, probe_read};
 
 /// `BPF_NOEXIST`: another CPU may have been faster.
 const NEW: u64 = 1;
@@ -80,17 +80,21 @@ fn count_of(key: &DropKey) -> Option<*mut DropCount> {
 }
 
 /// Where it is dropped: at its device; without one, in the namespace of its socket or its route.
+/// See [`is_netns`] for what no device can be told of.
 #[inline(always)]
 fn place(ctx: &BtfTracePointContext, skb: Skb<true>) -> (u32, u32) {
     let dev = skb.dev();
-    if dev.address() >= KERNEL_SPACE {
-        return (netns_of(dev), ifindex(dev));
-    }
+    let has_device = dev.address() >= KERNEL_SPACE;
+    let its = if has_device { netns_of(dev) } else { 0 };
     if perf!(kfree_has_socket) != 0 {
         let socket = Kptr::<true>::new(ctx.arg::<Ptr>(3));
         if !socket.is_null() {
-            return (inum(socket.follow(perf!(sock_net))), 0);
+            let netns = inum(socket.follow(perf!(sock_net)));
+            return (netns, if its == netns { ifindex(dev) } else { 0 });
         }
+    }
+    if is_netns(its) {
+        return (its, ifindex(dev));
     }
     let socket = skb.follow(perf!(skb_sk));
     if !socket.is_null() {

@@ -18,7 +18,7 @@ use crate::config::{offset, option};
 use crate::emit::{Site, emit, emit_note};
 use crate::identity::{self, Rule, followed, hand_over, observe, settle};
 use crate::maps::{STACK, STACK_FRAMES, TRACKED, any_live, take_origin};
-use crate::skb::{Kptr, Skb, ifindex, netns_of};
+use crate::skb::{Kptr, Skb, ifindex, is_netns, netns_of};
 
 type Ptr = *const u8;
 
@@ -112,7 +112,11 @@ pub fn kfree(ctx: BtfTracePointContext) -> i32 {
     let rule = Rule { may_begin, ends: true, ..Rule::default() };
     let place = || {
         let dev = skb.dev();
-        if (dev.address()) < KERNEL_SPACE { (0, 0) } else { place_of(dev) }
+        if (dev.address()) < KERNEL_SPACE {
+            return (0, 0);
+        }
+        let place = place_of(dev);
+        if is_netns(place.0) { place } else { (0, 0) }
     };
     let detail = || FreeDetail { location, reason, callers: callers(ctx.as_ptr(), location) };
     observe(skb, skb.network(), rule, Probe::Kfree, place, detail);

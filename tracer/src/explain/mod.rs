@@ -7,6 +7,7 @@ mod chains;
 mod drops;
 mod findings;
 mod hop;
+mod kube_nft;
 mod primitives;
 mod print;
 mod segments;
@@ -60,10 +61,15 @@ pub const TABLES: &[Table] = &[
     Table { group: "Linux networking", entries: primitives::entries },
     Table { group: "segments", entries: segments::entries },
     Table { group: "conntrack states", entries: stages::states },
-    Table { group: CHAINS, entries: chains::entries },
+    Table { group: CHAINS, entries: chains },
     Table { group: "drop reasons", entries: drops::entries },
     Table { group: "findings and faults", entries: findings::entries },
 ];
+
+/// Those of every program that writes rules.
+fn chains() -> Vec<Entry> {
+    chains::entries().into_iter().chain(kube_nft::entries()).collect()
+}
 
 /// Explains a word, however it is capitalised. Exact words come before other spellings
 /// (`TC_INGRESS` is a drop reason, `tc-ingress` a stage), those before patterns.
@@ -202,6 +208,9 @@ mod tests {
             ("CNI-0f3a", "CNI-*"),
             ("cali-FORWARD", "cali-*"),
             ("DOCKER-ISOLATION-STAGE-2", "DOCKER-ISOLATION-STAGE-2"),
+            ("service-O6YHTNFQ-default/websame/tcp/", "service-*"),
+            ("service-not-translated", "service-not-translated"),
+            ("firewall-drop", "firewall-drop"),
         ] {
             assert_eq!(lookup(word).unwrap().word, found, "{word}");
         }

@@ -66,7 +66,11 @@ pub fn find(state: &NetworkState, spec: &str) -> anyhow::Result<Service> {
     let near = net::near(spec, services.keys().map(String::as_str));
     match (near.is_empty(), services.is_empty(), unread.first()) {
         (false, ..) => anyhow::bail!("no Service {spec:?}; did you mean {}?", near.join(", ")),
-        (true, false, _) => anyhow::bail!("no Service {spec:?} among the {} here", services.len()),
+        (true, false, _) => anyhow::bail!(
+            "no Service {spec:?} among the {} that rules here tell of; a headless one has none: its \
+             pods are found by --pod or --dst",
+            services.len()
+        ),
         (true, true, Some(why)) => anyhow::bail!("no Service {spec:?}: {why}"),
         (true, true, None) => anyhow::bail!(
             "no Service {spec:?}: no kube-proxy rules on this node (`iptables-save | grep KUBE-SERVICES`)"

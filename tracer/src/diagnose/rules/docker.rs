@@ -7,9 +7,11 @@ use super::egress::nat_chain;
 use super::located::{place_of, replace};
 use super::service::{is_alive, nat_table, orphans};
 use super::{Case, Finding, Rule, kube_nft};
+use crate::diagnose::place::is_link_local;
 use crate::diagnose::remedy::{ChainAt, Edit, Foreign, Spec, Step, Word, argv, interface};
-use crate::diagnose::walk::RuleRef;
+use crate::diagnose::walk::{Ask, RuleRef, Scope, walk};
 use crate::diagnose::{Confidence, Drop, Met, Where, show};
+use crate::event::Tuple;
 use crate::firewall::{Chain, Match, Table, Target};
 use crate::net::{Device, DeviceKind, Inum, Netns};
 
@@ -18,6 +20,7 @@ pub(super) const RULE: Rule = Rule {
     covers: &[
         "port-not-published",
         "nodeport-rules-missing",
+        "nodeport-not-on-loopback",
         "docker-nat-flushed",
         "docker-publish-loopback",
     ],
@@ -52,6 +55,8 @@ pub(super) fn unpublished(case: &Case<'_>, drop: &Drop<'_>, port: u16) -> Option
         let advice = "# start the container anew, so that Docker writes its rules; until then:";
         let fixes = vec![advice.into(), rule];
         ("docker-nat-flushed", title, None, fixes)
+    } else if let Some(elsewhere) = translated_elsewhere(case, netns, &tuple) {
+        return Some(not_on_loopback(case, drop, (&tuple, elsewhere)));
     } else if NODE_PORTS.contains(&port) && has_services(case, netns.inum) {
         let title = format!("no rule in {} translates NodePort {port}", netns.name);
         let fixes = node_port(case, netns.inum, (proto, port), tuple.dst);
@@ -84,6 +89,41 @@ pub(super) fn unpublished(case: &Case<'_>, drop: &Drop<'_>, port: u16) -> Option
         .journeys([drop.journey.id])
         .depth(case.depth_of(drop));
     Some(finding.fixes(fixes))
+}
+
+/// An address of the node at which the port is translated that is not at this, a loopback address.
+fn translated_elsewhere(case: &Case<'_>, netns: &Netns, tuple: &Tuple) -> Option<IpAddr> {
+    if !tuple.dst.is_loopback() {
+        return None;
+    }
+    let devices = netns.devices.values().flat_map(|d| &d.addresses).map(|(addr, _)| *addr);
+    let usable = |a: &IpAddr| !a.is_loopback() && a.is_ipv4() == tuple.dst.is_ipv4();
+    let mut others = devices.filter(usable).filter(|a| !is_link_local(*a));
+    others.find(|addr| {
+        let ask = Ask::like(netns.inum, &Tuple { dst: *addr, ..*tuple });
+        let way = walk(case.state, &Scope::everything(), &ask);
+        way.nat.iter().any(|n| n.kind.is_destination() && n.before.dst == *addr)
+    })
+}
+
+fn not_on_loopback(
+    case: &Case<'_>,
+    drop: &Drop<'_>,
+    (tuple, elsewhere): (&Tuple, IpAddr),
+) -> Finding {
+    let (node, here, port) = (case.state.netns_name(drop.hop.netns), tuple.dst, tuple.dport);
+    let other = SocketAddr::new(elsewhere, port);
+    let title = format!("port {port} of {node} is translated at {elsewhere}, and not at {here}");
+    Finding::error("nodeport-not-on-loopback", case.scenario(), title)
+        .at(Where::netns(case.state, drop.hop.netns))
+        .fact(drop.fact())
+        .fact(format!("by the rules of {node}, {other} leads to somebody else"))
+        .journeys([drop.journey.id])
+        .depth(case.depth_of(drop))
+        .fix(format!(
+            "# ask at {other}: loopback addresses are left out on purpose (kube-proxy in nftables \
+             mode, --iptables-localhost-nodeports=false)"
+        ))
 }
 
 fn has_services(case: &Case<'_>, netns: Inum) -> bool {

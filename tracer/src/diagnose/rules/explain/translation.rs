@@ -57,6 +57,12 @@ pub(super) const TEXTS: super::Texts = &[
          the pod's kernel refuses the connection.",
     ),
     (
+        &["nodeport-not-on-loopback"],
+        "What is sent to 127.0.0.1 has that as its source, too, and cannot leave the host unless its \
+         source is translated and route_localnet is on. kube-proxy does that in iptables mode alone, \
+         and not if it is told not to: elsewhere NodePorts are served at the node's own addresses.",
+    ),
+    (
         &["svc-port-unknown"],
         "A Service translates the ports that it names and no others: at any other one its address \
          is nobody's.",

@@ -1,0 +1,53 @@
+//! Chains, sets and maps of kube-proxy's nftables mode.
+
+use super::{Entry, entry};
+
+#[rustfmt::skip]
+pub(super) fn entries() -> Vec<Entry> {
+    vec![
+        entry("services", &["nat-prerouting", "nat-output"], "Where kube-proxy's nftables mode looks up whether a new connection is for a Service.",
+            "Every new connection passes it at PREROUTING and OUTPUT: the maps service-ips and service-nodeports lead on.",
+            "Written by kube-proxy in nftables mode; the counterpart of KUBE-SERVICES.",
+            "nft list chain ip kube-proxy services"),
+        entry("service-ips", &[], "The map from a Service's address, protocol and port to its chain.",
+            "What is not in it is not translated.",
+            "kube-proxy in nftables mode: cluster IPs, external IPs and load balancers' addresses of Services with endpoints.",
+            "nft list map ip kube-proxy service-ips"),
+        entry("service-nodeports", &[], "The map from protocol and port to the chain of a Service, for ports of the node itself.",
+            "It is asked only for the addresses in nodeport-ips.",
+            "kube-proxy in nftables mode; the counterpart of KUBE-NODEPORTS.",
+            "nft list map ip kube-proxy service-nodeports"),
+        entry("nodeport-ips", &[], "The node's addresses at which NodePorts are served.",
+            "127.0.0.1 is never one of them.",
+            "kube-proxy in nftables mode: by default the node's primary address (--nodeport-addresses).",
+            "nft list set ip kube-proxy nodeport-ips"),
+        entry("cluster-ips", &["cluster-ips-check"], "The addresses of all Services; what comes to one of them at a port that no Service has is rejected.",
+            "The packet was not translated before: the Service has no such port, or its element of service-ips is missing.",
+            "kube-proxy in nftables mode.",
+            "nft list set ip kube-proxy cluster-ips"),
+        entry("no-endpoint-services", &["no-endpoint-nodeports", "service-endpoints-check", "nodeport-endpoints-check"], "Services, and ports of the node, without endpoints: they are rejected, or dropped where the traffic policy is Local.",
+            "No ready pod stands behind the Service, or none on this node.",
+            "kube-proxy in nftables mode.",
+            "nft list map ip kube-proxy no-endpoint-services; kubectl get endpointslices"),
+        entry("firewall-ips", &["firewall-check", "firewall-*"], "Load balancers' addresses with source ranges: who is in none of them is dropped.",
+            "The client's address is not in loadBalancerSourceRanges.",
+            "kube-proxy in nftables mode; the counterpart of KUBE-FW.",
+            "nft list map ip kube-proxy firewall-ips"),
+        entry("mark-for-masquerade", &["masquerading", "hairpin-connections"], "Marks a packet (0x4000), whose source is then masqueraded at POSTROUTING.",
+            "The answer must come back through this node, or the client would see a stranger's address.",
+            "kube-proxy in nftables mode; the counterpart of KUBE-MARK-MASQ and KUBE-POSTROUTING.",
+            "nft list chain ip kube-proxy masquerading"),
+        entry("reject-chain", &[], "Rejects what the maps without endpoints lead to it.",
+            "The client is told at once that nobody is there, and does not wait.",
+            "kube-proxy in nftables mode.",
+            "nft list chain ip kube-proxy reject-chain"),
+        entry("service-*", &["external-*"], "One port of one Service, by its name: picks an endpoint at random.",
+            "A chain external- is for clients from outside: traffic policy and masquerading come before the endpoint.",
+            "kube-proxy in nftables mode; the counterpart of KUBE-SVC and KUBE-EXT.",
+            "nft list table ip kube-proxy"),
+        entry("endpoint-*", &[], "One endpoint of a Service: translates the destination to a pod's address.",
+            "This is the DNAT that the trace shows; with session affinity it remembers the client, too.",
+            "kube-proxy in nftables mode writes one for each ready pod; the counterpart of KUBE-SEP.",
+            "nft list table ip kube-proxy"),
+    ]
+}
