@@ -31,6 +31,7 @@ const TOOLS: &[Need] = &[
     need("iptables", "iptables", "firewall rules in labs"),
     need("nft", "nftables", "firewall rules in labs"),
     need("ping", "iputils-ping", "makes ICMP traffic in labs"),
+    need("python3", "python3", "speaks protocols by hand in tests"),
     need("sysctl", "procps", "switches forwarding in labs"),
     need("tcpdump", "tcpdump", "reads back the captures that tests write"),
     need("wg", "wireguard-tools", "sets up encrypted tunnels in tests"),
