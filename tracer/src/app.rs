@@ -1,8 +1,6 @@
 //! The only wiring: source → journeys → report → renderer, and everything that ends a run.
 
-use std::fs::File;
-use std::io::{self, BufWriter, IsTerminal as _, Write};
-use std::path::Path;
+use std::io::{self, IsTerminal as _, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +14,7 @@ use crate::explain;
 use crate::journey::{self, Fate, GapCause, Journey};
 use crate::kernel::names::KernelNames;
 use crate::net::{self, Inum};
+use crate::output::{self, is_closed_pipe, is_reader_gone, say};
 use crate::owner::Owners;
 use crate::privileges;
 use crate::ready;
@@ -89,7 +88,7 @@ impl Trace {
         privileges::check(privileges::Command::Trace, config.quiet)?;
         let view = config.view.as_deref().map(net::resolve).transpose().context("--view")?;
         // Before anything is attached: a file that cannot be written costs nothing then.
-        let out = open(config.write.as_deref())?;
+        let out = output::open(config.write.as_deref())?;
         let Setup { live, names, notes } = Live::start(&config).await?;
         if config.verbose > 0 {
             for note in notes {
@@ -98,7 +97,7 @@ impl Trace {
         }
         let owners = live.owners();
         let context = report::Context {
-            node: node_name(),
+            node: output::node_name(),
             clock_offset_ns: bpf::clock_offset_ns(),
             owners: owners.report(),
         };
@@ -448,68 +447,7 @@ fn counts(journey: &Journey) -> bool {
     !journey.parent.is_some_and(|p| p.kind.is_part() || p.kind.is_succession())
 }
 
-pub(crate) fn open(path: Option<&Path>) -> Result<Box<dyn Write>> {
-    Ok(match path {
-        Some(path) => {
-            let file =
-                File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
-            Box::new(BufWriter::new(file))
-        }
-        None if terminal::is_ascii() => Box::new(render::Ascii::new(BufWriter::new(io::stdout()))),
-        None => Box::new(BufWriter::new(io::stdout())),
-    })
-}
-
-/// Whoever read our output has gone: that is their right, and no error.
-pub(crate) fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    error
-        .chain()
-        .filter_map(|e| e.downcast_ref::<io::Error>())
-        .any(|e| e.kind() == io::ErrorKind::BrokenPipe)
-}
-
-/// Whether standard output is a pipe (or socket) that nobody reads any more. Without a packet to
-/// print, no write would ever tell.
-pub(crate) fn is_reader_gone() -> bool {
-    let mut stdout = libc::pollfd { fd: libc::STDOUT_FILENO, events: 0, revents: 0 };
-    // SAFETY: one descriptor, written to by the call; it does not wait.
-    let ready = unsafe { libc::poll(&raw mut stdout, 1, 0) };
-    ready > 0 && stdout.revents & libc::POLLERR != 0
-}
-
-/// A line on stderr; without stderr there is nobody left to tell.
-pub(crate) fn say(text: &str) {
-    let _ = writeln!(io::stderr(), "pkttrace: {}", render::escape(text));
-}
-
-/// The host name.
-pub(crate) fn node_name() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname")
-        .map(|name| name.trim().to_owned())
-        .unwrap_or_default()
-}
-
 /// Columns of the terminal that is written to, if it is one.
 fn terminal_width(config: &Config) -> Option<usize> {
-    if config.write.is_some() { None } else { stdout_width() }
-}
-
-/// Columns of the terminal that standard output is, if it is one.
-pub(crate) fn stdout_width() -> Option<usize> {
-    stdout_size().map(|size| usize::from(size.ws_col)).filter(|n| *n > 0)
-}
-
-/// Rows of the terminal that standard output is, if it is one.
-pub(crate) fn stdout_height() -> Option<usize> {
-    stdout_size().map(|size| usize::from(size.ws_row)).filter(|n| *n > 0)
-}
-
-fn stdout_size() -> Option<libc::winsize> {
-    if !io::stdout().is_terminal() {
-        return None;
-    }
-    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: the request writes the structure.
-    let rc = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size) };
-    (rc == 0).then_some(size)
+    if config.write.is_some() { None } else { terminal::width() }
 }

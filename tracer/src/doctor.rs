@@ -195,7 +195,7 @@ fn table(report: &Report) -> String {
 fn columns() -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).force_no_tty();
-    if let Some(width) = crate::app::stdout_width() {
+    if let Some(width) = crate::terminal::width() {
         let width = u16::try_from(width.max(40)).unwrap_or(u16::MAX);
         table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
     }

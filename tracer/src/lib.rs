@@ -18,6 +18,7 @@ pub mod kernel;
 pub mod lab;
 pub mod net;
 pub mod nftrace;
+mod output;
 pub mod owner;
 pub mod perf;
 pub mod privileges;

@@ -6,7 +6,7 @@ use std::io;
 
 use anyhow::{Result, bail};
 
-use crate::app;
+use crate::output;
 
 /// `/proc/self/ns/user` of the first user namespace (`PROC_USER_INIT_INO`).
 const FIRST_USERS: u64 = 0xefff_fffd;
@@ -194,7 +194,7 @@ pub fn check(command: Command, is_quiet: bool) -> Result<()> {
         );
     }
     if !is_quiet && let Some(warning) = loss(held, command) {
-        app::say(&warning);
+        output::say(&warning);
     }
     Ok(())
 }

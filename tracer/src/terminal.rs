@@ -29,6 +29,26 @@ pub(crate) fn utc_offset_s() -> i32 {
     if done.is_null() { 0 } else { i32::try_from(local.tm_gmtoff).unwrap_or(0) }
 }
 
+/// Columns of the terminal that standard output is, if it is one.
+pub(crate) fn width() -> Option<usize> {
+    size().map(|size| usize::from(size.ws_col)).filter(|n| *n > 0)
+}
+
+/// Rows of the terminal that standard output is, if it is one.
+pub(crate) fn height() -> Option<usize> {
+    size().map(|size| usize::from(size.ws_row)).filter(|n| *n > 0)
+}
+
+fn size() -> Option<libc::winsize> {
+    if !io::stdout().is_terminal() {
+        return None;
+    }
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the request writes the structure.
+    let rc = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size) };
+    (rc == 0).then_some(size)
+}
+
 #[cfg(test)]
 mod tests {
     use super::knows_ascii_only;

@@ -10,12 +10,12 @@ use clap::{Args, ValueEnum};
 
 use super::filter::{FilterArgs, Proto};
 use super::trace::{Color, Span};
-use crate::app;
 use crate::diagnose::run::{self, Ask, To, Watch};
 use crate::diagnose::{Method, Verdict};
 use crate::render::{self, Style};
 use crate::report;
 use crate::signals::{self, Signals};
+use crate::{output, terminal};
 
 /// How long traffic of others is watched unless it is said.
 const WATCH: Duration = Duration::from_secs(3);
@@ -151,7 +151,7 @@ pub fn run(args: &DiagnoseArgs) -> Result<ExitCode> {
 impl DiagnoseArgs {
     /// What becomes of words on what is being done.
     fn say(&self) -> fn(&str) {
-        if self.quiet { |_| () } else { app::say }
+        if self.quiet { |_| () } else { output::say }
     }
 
     fn ask(&self, from: &str, to: &To) -> Result<Ask> {
@@ -202,7 +202,7 @@ impl DiagnoseArgs {
 }
 
 fn print(args: &DiagnoseArgs, outcome: &run::Outcome) -> Result<()> {
-    let node = app::node_name();
+    let node = output::node_name();
     let twin = report::diagnosis::Diagnosis::new(outcome, &node);
     let mut out = io::stdout().lock();
     match args.output {
@@ -217,7 +217,7 @@ fn print(args: &DiagnoseArgs, outcome: &run::Outcome) -> Result<()> {
                 Color::Never => false,
                 Color::Auto => io::stdout().is_terminal() && !is_plain,
             };
-            let style = Style { has_color, width: app::stdout_width(), ..Style::default() };
+            let style = Style { has_color, width: terminal::width(), ..Style::default() };
             let paths = render::diagnosis::paths(&outcome.journeys);
             render::diagnosis::write(&twin, &paths, style, &mut out)?;
         }

@@ -1,15 +1,10 @@
 //! `pkttrace drops`.
 
-use std::io::{self, IsTerminal as _};
-use std::process::ExitCode;
-
-use anyhow::Result;
 use clap::{Args, ValueEnum};
 
 use super::filter::FilterArgs;
 use super::perf::PerfArgs;
 use super::trace::Span;
-use crate::perf::drops;
 
 /// Count what the kernel drops, by reason and place. A packet that arrives costs nothing.
 ///
@@ -73,24 +68,4 @@ pub enum DropsFormat {
     Line,
     /// One JSON object per interval, each on a line.
     Json,
-}
-
-/// Runs the command.
-///
-/// # Errors
-///
-/// What keeps it from running, in one line.
-pub fn run(args: &DropsArgs) -> Result<ExitCode> {
-    let is_terminal = io::stdout().is_terminal();
-    let default = if is_terminal { DropsFormat::Table } else { DropsFormat::Line };
-    drops::run(drops::Config {
-        filter: args.filter.clone(),
-        common: args.perf.common(is_terminal),
-        interval: args.interval.0,
-        by: args.by.clone(),
-        rules: args.rules,
-        with_noise: args.all,
-        format: args.output.unwrap_or(default),
-        in_place: is_terminal,
-    })
 }

@@ -1,18 +1,14 @@
 //! `pkttrace latency`.
 
-use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::Result;
 use clap::{Args, ValueEnum};
 
 use super::filter::FilterArgs;
 use super::perf::PerfArgs;
 use super::trace::Span;
-use crate::perf::latency;
 
 /// Runs up to here are watched all the time unless --duty says otherwise.
 const SHORT: Duration = Duration::from_secs(10);
@@ -109,33 +105,13 @@ impl FromStr for Duty {
 
 impl LatencyArgs {
     /// When to watch; always, when there is none.
-    fn duty(&self) -> Option<Duty> {
+    pub(crate) fn duty(&self) -> Option<Duty> {
         let is_short = self.perf.duration.is_some_and(|d| d.0 <= SHORT);
         match self.duty {
             Some(duty) => (duty.on < duty.every).then_some(duty),
             None => (!is_short && !self.continuous).then_some(Duty::DEFAULT),
         }
     }
-}
-
-/// Runs the command.
-///
-/// # Errors
-///
-/// What keeps it from running, in one line.
-pub fn run(args: &LatencyArgs) -> Result<ExitCode> {
-    let is_terminal = args.write.is_none() && io::stdout().is_terminal();
-    latency::run(latency::Config {
-        filter: args.filter.clone(),
-        common: args.perf.common(is_terminal),
-        profile: args.profile,
-        duty: args.duty(),
-        save: args.save.clone(),
-        baseline: args.baseline.clone(),
-        format: args.output,
-        write: args.write.clone(),
-        in_place: is_terminal && args.output == LatencyFormat::Table,
-    })
 }
 
 #[cfg(test)]

@@ -16,10 +16,12 @@ use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
-use crate::{app, render};
+use crate::config::Config;
+use crate::{app, output, render};
 
 /// Exit code of a usage or environment error.
 const ENVIRONMENT_ERROR: u8 = 2;
@@ -74,11 +76,11 @@ pub fn main() -> ExitCode {
         Err(e) => return usage(&e),
     };
     let result = match cli.command {
-        None => trace::run(&cli.trace),
-        Some(Command::Trace(args)) => trace::run(&args),
+        None => follow(&cli.trace),
+        Some(Command::Trace(args)) => follow(&args),
         Some(Command::Diagnose(args)) => diagnose::run(&args),
-        Some(Command::Drops(args)) => drops::run(&args),
-        Some(Command::Latency(args)) => latency::run(&args),
+        Some(Command::Drops(args)) => crate::perf::drops::run(&args),
+        Some(Command::Latency(args)) => crate::perf::latency::run(&args),
         Some(Command::Topology(args)) => topology::run(args),
         Some(Command::Lab(args)) => lab::run(args),
         Some(Command::Doctor(args)) => doctor::run(&args),
@@ -88,13 +90,17 @@ pub fn main() -> ExitCode {
         Some(Command::Man) => generate::man(),
     };
     result.unwrap_or_else(|e| {
-        if app::is_closed_pipe(&e) {
+        if output::is_closed_pipe(&e) {
             return ExitCode::SUCCESS;
         }
         // Without stderr there is nobody left to tell.
         let _ = writeln!(io::stderr(), "pkttrace: {}", one_line(&e));
         ExitCode::from(ENVIRONMENT_ERROR)
     })
+}
+
+fn follow(args: &trace::TraceArgs) -> Result<ExitCode> {
+    app::trace(Config::resolve(args)?)
 }
 
 /// `ADDRESS:PORT`, or a port of this host's own address.

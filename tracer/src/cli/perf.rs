@@ -2,12 +2,10 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::Args;
 
 use super::trace::{Color, Span};
-use crate::perf::Common;
 
 /// Options of both.
 #[derive(Args, Clone, Debug)]
@@ -17,27 +15,14 @@ pub struct PerfArgs {
     pub(crate) duration: Option<Span>,
     /// Serve what is counted to Prometheus at http://ADDR/metrics; a port alone is one of 127.0.0.1.
     #[arg(long, value_name = "ADDR", value_parser = super::listen_address)]
-    listen: Option<SocketAddr>,
+    pub(crate) listen: Option<SocketAddr>,
     /// Create FILE once it counts.
     #[arg(long, value_name = "FILE")]
-    ready_file: Option<PathBuf>,
+    pub(crate) ready_file: Option<PathBuf>,
     /// Colours: auto is a terminal without NO_COLOR.
     #[arg(long, value_name = "WHEN", value_enum, default_value_t = Color::Auto)]
-    color: Color,
+    pub(crate) color: Color,
     /// Say nothing on standard error but errors.
     #[arg(short, long)]
-    quiet: bool,
-}
-
-impl PerfArgs {
-    /// What they come to, printed on a terminal or not.
-    pub(super) fn common(&self, is_terminal: bool) -> Common {
-        Common {
-            duration: self.duration.map_or(Duration::MAX, |d| d.0),
-            has_color: self.color.is_on(is_terminal),
-            listen: self.listen,
-            ready_file: self.ready_file.clone(),
-            quiet: self.quiet,
-        }
-    }
+    pub(crate) quiet: bool,
 }

@@ -7,12 +7,12 @@ use anyhow::Result;
 use clap::Args;
 
 use super::trace::Color;
-use crate::app;
 use crate::owner;
 use crate::privileges;
 use crate::render::Style;
 use crate::signals;
 use crate::topology::{self, Format, Scope};
+use crate::{output, terminal};
 
 /// Draw the node's map: network namespaces, devices and what connects them, tunnels, routes, each
 /// with what it would be in Kubernetes.
@@ -39,13 +39,13 @@ pub struct TopologyArgs {
 /// What keeps it from reading the node, in one line.
 pub fn run(args: TopologyArgs) -> Result<ExitCode> {
     let has_color = args.color.is_on(io::stdout().is_terminal());
-    let style = Style { has_color, width: crate::app::stdout_width(), ..Style::default() };
+    let style = Style { has_color, width: terminal::width(), ..Style::default() };
     let scope = Scope { view: args.view, netns: args.netns };
     privileges::check(privileges::Command::Topology, false)?;
     privileges::shed();
     let text = signals::block_on(async {
         let owners = owner::scan_in_time().await?;
-        owners.doubts().iter().for_each(|doubt| app::say(doubt));
+        owners.doubts().iter().for_each(|doubt| output::say(doubt));
         topology::draw(&scope, &owners.report(), args.output, style).await
     })?;
     io::stdout().lock().write_all(text.as_bytes())?;

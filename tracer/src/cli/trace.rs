@@ -1,7 +1,6 @@
 //! `pkttrace [trace]`: follow matching packets.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -9,8 +8,6 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 
 use super::filter::FilterArgs;
-use crate::app;
-use crate::config::Config;
 use crate::render::Format;
 
 /// Follow matching packets and print one timeline per packet.
@@ -222,15 +219,6 @@ impl FromStr for Probes {
             Err("tp must be among them".to_owned())
         }
     }
-}
-
-/// Runs the command.
-///
-/// # Errors
-///
-/// What keeps it from running, in one line.
-pub fn run(args: &TraceArgs) -> Result<ExitCode> {
-    app::trace(Config::resolve(args)?)
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ fn one(entry: &Entry, out: &mut impl Write) -> io::Result<()> {
         write!(out, "; also {}", entry.aliases.join(", "))?;
     }
     writeln!(out, ")\n")?;
-    let width = crate::app::stdout_width();
+    let width = crate::terminal::width();
     let mut say = |label, text: &str| write!(out, "{}", hanging(label, text, width));
     say("  ", &entry.what)?;
     say("  ", &entry.why)?;

@@ -14,6 +14,8 @@ use std::time::Duration;
 
 pub use node::Node;
 
+use crate::cli::perf::PerfArgs;
+
 /// How long the last look at the node may stand still.
 const SUMMING: Duration = Duration::from_secs(5);
 /// Longest run.
@@ -32,4 +34,17 @@ pub struct Common {
     pub ready_file: Option<PathBuf>,
     /// Nothing on stderr but errors.
     pub quiet: bool,
+}
+
+impl Common {
+    /// Resolves what was typed; it is printed on a terminal or not.
+    fn resolve(args: &PerfArgs, is_terminal: bool) -> Self {
+        Self {
+            duration: args.duration.map_or(Duration::MAX, |d| d.0),
+            has_color: args.color.is_on(is_terminal),
+            listen: args.listen,
+            ready_file: args.ready_file.clone(),
+            quiet: args.quiet,
+        }
+    }
 }

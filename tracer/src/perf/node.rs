@@ -201,7 +201,7 @@ impl Node {
     #[must_use]
     pub fn context(&self) -> report::Context {
         report::Context {
-            node: crate::app::node_name(),
+            node: crate::output::node_name(),
             clock_offset_ns: crate::bpf::clock_offset_ns(),
             owners: self.known_owners.clone(),
         }

@@ -209,7 +209,7 @@ fn same(a: &DropRow, b: &DropRow) -> bool {
 
 /// Rows of the terminal.
 fn height() -> usize {
-    crate::app::stdout_height().unwrap_or(HEIGHT)
+    crate::terminal::height().unwrap_or(HEIGHT)
 }
 
 /// All rows of the run as Prometheus wants them.

@@ -17,7 +17,6 @@ use super::coverage::Coverage;
 use super::entrances::{self, Goal};
 use super::routes::Routes;
 use super::stages::{Stages, Switch};
-use crate::app;
 use crate::bpf::{self, Counters, KernelSide, LoadOptions, Misses, ProbeStatus};
 use crate::cli::filter::Network;
 use crate::config::{Config, add_service, portal};
@@ -28,6 +27,7 @@ use crate::kernel::{btf::KernelBtf, btf::VMLINUX, names::KernelNames, offsets, s
 use crate::net::watch::{Change, DeviceChange, Watcher};
 use crate::net::{self, Inum, Netns, NetworkState};
 use crate::nftrace::Wanted;
+use crate::output;
 use crate::owner::service::{self, Service};
 use crate::owner::{self, Owners, Scope};
 
@@ -112,11 +112,11 @@ impl Live {
         let (state, skipped) = net::snapshot::take().await?;
         let owners = owner::scan_in_time().await?;
         if !config.quiet {
-            owners.doubts().iter().for_each(|doubt| app::say(doubt));
+            owners.doubts().iter().for_each(|doubt| output::say(doubt));
         }
         let all = state.netns.len();
         if let Some(shortage) = descriptors::shortage(descriptors, all, all.min(ATTACH_ALL)) {
-            app::say(&shortage);
+            output::say(&shortage);
         }
         check_names(config, &state, &owners)?;
         let mut filter = config.filter;
@@ -186,7 +186,7 @@ impl Live {
         if let Some(why) = live.side.blind_to_hooks() {
             live.is_blind = true;
             if !config.quiet {
-                app::say(&format!("no hook of netfilter is seen: {why}"));
+                output::say(&format!("no hook of netfilter is seen: {why}"));
             }
         }
         let notes = skipped.iter().map(|s| format!("{}: {}", s.what, s.why)).collect();

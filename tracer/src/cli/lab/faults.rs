@@ -6,10 +6,10 @@ use anyhow::Result;
 use clap::Args;
 
 use super::{PrefixArgs, command, complain, print};
-use crate::app;
 use crate::cli::trace::Span;
 use crate::lab::{Fault, FaultKind, LABS, Lab, Prefix, Seen, Speaker};
 use crate::render::hanging;
+use crate::terminal;
 
 #[derive(Debug, Args)]
 pub(super) struct FaultArgs {
@@ -188,7 +188,7 @@ pub(super) fn list_table() -> String {
                 );
                 scenario = heading;
             }
-            text += &hanging(&format!("  {:width$}  ", fault.id), fault.title, app::stdout_width());
+            text += &hanging(&format!("  {:width$}  ", fault.id), fault.title, terminal::width());
         }
     }
     text += "\nmake one with: pkttrace lab break FAULT\n";

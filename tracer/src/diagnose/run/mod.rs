@@ -19,12 +19,12 @@ use anyhow::{Result, anyhow};
 use super::case::{Case, Counters, Probed, Target};
 use super::engine::{Diagnosis, conclude};
 use super::view;
-use crate::app;
 use crate::cli::filter::FilterArgs;
 use crate::firewall;
 use crate::journey::Journey;
 use crate::net::discover::HOST;
 use crate::net::{self, Inum, NetworkState, inspect};
+use crate::output;
 use crate::owner::{self, Owner, Owners};
 
 pub use active::active;
@@ -196,7 +196,7 @@ fn called(owner: &Owner) -> Option<String> {
 /// Whose the node's namespaces are, and which one a name means.
 async fn owners(names: &[(&'static str, &str)]) -> Result<(Owners, Vec<Inum>)> {
     let owners = owner::scan_in_time().await?;
-    owners.doubts().iter().for_each(|doubt| app::say(doubt));
+    owners.doubts().iter().for_each(|doubt| output::say(doubt));
     let resolve = |(option, name): &(&'static str, &str)| {
         owner::resolve(name, &owners).map_err(|error| anyhow!("{option}: {error}"))
     };

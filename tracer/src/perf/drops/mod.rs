@@ -5,7 +5,7 @@ mod noise;
 mod rows;
 mod ways;
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -18,13 +18,13 @@ use tracer_common::perf::DropKey;
 use super::exporter::Exporter;
 use super::node::Asked;
 use super::{Common, Node, SUMMING, YEAR};
-use crate::app::{is_reader_gone, say};
 use crate::bpf::{self, PerfOptions, PerfSide};
-use crate::cli::drops::{By, DropsFormat};
+use crate::cli::drops::{By, DropsArgs, DropsFormat};
 use crate::cli::filter::FilterArgs;
 use crate::event::Event;
 use crate::journey::{self, GapCause};
 use crate::kernel::{names::KernelNames, symbols::Symbols};
+use crate::output::{is_reader_gone, say};
 use crate::privileges;
 use crate::ready;
 use crate::render::Style;
@@ -61,12 +61,31 @@ pub struct Config {
     pub in_place: bool,
 }
 
+impl Config {
+    /// Resolves what was typed.
+    fn resolve(args: &DropsArgs) -> Self {
+        let is_terminal = io::stdout().is_terminal();
+        let default = if is_terminal { DropsFormat::Table } else { DropsFormat::Line };
+        Self {
+            filter: args.filter.clone(),
+            common: Common::resolve(&args.perf, is_terminal),
+            interval: args.interval.0,
+            by: args.by.clone(),
+            rules: args.rules,
+            with_noise: args.all,
+            format: args.output.unwrap_or(default),
+            in_place: is_terminal,
+        }
+    }
+}
+
 /// Runs it.
 ///
 /// # Errors
 ///
 /// What keeps it from running, or from going on, in one line.
-pub fn run(config: Config) -> Result<ExitCode> {
+pub fn run(args: &DropsArgs) -> Result<ExitCode> {
+    let config = Config::resolve(args);
     signals::block_on(async { Run::start(config).await?.run().await })
 }
 
@@ -121,7 +140,7 @@ impl Run {
         let names = KernelNames::of(&btf, symbols.join().unwrap_or_default());
         let style = Style {
             has_color: config.common.has_color,
-            width: crate::app::stdout_width(),
+            width: crate::terminal::width(),
             ..Style::default()
         };
         let table = Table::new(config.by.clone(), config.with_noise);
@@ -228,7 +247,7 @@ impl Run {
         let interval = u64::try_from((now - self.last).as_nanos()).unwrap_or(u64::MAX);
         self.last = now;
         let t_ns = bpf::monotonic_ns().saturating_add_signed(bpf::clock_offset_ns());
-        let mut drops = Drops::new(crate::app::node_name(), t_ns, interval);
+        let mut drops = Drops::new(crate::output::node_name(), t_ns, interval);
         self.table.take(&counts, &mut drops, &self.node, &self.names);
         self.table.take_other(&other, self.side.missed_runs(), &mut drops);
         if let Some(counters) = counters {

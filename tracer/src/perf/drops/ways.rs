@@ -41,7 +41,7 @@ impl Ways {
         done.retain(|journey| journey.fate == Fate::Dropped);
         done.iter_mut().for_each(|journey| self.live.attribute(journey));
         let context = report::Context {
-            node: crate::app::node_name(),
+            node: crate::output::node_name(),
             clock_offset_ns: bpf::clock_offset_ns(),
             owners: self.live.owners().report(),
         };

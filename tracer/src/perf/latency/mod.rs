@@ -10,7 +10,7 @@ mod times;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -22,11 +22,11 @@ use tracer_common::perf::{BUCKETS, Histogram, SegmentKey};
 use super::exporter::Exporter;
 use super::node::Asked;
 use super::{Common, Node, SUMMING, YEAR};
-use crate::app::{is_reader_gone, say};
 use crate::bpf::{self, PerfOptions, PerfSide};
 use crate::cli::filter::FilterArgs;
-use crate::cli::latency::{Duty, LatencyFormat, Profile};
+use crate::cli::latency::{Duty, LatencyArgs, LatencyFormat, Profile};
 use crate::net::meter::{Connection, Depth};
+use crate::output::{is_reader_gone, say};
 use crate::privileges;
 use crate::ready;
 use crate::render::Style;
@@ -70,12 +70,31 @@ pub struct Config {
     pub in_place: bool,
 }
 
+impl Config {
+    /// Resolves what was typed.
+    fn resolve(args: &LatencyArgs) -> Self {
+        let is_terminal = args.write.is_none() && io::stdout().is_terminal();
+        Self {
+            filter: args.filter.clone(),
+            common: Common::resolve(&args.perf, is_terminal),
+            profile: args.profile,
+            duty: args.duty(),
+            save: args.save.clone(),
+            baseline: args.baseline.clone(),
+            format: args.output,
+            write: args.write.clone(),
+            in_place: is_terminal && args.output == LatencyFormat::Table,
+        }
+    }
+}
+
 /// Runs it.
 ///
 /// # Errors
 ///
 /// What keeps it from running, or from going on, in one line.
-pub fn run(config: Config) -> Result<ExitCode> {
+pub fn run(args: &LatencyArgs) -> Result<ExitCode> {
+    let config = Config::resolve(args);
     signals::block_on(async { Run::start(config).await?.run().await })
 }
 
@@ -110,13 +129,13 @@ struct Screen {
 
 impl Screen {
     fn new(config: &Config) -> Self {
-        let width = crate::app::stdout_width().filter(|_| config.write.is_none());
+        let width = crate::terminal::width().filter(|_| config.write.is_none());
         let style = Style { has_color: config.common.has_color, width, ..Style::default() };
         Self { style, in_place: config.in_place, printed: 0 }
     }
 
     fn print(&mut self, report: &Latency, is_last: bool, out: &mut dyn Write) -> Result<()> {
-        let height = crate::app::stdout_height().filter(|_| self.in_place && !is_last);
+        let height = crate::terminal::height().filter(|_| self.in_place && !is_last);
         if self.in_place && self.printed > 0 {
             write!(out, "\x1b[{}A\x1b[J", self.printed)?;
         }
@@ -138,7 +157,7 @@ impl Run {
         privileges::check(privileges::Command::Trace, config.common.quiet)?;
         // Before anything is attached: what cannot be read or written costs nothing then.
         let baseline = config.baseline.as_deref().map(read).transpose()?;
-        let out = crate::app::open(config.write.as_deref())?;
+        let out = crate::output::open(config.write.as_deref())?;
         let save = config.save.clone().map(Save::to).transpose()?;
         let exporter = match config.common.listen {
             Some(address) => Some(Exporter::listen(address).await?),
@@ -316,7 +335,7 @@ impl Run {
     }
 
     fn report(&self, tcp: Vec<report::TcpConnection>) -> Result<Latency> {
-        let mut report = Latency::new(crate::app::node_name(), self.config.profile.name());
+        let mut report = Latency::new(crate::output::node_name(), self.config.profile.name());
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         report.t_ns = bpf::monotonic_ns().saturating_add_signed(bpf::clock_offset_ns());
         report.duration_ns = nanos(self.start.elapsed());
