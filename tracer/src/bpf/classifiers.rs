@@ -1,12 +1,25 @@
-//! Programs at the devices' tcx hooks that are not ours, for the description of a node.
+//! Programs at the devices' tc hooks: ours, and at tcx those of others, for the description of a
+//! node.
 
 use std::collections::BTreeMap;
 
 use aya::programs::TcAttachType;
 use aya::programs::tc::SchedClassifier;
 
-use super::attach::is_classifier;
 use crate::net::detail::TcFilter;
+
+/// Program, direction, whether it comes first.
+pub(super) const CLASSIFIERS: [(&str, TcAttachType, bool); 4] = [
+    ("tc_in_first", TcAttachType::Ingress, true),
+    ("tc_in_last", TcAttachType::Ingress, false),
+    ("tc_out_first", TcAttachType::Egress, true),
+    ("tc_out_last", TcAttachType::Egress, false),
+];
+
+/// Whether a program of this name is one of ours (or another pkttrace's).
+pub(super) fn is_classifier(name: &str) -> bool {
+    CLASSIFIERS.iter().any(|(ours, ..)| *ours == name)
+}
 
 /// The programs on these devices (name by interface index) of the calling thread's namespace, in
 /// the order that they run in. Empty before Linux 6.6, which has no tcx.

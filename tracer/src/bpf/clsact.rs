@@ -16,7 +16,8 @@ use aya::programs::tc::{
 use aya::programs::{ProgramError, TcAttachType};
 use netlink_sys::{Socket, SocketAddr};
 
-use super::attach::{CLASSIFIERS, is_classifier, root_cause};
+use super::classifiers::{CLASSIFIERS, is_classifier};
+use super::root_cause;
 use crate::net::detail::TcFilter;
 use crate::net::inspect::filters_here;
 use crate::net::{Device, Inum, Netns, setns};

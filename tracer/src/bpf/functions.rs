@@ -8,9 +8,10 @@ use aya::Ebpf;
 use aya::programs::KProbe;
 use tracer_common::Control;
 
-use super::attach::{ProbeStatus, root_cause};
+use super::attached::ProbeStatus;
 use super::points::{At, Function, POINTS, Point, When};
 use super::raw::{Kind, RawObject, link_tracing, module_btf};
+use super::root_cause;
 use crate::kernel::btf::KernelBtf;
 
 const TRAMPOLINE: &str = "fentry/fexit";

@@ -7,7 +7,7 @@ use aya::{Ebpf, EbpfLoader};
 use tracer_common::offsets::{KernelOffsets, Options};
 use tracer_common::{Control, Filter, Portal, SCRATCH_SLOTS};
 
-use super::attach::{Attached, Backends, ProbeStatus};
+use super::attached::{Attached, Backends, ProbeStatus};
 use super::clsact::Clsact;
 use super::functions::{Functions, no_links};
 use super::log::KernelLog;
@@ -151,7 +151,7 @@ impl KernelSide {
         };
         let portals = side.options.portals.clone();
         replace(&mut side.hash::<Portal, u8>("PORTALS")?, "PORTALS", portals.into_iter())?;
-        attach::global(&mut side, btf)?;
+        attach::global(&side.raw, &mut side.ebpf, side.options.backends, &mut side.attached, btf)?;
         if side.options.backends.func {
             let has_links = side.netfilter.is_some();
             let (functions, words) = Functions::attach(&side.raw, &mut side.ebpf, btf, has_links);

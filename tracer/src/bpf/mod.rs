@@ -5,6 +5,7 @@
 
 mod age;
 mod attach;
+mod attached;
 mod classifiers;
 mod clsact;
 mod conntrack;
@@ -15,6 +16,7 @@ mod log;
 mod lost;
 mod missed;
 mod netfilter;
+mod per_netns;
 mod perf;
 mod points;
 mod raw;
@@ -24,7 +26,7 @@ mod stats;
 mod timing;
 
 pub use age::{clock_offset_ns, monotonic_ns};
-pub use attach::{Attached, Backends, ProbeStatus};
+pub use attached::{Attached, Backends, ProbeStatus};
 pub use classifiers::classifiers_here;
 pub(crate) use clsact::is_tracers;
 pub use dropper::{Dropper, drop_everything};
@@ -76,4 +78,13 @@ pub enum Error {
         "loading eBPF programs is not permitted; run pkttrace as root (it needs CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_SYS_ADMIN)"
     )]
     NotPermitted,
+}
+
+/// The innermost cause, which says most.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string().lines().next().unwrap_or_default().to_owned()
 }

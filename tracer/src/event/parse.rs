@@ -2,33 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{
-    Arp, Fragment, Headers, Icmp, Inner, L4, Packet, PayloadHead, Proto, Tcp, Tuple, tunnel,
-};
+use super::{Arp, Fragment, Headers, Icmp, L4, PayloadHead, Proto, Tcp, Tuple};
 
 const ETH_P_ARP: u16 = 0x0806;
 /// How many IPv6 extension headers are walked: more do not fit into an event anyway.
 const MAX_EXTENSIONS: usize = 6;
-
-impl Packet {
-    /// Parses `bytes`, which begin with the network header. `protocol` is the Ethernet type; only
-    /// ARP needs it, the IP versions tell themselves apart. The kernel side has found that many
-    /// `tunnels` around the packet that is followed.
-    #[must_use]
-    pub fn parse(protocol: u16, bytes: &[u8], tunnels: u16) -> Option<Self> {
-        let (headers, rest) = network(protocol, bytes)?;
-        if tunnels > 0 {
-            return Some(Self { headers, inner: tunnel::carried(&headers, bytes, tunnels) });
-        }
-        let inner = match headers.l4 {
-            L4::Icmp(icmp) if icmp.is_error(headers.tuple.src.is_ipv6()) => {
-                network(0, rest).map(|(quoted, _)| Inner::Quoted(quoted))
-            }
-            L4::Icmp(_) | L4::Udp { .. } | L4::Tcp(_) | L4::Arp(_) | L4::Unknown => None,
-        };
-        Some(Self { headers, inner })
-    }
-}
 
 /// Network and transport header, and the bytes behind them.
 pub(super) fn network(protocol: u16, bytes: &[u8]) -> Option<(Headers, &[u8])> {
@@ -228,7 +206,7 @@ pub(super) fn be32(bytes: &[u8], at: usize) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Carrier;
+    use crate::event::{Carrier, Packet};
 
     /// An IPv4 header without options and with this payload.
     fn ip4(proto: u8, id: u16, frag: u16, payload: &[u8]) -> Vec<u8> {

@@ -4,7 +4,7 @@
 //! checked: the bytes come from the network, and may end before the inner packet does.
 
 use super::{
-    Carrier, Headers, Inner,
+    Carrier, Headers, Inner, L4, Packet,
     parse::{array, be16, be32, network},
 };
 
@@ -22,8 +22,28 @@ const GENEVE_PORT: u16 = 6081;
 /// What one tunnel carries: Ethernet type, and where it begins.
 type Carried = (u16, usize);
 
+impl Packet {
+    /// Parses `bytes`, which begin with the network header. `protocol` is the Ethernet type; only
+    /// ARP needs it, the IP versions tell themselves apart. The kernel side has found that many
+    /// `tunnels` around the packet that is followed.
+    #[must_use]
+    pub fn parse(protocol: u16, bytes: &[u8], tunnels: u16) -> Option<Self> {
+        let (headers, rest) = network(protocol, bytes)?;
+        if tunnels > 0 {
+            return Some(Self { headers, inner: carried(&headers, bytes, tunnels) });
+        }
+        let inner = match headers.l4 {
+            L4::Icmp(icmp) if icmp.is_error(headers.tuple.src.is_ipv6()) => {
+                network(0, rest).map(|(quoted, _)| Inner::Quoted(quoted))
+            }
+            L4::Icmp(_) | L4::Udp { .. } | L4::Tcp(_) | L4::Arp(_) | L4::Unknown => None,
+        };
+        Some(Self { headers, inner })
+    }
+}
+
 /// The packet inside this many tunnels of the packet with these headers, which `bytes` begin with.
-pub(super) fn carried(headers: &Headers, bytes: &[u8], tunnels: u16) -> Option<Inner> {
+fn carried(headers: &Headers, bytes: &[u8], tunnels: u16) -> Option<Inner> {
     let (mut inner, mut at) = (Some(*headers), 0);
     let mut by = None;
     for _ in 0..tunnels {
@@ -119,7 +139,7 @@ fn ethernet(bytes: &[u8], at: usize) -> Option<Carried> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Packet;
+
     use super::*;
 
     /// An IPv4 packet of a protocol.

@@ -11,12 +11,12 @@ use tracer_common::{Detail, Probe, event::NfDetail};
 
 use super::{
     Fate, GapCause, Hook, Journey, Lineage, Names, Parent, UnNat,
-    assemble::{Ending, Walk},
     conntracked::Conntracked,
     device::{leaves_node, swallows},
     fate::holds,
     forwarding, lineage, midway, path, prefix,
     recent::Recent,
+    walk::{Ending, Walk},
     watch::Watch,
 };
 use crate::{

@@ -5,7 +5,7 @@ use tracer_common::{Probe, event::ReaderDetail};
 
 use super::{
     Hop, Process, Stage,
-    assemble::{Place, Walk},
+    walk::{Place, Walk},
 };
 use crate::{
     event::Event,

@@ -6,9 +6,9 @@ use tracer_common::event::FreeDetail;
 
 use super::{
     DropPoint, Fate, Freed, Hook, Hop, Layer, Stage, Verdict,
-    assemble::{Ending, Place, Walk},
     caller::{self, Runs},
     device::leaves_node,
+    walk::{Ending, Place, Walk},
 };
 use crate::{
     event::{Event, Headers, L4, Proto, Tcp, Tuple},

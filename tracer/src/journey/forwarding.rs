@@ -5,8 +5,8 @@
 //! is *no* entry is said only of a database that was read after the frame had passed: they learn.
 
 use super::{Fdb, FdbWay, Hop, Stage};
+use crate::net::Mac;
 use crate::net::detail::FdbEntry;
-use crate::net::state::Mac;
 use crate::net::{DeviceKind, Inum, NetworkState};
 
 /// Frames to an unknown address of a tunnel go to the remotes of this one

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::{
     event::{Connection, CtInfo, Tuple},
-    net::{Inum, state::Mac},
+    net::{Inum, Mac},
 };
 
 /// One step of a packet.

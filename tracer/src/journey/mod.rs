@@ -25,6 +25,7 @@ mod recent;
 mod route;
 mod tunnel;
 mod view;
+mod walk;
 mod watch;
 
 pub use builder::{Builder, Options};

@@ -6,7 +6,7 @@ use tracer_common::Probe;
 
 use super::{
     Hook, Nat, NatKind, Stage,
-    assemble::{Walk, is_blind},
+    walk::{Walk, is_blind},
 };
 use crate::event::{CtInfo, Event, Tuple};
 

@@ -9,8 +9,8 @@ use tracer_common::{
 
 use super::{
     Hook, Hop, Layer, Stage, Verdict,
-    assemble::{Place, Walk, source},
     fate::holds,
+    walk::{Place, Traversal, Walk, source},
 };
 use crate::{
     event::{CtInfo, Event},
@@ -19,24 +19,6 @@ use crate::{
 
 const NF_DROP: u8 = 0;
 const NF_ACCEPT: u8 = 1;
-
-/// A hook whose first function has run and whose last one has not been seen yet.
-pub(super) struct Traversal {
-    pub(super) hop: usize,
-    hook: Hook,
-    netns: Inum,
-    pf: u8,
-    /// `br_netfilter` ran this hook already and takes the packet past it (`ip_sabotage_in`): not
-    /// a traversal, unless the last function runs or the packet is dropped here.
-    is_shadow: bool,
-}
-
-impl Traversal {
-    /// The event is about this one.
-    fn is(&self, e: &Event, d: &NfDetail) -> bool {
-        Some(self.hook) == Hook::from_wire(d.hook) && (self.netns, self.pf) == (e.netns, d.pf)
-    }
-}
 
 /// A name as the kernel side copied it, marked where it was cut off.
 fn name(bytes: &[u8]) -> String {

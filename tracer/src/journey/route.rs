@@ -4,8 +4,8 @@ use tracer_common::event::{FibDetail, NfDetail};
 
 use super::{
     Hook, Hop, Route, RouteKind, Stage,
-    assemble::{Walk, address},
     fate::holds,
+    walk::{Walk, address},
 };
 use crate::{event::Event, net::DeviceKind};
 

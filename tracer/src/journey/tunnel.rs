@@ -2,7 +2,7 @@
 
 use super::{
     Dev, Hop, Stage, Tunnel,
-    assemble::{Place, Walk, is_blind},
+    walk::{Place, Walk, is_blind},
 };
 use crate::{
     event::{Event, Tuple},

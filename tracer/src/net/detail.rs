@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use super::state::Mac;
+use super::Mac;
 use crate::firewall::Firewall;
 
 /// A destination and its length in bits.

@@ -15,8 +15,6 @@ use super::error::{Error, vanished};
 use super::setns::inum_of;
 use super::state::Inum;
 
-pub use super::resolve::{resolve, resolve_among};
-
 /// Where files are bind-mounted onto namespaces. The second half is the first on all but the
 /// oldest systems, where `/var/run` is no link to `/run`.
 pub const DIRS: [&str; 4] =

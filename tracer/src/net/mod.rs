@@ -13,7 +13,7 @@ pub mod inspect;
 mod links;
 pub mod meter;
 mod nsid;
-mod resolve;
+pub mod resolve;
 pub mod setns;
 mod settings;
 mod shared;
@@ -22,15 +22,17 @@ pub mod state;
 pub mod view;
 pub mod watch;
 
-pub use discover::{Found, Skipped, resolve};
+pub use discover::{Found, Skipped};
 pub use error::Error;
 pub use inspect::conntrack;
 pub(crate) use inspect::nftables;
 pub use inspect::{What, inspect, inspect_now};
-pub use resolve::near;
+pub use resolve::{near, resolve};
 pub use shared::Shared;
 pub use state::{
-    Bridge, BridgePort, Device, DeviceKind, Inum, Mac, Netns, NetworkState, Peer, Sysctls, Vxlan,
-    Xdp,
+    Bridge, BridgePort, Device, DeviceKind, Inum, Netns, NetworkState, Peer, Sysctls, Vxlan, Xdp,
 };
 pub use watch::{Change, DeviceChange, Watcher};
+
+/// Link-layer address.
+pub type Mac = [u8; 6];

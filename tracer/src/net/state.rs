@@ -7,11 +7,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use super::Mac;
 use super::detail::Detail;
 use super::shared::Shared;
-
-/// Link-layer address.
-pub type Mac = [u8; 6];
 
 /// Inode number of a network namespace, as `stat(2)` on its file and the kernel's `ns.inum` say.
 pub type Inum = u32;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Owner, Owners};
 use crate::net::discover::{self, Found};
+use crate::net::resolve as netns;
 use crate::net::{self, Inum};
 
 /// Why a name leads nowhere.
@@ -107,7 +108,7 @@ pub fn resolve_among(
     found: &BTreeMap<Inum, Found>,
     owners: &Owners,
 ) -> Result<Inum, Error> {
-    let netns = match discover::resolve_among(found, spec) {
+    let netns = match netns::resolve_among(found, spec) {
         Ok(inum) => return Ok(inum),
         Err(error) => error,
     };

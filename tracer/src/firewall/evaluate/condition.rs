@@ -2,18 +2,11 @@
 
 use std::net::IpAddr;
 
+use super::Truth;
+use super::basics::{Context, device, local, orig_dst, state};
 use super::form::Form;
-use super::{At, Truth};
 use super::{frame, lookup, other};
-use crate::firewall::{Firewall, Flavour, Match, Rule, Stateful, Table};
-
-/// What conditions look at beside the packet.
-#[derive(Clone, Copy)]
-pub(super) struct Context<'a, 'b> {
-    pub(super) fw: &'a Firewall,
-    pub(super) table: &'a Table,
-    pub(super) at: &'b At<'b>,
-}
+use crate::firewall::{Match, Rule};
 
 /// Whether all conditions of `rule` hold, whichever of `forms` the packet has.
 pub(super) fn rule_holds(rule: &Rule, forms: &[Form], context: Context<'_, '_>) -> Truth {
@@ -102,40 +95,4 @@ fn holds(condition: &Match, form: &Form, context: Context<'_, '_>) -> Truth {
 
 fn is_of_family(nets: &[(IpAddr, u8)], addr: IpAddr) -> bool {
     nets.iter().any(|(net, _)| net.is_ipv4() == addr.is_ipv4())
-}
-
-/// Without a device its name is empty, as the kernel has it.
-pub(super) fn device(names: &[String], device: Option<&str>, table: &Table) -> Truth {
-    let device = device.unwrap_or_default();
-    let wildcard =
-        if table.flavour == Flavour::Nft || table.flavour == Flavour::Ebtables { '*' } else { '+' };
-    let is_it = |name: &String| match name.strip_suffix(wildcard) {
-        Some(prefix) => device.starts_with(prefix),
-        None => name == device,
-    };
-    names.iter().any(is_it).into()
-}
-
-pub(super) fn state(form: &Form, states: &[Stateful]) -> Truth {
-    if form.is_ct_unknown { Truth::Maybe } else { states.contains(&form.packet.ct).into() }
-}
-
-pub(super) fn local(addr: IpAddr, is_unknown: bool, at: &At<'_>) -> Truth {
-    if is_unknown { Truth::Maybe } else { (addr.is_loopback() || at.locals.contains(&addr)).into() }
-}
-
-/// The destination before translation; of an untranslated connection that is its destination.
-pub(super) fn orig_dst(form: &Form, nets: &[(IpAddr, u8)], port: Option<u16>) -> Truth {
-    let packet = &form.packet;
-    let is_tracked = !matches!(packet.ct, Stateful::Invalid | Stateful::Untracked);
-    let known = packet.orig_dst.or_else(|| {
-        (is_tracked && packet.ct == Stateful::New && !packet.is_dnat)
-            .then_some((packet.dst, packet.dport))
-    });
-    let Some((addr, dport)) = known else {
-        // A reply's or a translated packet's connection: not told by the caller.
-        return if is_tracked { Truth::Maybe } else { Truth::No };
-    };
-    let is_addr = nets.is_empty() || nets.iter().any(|n| crate::firewall::words::is_in(addr, *n));
-    (is_addr && port.is_none_or(|port| port == dport)).into()
 }

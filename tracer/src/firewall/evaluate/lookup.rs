@@ -1,7 +1,7 @@
 //! Sets and maps: which elements a packet is in.
 
 use super::Truth;
-use super::condition::{Context, device, local, orig_dst, state};
+use super::basics::{Context, device, local, orig_dst, state};
 use super::form::Form;
 use crate::firewall::nft::field::{Field, icmp_type};
 use crate::firewall::nft::token::bare;

@@ -3,6 +3,7 @@
 //! Pure and three-valued: a condition that is not modelled may hold or not, and what depends on it
 //! is reported as possible, not as certain.
 
+mod basics;
 mod condition;
 mod form;
 mod frame;

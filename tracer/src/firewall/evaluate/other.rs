@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use super::condition::{Context, state};
+use super::basics::{Context, state};
 use super::form::Form;
 use super::{Packet, Truth, frame};
 use crate::firewall::Stateful;

@@ -1,6 +1,7 @@
 //! The walk through one chain and those that it jumps to.
 
-use super::condition::{Context, rule_holds};
+use super::basics::Context;
+use super::condition::rule_holds;
 use super::form::Form;
 use super::lookup::{self, Choice};
 use super::{At, End, Hit, Translation, Truth};

@@ -6,10 +6,11 @@
 
 use std::net::IpAddr;
 
+use super::Mac;
 use super::detail::{
     FdbEntry, Neighbour, NextHop, Prefix, Route, RouteType, RoutingRule, RuleAction,
 };
-use super::state::{Device, DeviceKind, Mac, Netns};
+use super::state::{Device, DeviceKind, Netns};
 
 /// Table of the namespace's own addresses.
 pub const TABLE_LOCAL: u32 = 255;

@@ -1,8 +1,9 @@
 //! Comparisons of what a register holds with bytes of the rule.
 
-use super::datatype::{Kind, quoted};
+use super::datatype::quoted;
+use super::kind::Kind;
+use super::reader::{Network, Reader};
 use super::register::{Loaded, Value};
-use super::rule::{Network, Reader};
 use crate::firewall::nft::token::{Words, word};
 use crate::firewall::words::c_text;
 use crate::net::nftables::Attrs;

@@ -1,6 +1,6 @@
 //! What an expression loads, by nft's names.
 
-use super::datatype::Kind;
+use super::kind::Kind;
 
 /// A field: its words, what it is, and its bytes.
 #[derive(Clone, Copy, Debug)]

@@ -1,9 +1,9 @@
 //! What expressions load into registers, and what is done to it there.
 
-use super::datatype::Kind;
 use super::fields::{self, Field};
+use super::kind::Kind;
+use super::reader::{Network, Reader};
 use super::register::{Loaded, Part, Value};
-use super::rule::{Network, Reader};
 use crate::firewall::nft::token::{Words, word, words};
 use crate::net::nftables::Attrs;
 

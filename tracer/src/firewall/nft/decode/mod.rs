@@ -5,7 +5,9 @@
 mod compare;
 mod datatype;
 mod fields;
+mod kind;
 mod load;
+mod reader;
 mod register;
 mod rule;
 mod set;

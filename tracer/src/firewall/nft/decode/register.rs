@@ -1,7 +1,8 @@
 //! The registers of nf_tables while a rule is read: not what they hold, but what that is.
 
-use super::datatype::{Kind, constant};
+use super::datatype::constant;
 use super::fields::Field;
+use super::kind::Kind;
 use crate::firewall::nft::token::{Words, words};
 
 /// Registers of four bytes (`NFT_REG32_00` and on).

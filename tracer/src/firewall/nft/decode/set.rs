@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::datatype::{Kind, constant, number, quoted};
+use super::datatype::{constant, number, quoted};
+use super::kind::Kind;
 use crate::firewall::nft::token::{Words, word};
 use crate::firewall::{Element, Set};
 use crate::net::nftables::{Attrs, user_data};

@@ -1,8 +1,9 @@
 //! Statements: what a rule does beside comparing.
 
-use super::datatype::{Kind, constant, quoted};
+use super::datatype::{constant, duration, quoted};
+use super::kind::Kind;
+use super::reader::{Network, Reader};
 use super::register::Value;
-use super::rule::{Network, Reader};
 use crate::firewall::nft::token::{Words, word, words};
 use crate::net::nftables::Attrs;
 
@@ -361,18 +362,4 @@ impl Reader<'_> {
         self.say([field.words(), vec![word("set")], value].concat());
         Some(())
     }
-}
-
-/// `2h59m52s752ms`
-pub(super) fn duration(milliseconds: u128) -> String {
-    let mut rest = milliseconds;
-    let mut text = String::new();
-    for (unit, size) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)]
-    {
-        if rest >= size {
-            text.push_str(&format!("{}{unit}", rest / size));
-            rest %= size;
-        }
-    }
-    if text.is_empty() { "0s".to_owned() } else { text }
 }

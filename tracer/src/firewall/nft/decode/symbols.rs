@@ -1,6 +1,6 @@
 //! nft's names of numbers.
 
-use super::datatype::Kind;
+use super::kind::Kind;
 use crate::firewall::nft::field;
 use crate::firewall::words;
 
