@@ -14,6 +14,7 @@ pub mod place;
 pub mod probe;
 pub mod remedy;
 mod routing;
+mod rule;
 pub mod rules;
 pub mod run;
 pub mod show;
@@ -26,4 +27,5 @@ pub use case::{
 };
 pub use engine::{Diagnosis, Verdict, conclude};
 pub use finding::{Confidence, Finding, Scenario, Severity, Where};
-pub use rules::{RULES, Rule};
+pub use rule::Rule;
+pub use rules::RULES;

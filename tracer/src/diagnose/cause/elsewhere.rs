@@ -3,10 +3,11 @@
 use std::net::IpAddr;
 
 use super::undo::{Alteration, leads};
+use crate::diagnose::Rule;
 use crate::diagnose::case::{Case, Direction, Purpose, Way};
 use crate::diagnose::finding::{Confidence, Finding, Severity, Where};
 use crate::diagnose::remedy::{Path, Remedy};
-use crate::diagnose::rules::{self, Rule};
+use crate::diagnose::rules::unexplained;
 use crate::diagnose::show;
 use crate::diagnose::walk::{Ask, End, Nat, What};
 use crate::journey::Fate;
@@ -30,7 +31,7 @@ pub(super) fn finding(case: &Case<'_>, known: &[Finding]) -> Option<Finding> {
 
 /// Something is known that stops packets, besides that they were seen to end.
 fn is_explained(known: &[Finding]) -> bool {
-    let is_open = |f: &Finding| rules::unexplained::IDS.contains(&f.id);
+    let is_open = |f: &Finding| unexplained::IDS.contains(&f.id);
     known.iter().any(|f| f.severity == Severity::Error && !is_open(f))
 }
 

@@ -4,10 +4,10 @@
 use std::net::IpAddr;
 
 use crate::diagnose::Confidence;
+use crate::diagnose::Rule;
 use crate::diagnose::case::{Case, Met};
 use crate::diagnose::finding::Finding;
 use crate::diagnose::remedy::Remedy;
-use crate::diagnose::rules::Rule;
 use crate::diagnose::rules::met::each;
 use crate::diagnose::walk::{ObstacleKind as Kind, RuleRef};
 use crate::net::{DeviceKind, Inum, Netns};

@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
+use crate::diagnose::Rule;
 use crate::diagnose::case::{Case, Method, Outcome, Probed, Purpose};
 use crate::diagnose::finding::{Finding, Scenario, Where};
-use crate::diagnose::rules::Rule;
 use crate::diagnose::walk::{Nat, RuleRef};
 
 const SEARCH: &str = "dns-search-takes-name";

@@ -3,11 +3,12 @@
 use std::net::SocketAddr;
 
 use super::undo::Alteration;
+use crate::diagnose::Rule;
 use crate::diagnose::case::{Case, Way};
 use crate::diagnose::finding::{Finding, Scenario, Severity, Where};
 use crate::diagnose::place::is_link_local;
 use crate::diagnose::remedy::{Path, Remedy, Step, full, past};
-use crate::diagnose::rules::{Rule, located};
+use crate::diagnose::rules::located;
 use crate::diagnose::show;
 use crate::diagnose::walk::{Nat, RuleRef};
 use crate::firewall::{self, Match, Target};

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::met::each;
-use super::{Case, Finding, Rule, docker, egress, emptied, service};
+use super::{Case, Finding, Rule, chains, docker, met, service};
 use crate::diagnose::remedy::{Edit, Remedy, Spec, argv, sysctl_name};
 use crate::diagnose::walk::{End, ObstacleKind as Kind};
 use crate::diagnose::{Confidence, Drop, Met, Outcome, Severity, Where, place, show};
@@ -146,7 +146,7 @@ fn no_socket(case: &Case<'_>, drop: &Drop<'_>) -> Option<Finding> {
         return None;
     }
     let holder = drop.hop.netns;
-    if !is_meant(case, holder, &tuple) || is_answer(case, holder, &tuple) || emptied::is_met(case) {
+    if !is_meant(case, holder, &tuple) || is_answer(case, holder, &tuple) || met::is_met(case) {
         return None;
     }
     if let Some(finding) = taken_before(case, drop, tuple) {
@@ -258,7 +258,7 @@ fn embedded(
     let proto = if tuple.proto == Proto::Udp { "udp" } else { "tcp" };
     let asked = argv!["-d", EMBEDDED, "-p", proto, "-m", proto, "--dport", 53_u16];
     let lead = asked.and(argv!["-j", "DNAT", "--to-destination", at]);
-    let chain = egress::nat_chain(case, holder, EMBEDDED, "OUTPUT");
+    let chain = chains::nat_chain(case, holder, EMBEDDED, "OUTPUT");
     Some(
         finding
             .fix(chain.edit(Edit::Append(Spec(lead))).at(holder))

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Case, Finding, Rule};
+use super::{Case, Finding, Rule, chains};
 use crate::diagnose::case::Purpose;
 use crate::diagnose::remedy::{Remedy, Resolv, Step};
 use crate::diagnose::walk::{End, Nat, ObstacleKind as Kind, Walk};
@@ -199,7 +199,7 @@ pub(super) fn nobodys(case: &Case<'_>) -> Option<IpAddr> {
     let stopped = case.obstacles().any(|m| match &m.obstacle.kind {
         Kind::NobodyAnswers { addr, .. } => *addr == server,
         Kind::Untranslated { dst, unreached, .. } => {
-            *dst == server && !unreached.iter().any(|r| super::translation::leads(case, &m, r))
+            *dst == server && !unreached.iter().any(|r| chains::leads(case, &m, r))
         }
         _ => false,
     });

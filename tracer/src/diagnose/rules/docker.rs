@@ -3,9 +3,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::egress::nat_chain;
+use super::chains::{is_alive, nat_chain, nat_table, orphans};
 use super::located::{place_of, replace};
-use super::service::{is_alive, nat_table, orphans};
 use super::{Case, Finding, Rule, kube_nft};
 use crate::diagnose::place::is_link_local;
 use crate::diagnose::remedy::{ChainAt, Edit, Foreign, Spec, Step, Word, argv, interface};

@@ -2,12 +2,12 @@
 
 use std::net::IpAddr;
 
-use super::service::nat_table;
+use super::chains::{nat_chain, nat_table};
 use super::{Case, Direction, Finding, Rule, docker, in_front, located};
-use crate::diagnose::remedy::{ChainAt, Edit, Remedy, Spec, Step, Word, argv, full, interface};
+use crate::diagnose::remedy::{Edit, Remedy, Spec, Step, Word, argv, full, interface};
 use crate::diagnose::walk::{End, ObstacleKind as Kind, RuleRef, Walk};
 use crate::diagnose::{Confidence, Met, Outcome, Scenario, Severity, Way, Where, place, show};
-use crate::firewall::{Flavour, Match, Target};
+use crate::firewall::{Match, Target};
 use crate::journey::NatKind;
 use crate::net::{Inum, Netns};
 
@@ -208,21 +208,6 @@ fn masquerade(case: &Case<'_>, netns: &Netns, src: IpAddr, dev: &str) -> Step {
         .and_if(cluster, |net| argv!["!", "-d", Word::prefix(net)])
         .and(argv!["-o", interface(dev), "-j", "MASQUERADE"]);
     nat_chain(case, netns.inum, src, "POSTROUTING").edit(Edit::Append(Spec(spec))).at(netns.inum)
-}
-
-/// A chain of iptables' table nat, as this namespace uses it.
-pub(super) fn nat_chain(case: &Case<'_>, netns: Inum, addr: IpAddr, chain: &str) -> ChainAt {
-    if let Some(table) = nat_table(case, netns, addr) {
-        return ChainAt::named(table, chain);
-    }
-    let (family, command) = if addr.is_ipv4() { ("ip", "iptables") } else { ("ip6", "ip6tables") };
-    ChainAt {
-        flavour: Flavour::IptablesNft,
-        family: family.to_owned(),
-        table: "nat".to_owned(),
-        chain: chain.to_owned(),
-        command: command.to_owned(),
-    }
 }
 
 /// The source becomes an address that nobody has, so that the answer ends at nobody.

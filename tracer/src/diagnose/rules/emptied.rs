@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::located::located;
-use super::met::each;
-use super::{Case, Finding, Rule, local_endpoint, service};
+use super::met::{each, is_left};
+use super::{Case, Finding, Rule, chains};
 use crate::diagnose::remedy::{ChainAt, Edit, Foreign, Remedy, Spec, argv};
 use crate::diagnose::walk::{ObstacleKind as Kind, RuleRef};
 use crate::diagnose::{Met, Where};
@@ -15,20 +15,6 @@ pub(super) const RULE: Rule = Rule { id: "nat-chain-empty", covers: &["nat-chain
 
 fn check(case: &Case<'_>) -> Vec<Finding> {
     each(case, one)
-}
-
-/// A packet came out of an empty chain as it went in: what it meets then follows.
-pub(super) fn is_met(case: &Case<'_>) -> bool {
-    case.obstacles().any(|m| is_left(&m))
-}
-
-/// The obstacle is such a chain, and a fault: kube-proxy leaves empty, and refuses by a rule of its
-/// own, what has no endpoint.
-pub(super) fn is_left(met: &Met<'_>) -> bool {
-    let says = |rule: &RuleRef| local_endpoint::says(rule) || service::says_no_endpoints(rule);
-    let is_meant = |kind: &Kind| matches!(kind, Kind::Filtered { rule, .. } if says(rule));
-    matches!(met.obstacle.kind, Kind::EmptyChain { .. })
-        && !met.walk.obstacles().any(|(_, o)| is_meant(&o.kind))
 }
 
 fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
@@ -77,13 +63,13 @@ fn refill(
     proto: Proto,
 ) -> Vec<Spec> {
     let named = jump.comment.as_deref().and_then(endpoint);
-    if let Some(to) = named.filter(|to| service::is_alive(case, to.ip())) {
+    if let Some(to) = named.filter(|to| chains::is_alive(case, to.ip())) {
         let proto = if proto == Proto::Udp { "udp" } else { "tcp" };
         return vec![Spec(argv!["-p", proto, "-j", "DNAT", "--to-destination", to])];
     }
     let Some(name) = of.and_then(|c| c.split_whitespace().next()) else { return Vec::new() };
     let is_its = |comment: &str| comment.split_whitespace().next() == Some(name);
-    let left = service::orphans(table).filter(|c| c.name != chain);
+    let left = chains::orphans(table).filter(|c| c.name != chain);
     let left = left.filter(|c| {
         let mut comments = c.rules.iter().filter_map(|r| r.comment.as_deref());
         let leads = c.rules.iter().any(|r| matches!(r.target, Target::Dnat { .. }));

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::located::{located, replace};
 use super::met::each;
-use super::{Case, Finding, Rule, service};
+use super::{Case, Finding, Rule, chains};
 use crate::diagnose::remedy::{ChainAt, Edit, Foreign, Spec, argv};
 use crate::diagnose::walk::{ObstacleKind as Kind, RuleRef};
 use crate::diagnose::{Met, Where};
@@ -67,12 +67,12 @@ fn lost(case: &Case<'_>, table: &Table, chain: &firewall::Chain) -> Option<Strin
     let named = table.chains.iter().filter(|c| led_to.contains(c.name.as_str()));
     let known: Vec<_> = named.filter_map(endpoint).collect();
     let is_alike = |c: &&firewall::Chain| {
-        let own = endpoint(c).filter(|(addr, ..)| service::is_alive(case, *addr));
+        let own = endpoint(c).filter(|(addr, ..)| chains::is_alive(case, *addr));
         own.is_some_and(|(addr, port, comment)| {
             known.iter().any(|k| (k.1, &k.2) == (port, &comment) && k.0 != addr)
         })
     };
-    let mut orphans = service::orphans(table).filter(is_alike).map(|c| c.name.clone());
+    let mut orphans = chains::orphans(table).filter(is_alike).map(|c| c.name.clone());
     // Of several, none can be told to be this Service's.
     let first = orphans.next()?;
     orphans.next().is_none().then_some(first)

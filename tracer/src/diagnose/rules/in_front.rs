@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use super::located::{delete, located, place_of, replace};
 use super::met::each;
-use super::{Case, Finding, Rule, service};
+use super::{Case, Finding, Rule, chains};
 use crate::diagnose::walk::{Nat, ObstacleKind as Kind, RuleRef, Step, Walk, What};
 use crate::diagnose::{Drop, Met};
 use crate::event::Tuple;
@@ -174,7 +174,7 @@ pub(super) fn behind(case: &Case<'_>, nat: &Nat) -> Option<Finding> {
     let right = others.iter().find_map(|(kind, addr, port)| {
         let addr = (*addr).filter(|a| kind.is_destination() && *a != nat.after.dst)?;
         let port = port.unwrap_or(nat.before.dport);
-        service::is_alive(case, addr).then(|| format!("{addr}:{port}"))
+        chains::is_alive(case, addr).then(|| format!("{addr}:{port}"))
     })?;
     let node = case.state.netns_name(nat.netns);
     let title = format!(

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::service::service_of;
+use super::chains::service_of;
 use super::{Case, Finding};
 use crate::diagnose::remedy::{ChainAt, Edit, Spec, Step, argv, identifier};
 use crate::diagnose::walk::RuleRef;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::located::{delete, located};
-use super::{Case, Finding, kube_nft, service};
+use super::{Case, Finding, chains, kube_nft};
 use crate::diagnose::remedy::{ChainAt, Edit, Foreign, Spec, Step, argv};
 use crate::diagnose::walk::{RuleRef, Walk, What};
 use crate::diagnose::{place, show};
@@ -231,7 +231,7 @@ fn lead_to(
     hashes: &BTreeSet<String>,
     to: &Endpoint,
 ) -> Option<Vec<Step>> {
-    let table = service::nat_table(case, netns, to.addr)?;
+    let table = chains::nat_table(case, netns, to.addr)?;
     let of = |kind: &str| hashes.iter().map(|h| format!("{kind}{h}")).collect::<Vec<_>>();
     let outer = [of("KUBE-EXT-"), of("KUBE-XLB-")].concat();
     let outer = table.chains.iter().find(|c| outer.contains(&c.name))?;

@@ -1,10 +1,10 @@
 //! From an obstacle that the walk met to a finding: what all rules over obstacles share.
 
-use super::{emptied, service};
+use super::{local_endpoint, refusal};
 use crate::diagnose::case::{Case, Direction, Drop, Met};
 use crate::diagnose::finding::{Confidence, Finding, Severity, Where};
 use crate::diagnose::remedy::{Remedy, Step};
-use crate::diagnose::walk::{Effect, End, Leg, Obstacle, ObstacleKind};
+use crate::diagnose::walk::{Effect, End, Leg, Obstacle, ObstacleKind, RuleRef};
 use crate::journey::{Fate, Lineage};
 use crate::net::Netns;
 
@@ -22,6 +22,21 @@ pub(in crate::diagnose) fn each<'a>(
         .collect()
 }
 
+/// A packet came out of an empty chain as it went in: what it meets then follows.
+pub(super) fn is_met(case: &Case<'_>) -> bool {
+    case.obstacles().any(|m| is_left(&m))
+}
+
+/// The obstacle is such a chain, and a fault: kube-proxy leaves empty, and refuses by a rule of its
+/// own, what has no endpoint.
+pub(super) fn is_left(met: &Met<'_>) -> bool {
+    let says = |rule: &RuleRef| local_endpoint::says(rule) || refusal::says_no_endpoints(rule);
+    let is_meant =
+        |kind: &ObstacleKind| matches!(kind, ObstacleKind::Filtered { rule, .. } if says(rule));
+    matches!(met.obstacle.kind, ObstacleKind::EmptyChain { .. })
+        && !met.walk.obstacles().any(|(_, o)| is_meant(&o.kind))
+}
+
 /// The packet came here only by another namespace's default route, or untranslated: the cause is
 /// there.
 pub(super) fn is_astray(case: &Case<'_>, drop: &Drop<'_>) -> bool {
@@ -34,7 +49,7 @@ pub(super) fn is_astray(case: &Case<'_>, drop: &Drop<'_>) -> bool {
                 | ObstacleKind::Diverted { .. }
         );
         m.direction == drop.direction
-            && (emptied::is_left(&m) || led_astray && m.obstacle.place.netns != drop.hop.netns)
+            && (is_left(&m) || led_astray && m.obstacle.place.netns != drop.hop.netns)
     })
 }
 
@@ -45,7 +60,7 @@ fn is_untranslated(met: &Met<'_>) -> bool {
     let at = all.find(|(_, o)| matches!(o.kind, ObstacleKind::Untranslated { .. })).map(|(i, _)| i);
     let is_left = |obstacle| {
         let is_share = matches!(obstacle, &Obstacle { kind: ObstacleKind::Unspread { .. }, .. });
-        is_share || emptied::is_left(&Met { obstacle, ..*met })
+        is_share || is_left(&Met { obstacle, ..*met })
     };
     let mut left_over = met.walk.obstacles().filter(|(_, o)| is_left(o));
     if let Some((at, _)) = left_over.next() {
@@ -61,7 +76,7 @@ fn is_untranslated(met: &Met<'_>) -> bool {
 fn is_refused(met: &Met<'_>) -> bool {
     met.walk.obstacles().any(|(at, o)| {
         let refuses =
-            matches!(&o.kind, ObstacleKind::Filtered { rule, .. } if service::refuses(rule));
+            matches!(&o.kind, ObstacleKind::Filtered { rule, .. } if refusal::refuses(rule));
         refuses && at < met.step
     })
 }

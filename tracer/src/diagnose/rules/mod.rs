@@ -1,11 +1,12 @@
 //! The rules, one file each: what is wrong, why, and what heals it. The list is read from top to
 //! bottom; its order means nothing, see [`super::engine`].
 
-use super::{Case, Direction, Finding, Scenario};
+use super::{Case, Direction, Finding, Rule, Scenario};
 
 mod beyond;
 #[cfg(test)]
 mod cases;
+mod chains;
 mod checksum;
 mod conntrack;
 mod delivery;
@@ -32,6 +33,7 @@ mod plug;
 mod ports;
 mod programs;
 mod rare;
+mod refusal;
 mod reverse_path;
 mod route;
 mod service;
@@ -40,17 +42,6 @@ mod tunnel;
 pub(super) mod unexplained;
 mod unheard;
 mod vlan;
-
-/// A diagnosis rule.
-#[derive(Clone, Copy, Debug)]
-pub struct Rule {
-    /// The id of its findings (the most general one, when it has several).
-    pub id: &'static str,
-    /// Every id that its findings may have, and more special names of the same fault.
-    pub covers: &'static [&'static str],
-    /// Looks at a case.
-    pub check: fn(&Case<'_>) -> Vec<Finding>,
-}
 
 /// Every rule.
 pub const RULES: &[Rule] = &[

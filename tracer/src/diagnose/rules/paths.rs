@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use super::met::each;
-use super::{Case, Finding, Rule, devices, plug, service};
+use super::{Case, Finding, Rule, devices, plug, refusal, service};
 use crate::diagnose::finding::Where;
 use crate::diagnose::remedy::{Path, Remedy, Step, full, main_first, sysctl_name};
 use crate::diagnose::walk::{ObstacleKind as Kind, What};
@@ -206,7 +206,7 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
 fn is_refused(met: &Met<'_>) -> bool {
     met.walk.obstacles().any(|(_, o)| match &o.kind {
         Kind::Filtered { rule, .. } => {
-            o.place.netns == met.obstacle.place.netns && service::refuses(rule)
+            o.place.netns == met.obstacle.place.netns && refusal::refuses(rule)
         }
         _ => false,
     })

@@ -4,12 +4,16 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use super::chains::{
+    is_alive, jump, jumps_to, nat_chain, nat_table, orphans, service_of, translates,
+};
 use super::located::{located, place_of, replace};
-use super::{Case, Finding, Rule, in_front, kube_nft, local_endpoint};
+use super::refusal::RANGES;
+use super::{Case, Finding, Rule, in_front, kube_nft};
 use crate::diagnose::remedy::{ChainAt, Edit, Foreign, Spec, Step, Word, argv, full};
 use crate::diagnose::walk::{Nat, RuleRef};
 use crate::diagnose::{Met, Method, Scenario, Severity, Where, place};
-use crate::firewall::{Chain, Flavour, Match, Table, Target};
+use crate::firewall::{Chain, Match, Table, Target};
 use crate::net::Inum;
 use crate::net::detail::Socket;
 
@@ -71,8 +75,7 @@ pub(super) fn hairpin(case: &Case<'_>, met: &Met<'_>, src: IpAddr) -> Option<Fin
     place.chain = Some(rule.chain.clone());
     let own = Word::net((src, full(src)));
     let spec = Spec(argv!["-s", own.clone(), "-d", own, "-j", "MASQUERADE"]);
-    let masquerade = super::egress::nat_chain(case, nat.netns, src, "POSTROUTING")
-        .edit(Edit::Insert(None, spec));
+    let masquerade = nat_chain(case, nat.netns, src, "POSTROUTING").edit(Edit::Insert(None, spec));
     Some(
         met.finding(case, "svc-hairpin-unmasqueraded", title)
             .at(place)
@@ -176,16 +179,6 @@ fn leads_to_living(case: &Case<'_>, target: &Target) -> bool {
     matches!(target, Target::Dnat { addr: Some(addr), .. } if is_alive(case, *addr))
 }
 
-/// Somebody has the address, or a packet gets there.
-pub(super) fn is_alive(case: &Case<'_>, addr: IpAddr) -> bool {
-    case.state.holders(addr).next().is_some()
-        || case.ways.iter().any(|w| {
-            w.request.is_clear() && w.request.ask.dst != addr && {
-                w.request.nat.last().is_some_and(|n| n.after.dst == addr)
-            }
-        })
-}
-
 /// Where the chains beside this one translate to: the other endpoints of its Service.
 fn siblings(table: &Table, chain: &Chain) -> Vec<(IpAddr, Option<u16>)> {
     let parents = table.chains.iter().filter(|c| c.rules.iter().any(|r| jumps_to(r, &chain.name)));
@@ -199,17 +192,6 @@ fn siblings(table: &Table, chain: &Chain) -> Vec<(IpAddr, Option<u16>)> {
         _ => None,
     });
     targets.collect()
-}
-
-fn jump(rule: &crate::firewall::Rule) -> Option<&str> {
-    match &rule.target {
-        Target::Jump(to) | Target::Goto(to) => Some(to),
-        _ => None,
-    }
-}
-
-fn jumps_to(rule: &crate::firewall::Rule, chain: &str) -> bool {
-    jump(rule) == Some(chain)
 }
 
 /// The endpoint is there, and listens at another port than the one that rules translate to.
@@ -254,43 +236,6 @@ pub(super) fn wrong_port(
     Some(wrong)
 }
 
-/// The table of iptables that translates, of the family of `addr`.
-pub(super) fn nat_table<'a>(case: &Case<'a>, netns: Inum, addr: IpAddr) -> Option<&'a Table> {
-    let family = if addr.is_ipv4() { "ip" } else { "ip6" };
-    let of_iptables =
-        |t: &&Table| matches!(t.flavour, Flavour::IptablesNft | Flavour::IptablesLegacy);
-    let mut tables = case.detail(netns)?.firewall.tables.iter().filter(of_iptables);
-    let is_nat = |t: &&Table| t.name == "nat" && t.family == family;
-    // Two flavours may be there: the one with more in it is in use.
-    let rules = |t: &&Table| t.chains.iter().map(|c| c.rules.len()).sum::<usize>();
-    tables.by_ref().filter(is_nat).max_by_key(rules)
-}
-
-/// Packets that enter the chain may be translated there or in what it leads to.
-pub(super) fn translates(table: &Table, chain: &str) -> bool {
-    let (mut seen, mut open) = (BTreeSet::new(), vec![chain]);
-    while let Some(name) = open.pop() {
-        if !seen.insert(name) {
-            continue;
-        }
-        let Some(chain) = table.chains.iter().find(|c| c.name == name) else { continue };
-        if chain.rules.iter().any(|r| matches!(r.target, Target::Dnat { .. })) {
-            return true;
-        }
-        open.extend(chain.rules.iter().filter_map(jump));
-    }
-    false
-}
-
-/// Chains that translate and that nothing leads to.
-pub(super) fn orphans(table: &Table) -> impl Iterator<Item = &Chain> {
-    let used: BTreeSet<&str> =
-        table.chains.iter().flat_map(|c| &c.rules).filter_map(jump).collect();
-    table.chains.iter().filter(move |c| {
-        c.hook.is_none() && !used.contains(c.name.as_str()) && translates(table, &c.name)
-    })
-}
-
 /// What takes one more client into the source ranges of a load balancer's address: kube-proxy's
 /// chain for it translates whom they let in, and what it leaves is dropped for that alone.
 pub(super) fn admit(case: &Case<'_>, netns: Inum, (src, dst): (IpAddr, IpAddr)) -> Vec<Step> {
@@ -308,64 +253,9 @@ pub(super) fn admit(case: &Case<'_>, netns: Inum, (src, dst): (IpAddr, IpAddr)) 
     vec![ChainAt::of(table, chain).edit(Edit::Insert(None, Spec(spec))).at(netns)]
 }
 
-/// The Service that a chain is about: kube-proxy names its address again where it marks packets
-/// for masquerading.
-pub(super) fn service_of(chain: &Chain) -> Option<(IpAddr, &'static str, u16)> {
-    chain.rules.iter().find_map(|rule| {
-        let find = |pick: &dyn Fn(&Match) -> Option<u32>| rule.matches.iter().find_map(pick);
-        let addr = rule.matches.iter().find_map(|m| match m {
-            Match::Dst { nets, not: false } => match nets.as_slice() {
-                [(addr, 32 | 128)] => Some(*addr),
-                _ => None,
-            },
-            _ => None,
-        })?;
-        let proto = find(&|m| match m {
-            Match::Proto { number, not: false } => Some(u32::from(*number)),
-            _ => None,
-        })?;
-        let port = find(&|m| match m {
-            Match::Dport { ranges, not: false } => match ranges.as_slice() {
-                [(a, b)] if a == b => Some(u32::from(*a)),
-                _ => None,
-            },
-            _ => None,
-        })?;
-        let proto = match proto {
-            6 => "tcp",
-            17 => "udp",
-            132 => "sctp",
-            _ => return None,
-        };
-        Some((addr, proto, u16::try_from(port).ok()?))
-    })
-}
-
-/// A rule by which kube-proxy refuses what has no endpoint, or none on this node.
-pub(super) fn says_no_endpoints(rule: &RuleRef) -> bool {
-    rule.text.contains("has no endpoints")
-        || rule.comment.as_deref().is_some_and(|c| c.contains("has no endpoints"))
-        || kube_nft::is_empty_service(rule)
-        || local_endpoint::says(rule)
-}
-
-/// A rule by which kube-proxy refuses a Service's address in place of translating it.
-pub(super) fn refuses(rule: &RuleRef) -> bool {
-    says_no_endpoints(rule) || is_source_range(rule)
-}
-
-/// A rule for clients that the source ranges of a load balancer leave out.
-pub(super) fn is_source_range(rule: &RuleRef) -> bool {
-    kube_nft::is_source_range(rule)
-        || rule.chain.contains("KUBE-PROXY-FIREWALL")
-        || rule.chain.starts_with(RANGES)
-}
-
 /// Where kube-proxy has its Services.
 const PORTAL: &str = "KUBE-SERVICES";
-/// What the chains of source ranges are named by.
-const RANGES: &str = "KUBE-FW-";
-/// And those of the node's own ports.
+/// Where it has the node's own ports.
 const NODE_PORTS: &str = "KUBE-NODEPORTS";
 
 /// What leads to a Service's chain again, where that is still there.
@@ -424,20 +314,4 @@ fn unreached(table: &Table) -> impl Iterator<Item = (&Chain, (IpAddr, &'static s
             && translates(table, &chain.name);
         is_lost.then_some((chain, service_of(chain)?))
     })
-}
-
-/// The outermost chain above `chain` that is not hooked in.
-pub(super) fn outermost(table: &Table, chain: &str) -> String {
-    let mut top = chain.to_owned();
-    for _ in 0..table.chains.len() {
-        let above = table
-            .chains
-            .iter()
-            .find(|c| c.hook.is_none() && c.rules.iter().any(|r| jumps_to(r, &top)));
-        match above {
-            Some(above) => top.clone_from(&above.name),
-            None => break,
-        }
-    }
-    top
 }

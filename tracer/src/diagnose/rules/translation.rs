@@ -3,11 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::met::each;
-use super::{Case, Finding, Rule, dns, egress, in_front, kube_nft, located, ports, service};
+use super::{
+    Case, Finding, Rule, chains, dns, in_front, kube_nft, located, ports, refusal, service,
+};
 use crate::diagnose::remedy::{ChainAt, Edit, Foreign, Spec, Word, argv, full, sysctl_name};
 use crate::diagnose::walk::{ObstacleKind as Kind, RuleRef};
 use crate::diagnose::{Confidence, Met, Method, Scenario, Where, place};
-use crate::firewall::Target;
 use crate::journey::Hook;
 use crate::net::{Inum, Netns};
 
@@ -96,7 +97,7 @@ fn bypassed_by(
         let (from, to) = (nat.after.src, nat.after.dst);
         let net = |addr| Word::net((addr, full(addr)));
         let spec = argv!["-s", net(from), "-d", net(to), "-j", "MASQUERADE"];
-        let chain = egress::nat_chain(case, bypassed, from, "POSTROUTING");
+        let chain = chains::nat_chain(case, bypassed, from, "POSTROUTING");
         chain.edit(Edit::Append(Spec(spec))).at(bypassed)
     });
     met.finding(case, "svc-reply-bypasses-node", title)
@@ -139,7 +140,8 @@ fn untranslated(
     {
         return Some(finding);
     }
-    let reaching: Vec<&RuleRef> = unreached.iter().filter(|r| leads(case, met, r)).collect();
+    let reaching: Vec<&RuleRef> =
+        unreached.iter().filter(|r| chains::leads(case, met, r)).collect();
     let reached_by = if is_from_node { Hook::Output } else { Hook::Prerouting };
     if reaching.is_empty()
         && let Some(finding) =
@@ -152,7 +154,7 @@ fn untranslated(
     let Some(first) = reaching.first() else {
         let title = format!("no rule in {node} translates {dst}:{dport}");
         let again = service::reconnect_all(case, netns.inum, dst);
-        let has_portal = service::nat_table(case, netns.inum, dst)
+        let has_portal = chains::nat_table(case, netns.inum, dst)
             .is_some_and(|t| t.chains.iter().any(|c| c.name == "KUBE-SERVICES"));
         place.chain = has_portal.then(|| "KUBE-SERVICES".to_owned());
         let fact = match has_portal {
@@ -178,7 +180,7 @@ fn untranslated(
         format!("{node} has rules that translate {dst}:{dport}, but {hook} does not lead there");
     place.chain = Some(hook.to_owned());
     let table = located::located(case, netns.inum, first).map(|(table, ..)| table);
-    let top = table.map_or_else(|| first.chain.clone(), |t| service::outermost(t, &first.chain));
+    let top = table.map_or_else(|| first.chain.clone(), |t| chains::outermost(t, &first.chain));
     let finding = met
         .finding(case, id, title)
         .at(place)
@@ -200,22 +202,10 @@ fn untranslated(
     Some(finding.fix(met.remedy(at.edit(Edit::Insert(None, spec)))))
 }
 
-/// Whether a rule for the address translates it, there or in the chain that it leads to: others
-/// only mark what comes along.
-pub(super) fn leads(case: &Case<'_>, met: &Met<'_>, rule: &RuleRef) -> bool {
-    let netns = met.obstacle.place.netns;
-    let Some((table, _, Some(own))) = located::located(case, netns, rule) else { return true };
-    match &own.target {
-        Target::Jump(to) | Target::Goto(to) => service::translates(table, to),
-        Target::Dnat { .. } | Target::Redirect { .. } | Target::Map(_) => true,
-        _ => false,
-    }
-}
-
 /// Further on the same way kube-proxy itself rejects it: there is no endpoint.
 fn is_rejected(met: &Met<'_>) -> bool {
     met.walk.obstacles().any(|(_, o)| match &o.kind {
-        Kind::Filtered { rule, .. } => service::says_no_endpoints(rule),
+        Kind::Filtered { rule, .. } => refusal::says_no_endpoints(rule),
         _ => false,
     })
 }

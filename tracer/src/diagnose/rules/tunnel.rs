@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::net::IpAddr;
 
 use super::met::each;
+use super::unheard::anew;
 use super::{Case, Finding, Rule, unheard};
 use crate::diagnose::remedy::{Fdb, Link, Remedy, Step};
 use crate::diagnose::walk::{ObstacleKind as Kind, What};
@@ -195,26 +196,6 @@ fn disagree(
         _ => Vxlan { port: u16::try_from(right).unwrap_or(v.port), ..v },
     };
     Some(finding.fixes(anew(case, wrong, &device.name, set)))
-}
-
-/// Makes a tunnel device again, with what `set` changes.
-pub(super) fn anew(
-    case: &Case<'_>,
-    netns: &Netns,
-    dev: &str,
-    set: impl Fn(Vxlan) -> Vxlan,
-) -> Vec<Step> {
-    let device = netns.devices.values().find(|d| d.name == dev);
-    let Some((device, vxlan)) = device.and_then(|d| Some((d, d.vxlan?))) else {
-        return Vec::new();
-    };
-    let local = case.outer_address(netns, device).or(vxlan.local);
-    let mut steps = case.remake_tunnel(netns, device, set(Vxlan { local, ..vxlan }));
-    steps.push(
-        "# restarting the overlay's agent on this node does the same, once its setting is right"
-            .into(),
-    );
-    steps
 }
 
 /// Proved by a drop, where the configuration does not say it better.

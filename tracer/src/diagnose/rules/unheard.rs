@@ -1,9 +1,9 @@
 //! Tunnel packets that come in and that no tunnel takes, as the receiver alone sees it: how they were
 //! sent is in the packets, how they are waited for in its own configuration.
 
-use super::tunnel::anew;
 use super::{Case, Finding};
 use crate::diagnose::remedy::Remedy;
+use crate::diagnose::remedy::Step;
 use crate::diagnose::{Drop, Where};
 use crate::event::Tuple;
 use crate::net::{Device, Netns, Vxlan};
@@ -101,4 +101,24 @@ fn other_vni(
         outer.src
     );
     Some(finding.fix(advice).fixes(anew(case, netns, dev, |v| Vxlan { vni: sent, ..v })))
+}
+
+/// Makes a tunnel device again, with what `set` changes.
+pub(super) fn anew(
+    case: &Case<'_>,
+    netns: &Netns,
+    dev: &str,
+    set: impl Fn(Vxlan) -> Vxlan,
+) -> Vec<Step> {
+    let device = netns.devices.values().find(|d| d.name == dev);
+    let Some((device, vxlan)) = device.and_then(|d| Some((d, d.vxlan?))) else {
+        return Vec::new();
+    };
+    let local = case.outer_address(netns, device).or(vxlan.local);
+    let mut steps = case.remake_tunnel(netns, device, set(Vxlan { local, ..vxlan }));
+    steps.push(
+        "# restarting the overlay's agent on this node does the same, once its setting is right"
+            .into(),
+    );
+    steps
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::stalled;
+use super::stalled::{self, LONG, PATIENCE_NS};
 use crate::diagnose::Direction;
 use crate::diagnose::case::{Case, Drop, Method, Outcome, Probed, Purpose, Target};
 use crate::diagnose::walk::{Ask, Entry};
@@ -12,10 +12,6 @@ use crate::event::{Headers, Proto, Tcp, Tuple};
 use crate::journey::{Fate, Flow, Hop, Journey, Stage};
 use crate::net::{DeviceKind, Inum, Netns};
 
-/// How long an answer may take. What was asked later is not judged, unless it was dropped.
-pub(super) const PATIENCE_NS: u64 = 1_000_000_000;
-/// Segments from this size on are long: whatever is smaller gets through any link.
-pub(super) const LONG: u32 = 1000;
 const DNS: u16 = 53;
 
 /// One question, or several alike.

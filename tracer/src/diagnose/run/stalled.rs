@@ -3,12 +3,15 @@
 
 use std::collections::BTreeMap;
 
-use super::seen::{LONG, PATIENCE_NS};
 use crate::diagnose::Direction;
 use crate::diagnose::case::Case;
 use crate::event::Tcp;
 use crate::journey::{Flow, Journey, Lineage};
 
+/// How long an answer may take. What was asked later is not judged, unless it was dropped.
+pub(super) const PATIENCE_NS: u64 = 1_000_000_000;
+/// Segments from this size on are long: whatever is smaller gets through any link.
+pub(super) const LONG: u32 = 1000;
 /// What comes so much later was sent again: `TCP_RTO_MIN` is 200 ms.
 const AGAIN_NS: u64 = 100_000_000;
 

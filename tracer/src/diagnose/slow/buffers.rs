@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::connections::{End, SOME};
+use super::end::{End, SOME};
 use super::evidence::human;
 use crate::diagnose::finding::Finding;
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::buffers::{small_receive_buffer, small_send_buffer};
+use super::end::{End, SOME};
 use super::evidence::{bits, human};
 use super::{Check, Evidence};
 use crate::diagnose::finding::{Finding, Severity};
@@ -66,9 +67,6 @@ pub(super) const CHECK: Check = Check {
 /// A receiver acknowledges what it has nothing to answer to after 40 ms.
 const LONG_ACK: Duration = Duration::from_millis(15);
 
-/// Less traffic tells nothing about limits.
-pub(super) const SOME: u64 = 200_000;
-
 fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
     let connections = evidence.connections();
     let ends: Vec<End<'_>> = connections
@@ -79,39 +77,6 @@ fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
     let kinds: [fn(&End<'_>) -> Option<Finding>; 8] =
         [unscaled, small_receive_buffer, small_send_buffer, unread, held, idle, reordered, far];
     kinds.into_iter().filter_map(|kind| ends.iter().find_map(kind)).collect()
-}
-
-/// One end of a connection.
-pub(super) struct End<'a> {
-    pub(super) evidence: &'a Evidence<'a>,
-    pub(super) netns: Inum,
-    pub(super) now: &'a Connection,
-    before: Option<&'a Connection>,
-}
-
-impl End<'_> {
-    pub(super) fn grown(&self, of: impl Fn(&Connection) -> u64) -> u64 {
-        of(self.now).saturating_sub(self.before.map_or(0, &of))
-    }
-
-    pub(super) fn finding(&self, id: &'static str, title: String) -> Finding {
-        self.evidence.finding(id, self.netns, title)
-    }
-
-    /// Share of the time with data under way in which the receiver's window was the limit.
-    pub(super) fn window_limited(&self) -> f64 {
-        let busy = self.grown(|c| c.busy_us);
-        if busy == 0 { 0.0 } else { self.grown(|c| c.window_limited_us) as f64 / busy as f64 }
-    }
-
-    /// Bytes a second, in the direction of the data.
-    pub(super) fn rate(&self, bytes: u64) -> u64 {
-        (bytes as f64 / self.evidence.span.as_secs_f64().max(0.1)) as u64
-    }
-
-    pub(super) fn what(&self) -> String {
-        format!("{} to {}", self.now.local, self.now.peer)
-    }
 }
 
 /// The receiver's end: no scaling, a reader that keeps up, and as much as the window allows.

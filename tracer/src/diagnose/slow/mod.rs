@@ -10,6 +10,7 @@ mod capacity;
 mod connections;
 mod delays;
 mod dropping;
+mod end;
 mod evidence;
 mod fragments;
 mod loss;

@@ -8,7 +8,7 @@ mod reverse;
 mod seen;
 
 use super::met::each;
-use super::{Case, Finding, Rule, docker, in_front, kube_nft, local_endpoint, service};
+use super::{Case, Finding, Rule, docker, in_front, kube_nft, local_endpoint, refusal};
 use crate::diagnose::case::{Purpose, REPLY_DEPTH};
 use crate::diagnose::walk::{Leg, ObstacleKind as Kind, RuleRef};
 use crate::diagnose::{Confidence, Direction, Drop, Met};
@@ -167,7 +167,7 @@ fn is_firewalls(drop: &Drop<'_>) -> bool {
 /// there as any other, or as a Service that is none.
 fn is_untranslated(case: &Case<'_>, (netns, hook): (Inum, Option<Hook>), rule: &RuleRef) -> bool {
     let mut met = case.obstacles().filter(|m| m.obstacle.place.netns == netns);
-    let is_behind = hook != Some(Hook::Prerouting) && !service::says_no_endpoints(rule);
+    let is_behind = hook != Some(Hook::Prerouting) && !refusal::says_no_endpoints(rule);
     is_behind
         && met.any(|m| {
             let is_it = matches!(m.obstacle.kind, Kind::Untranslated { .. });

@@ -4,7 +4,7 @@
 use super::{Blocked, RULE};
 use crate::diagnose::remedy::{Step, allow};
 use crate::diagnose::rules::located::{delete, located};
-use crate::diagnose::rules::{conntrack, in_front, kube_nft, local_endpoint, service};
+use crate::diagnose::rules::{conntrack, in_front, kube_nft, local_endpoint, refusal, service};
 use crate::diagnose::walk::RuleRef;
 use crate::diagnose::{Case, Direction, Finding, Scenario, place};
 use crate::firewall::{self, Flavour, Table};
@@ -67,7 +67,7 @@ impl Blocked<'_> {
         if local_endpoint::says(&self.rule) {
             return local_endpoint::ID;
         }
-        if service::says_no_endpoints(&self.rule) {
+        if refusal::says_no_endpoints(&self.rule) {
             return if is_dns { "dns-no-endpoints" } else { "svc-no-endpoints" };
         }
         if in_front::is_queue(text) {
@@ -85,7 +85,7 @@ impl Blocked<'_> {
         if is_docker && text.contains("-i docker0") && text.contains("-o docker0") {
             return "docker-icc-off";
         }
-        if service::is_source_range(&self.rule) {
+        if refusal::is_source_range(&self.rule) {
             return "nodeport-lb-source-ranges";
         }
         let is_other_backend = *flavour == Flavour::IptablesLegacy
