@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::conf::Conf;
-use super::hooks::filtered;
+use super::verdict::filtered;
 use super::{Leg, Obstacle, Place};
 use crate::firewall::{self, At, Stateful};
 use crate::journey::Hook;

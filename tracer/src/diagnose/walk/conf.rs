@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::{Scope, l2};
+use super::Scope;
+use super::stack::{is_macvlan, lower};
 use crate::net::detail::{Detail, RouteType};
 use crate::net::fib::{self, FibQuery, FibResult, TABLE_LOCAL};
 use crate::net::{Device, DeviceKind, Inum, Mac, Netns, NetworkState};
@@ -26,8 +27,8 @@ impl Stacked {
     pub(super) fn of(state: &NetworkState, scope: &Scope) -> Self {
         let seen = state.netns.values().filter(|n| scope.contains(n.inum));
         let devices = seen.flat_map(|n| n.devices.values().map(move |d| (n.inum, d)));
-        let stacked = devices.filter(|(_, d)| l2::is_macvlan(d));
-        Self(stacked.filter_map(|(at, d)| Some((at, d.ifindex, l2::lower(at, d)?))).collect())
+        let stacked = devices.filter(|(_, d)| is_macvlan(d));
+        Self(stacked.filter_map(|(at, d)| Some((at, d.ifindex, lower(at, d)?))).collect())
     }
 }
 

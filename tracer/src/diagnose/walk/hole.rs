@@ -2,7 +2,7 @@
 //! that are empty, all.
 
 use super::RuleRef;
-use super::hooks::reference;
+use super::verdict::reference;
 use crate::firewall::{By, Chain, Elements, Hit, Match, Rule, Table, Target};
 
 /// A share smaller than this is the rounding of probabilities.

@@ -1,15 +1,13 @@
 //! A packet that came in: PREROUTING, the routing decision and its checks, forwarding.
 
-use std::net::IpAddr;
-
-use super::conf::Conf;
+use super::address::{bad_source, forwarding_off, source_on, unverified};
 use super::hooks::Devs;
+use super::verdict::reference;
 use super::walker::{Next, Walker};
 use super::{Effect, End, Leg, Obstacle, ObstacleKind, Place};
 use crate::firewall::{self, At};
 use crate::journey::Hook;
 use crate::net::detail::RouteType;
-use crate::net::fib::{self, FibQuery, ReversePath};
 use crate::net::{DeviceKind, Inum};
 
 impl Walker<'_> {
@@ -33,7 +31,7 @@ impl Walker<'_> {
             return Next::Input { netns, dev, port };
         }
         // The kernel has no route to such an address, though it is the namespace's own.
-        let own = super::neigh::unverified(self.conf, netns, self.flight.tuple.dst);
+        let own = unverified(self.conf, netns, self.flight.tuple.dst);
         if let Some((holder, kind)) = own {
             self.hinder(Effect::Stops, netns, Some(holder), kind);
             return Next::Input { netns, dev, port };
@@ -110,7 +108,7 @@ impl Walker<'_> {
         let dst = self.flight.tuple.src;
         let locals = self.conf.locals(netns);
         let mut packet = self.flight.for_rules();
-        packet.src = super::route::source_on(self.conf, netns, dev, dst)?;
+        packet.src = source_on(self.conf, netns, dev, dst)?;
         packet.dst = dst;
         (packet.proto, packet.icmp) =
             if dst.is_ipv4() { (1, Some((3, 4))) } else { (58, Some((2, 0))) };
@@ -128,7 +126,7 @@ impl Walker<'_> {
             };
             let passed = firewall::traverse(fw, &packet, &at);
             if let firewall::End::Drop(hit) | firewall::End::Reject(hit, _) = &passed.end {
-                let rule = super::hooks::reference(hit);
+                let rule = reference(hit);
                 let kind = ObstacleKind::Filtered { hook: Some(hook), rule, is_reject: false };
                 let place = Place { netns, dev: None };
                 let effect = if hit.is_certain { Effect::Stops } else { Effect::MayStop };
@@ -153,62 +151,4 @@ impl Walker<'_> {
     fn came_round(&mut self, netns: Inum, dev: u32) -> bool {
         !self.seen.insert((netns, dev, self.flight.tuple, self.inside.len()))
     }
-}
-
-/// `fib_validate_source`: may a packet from `src` to `dst` come in by `dev`?
-pub(super) fn bad_source(
-    conf: Conf<'_>,
-    netns: Inum,
-    dev: u32,
-    (src, dst): (IpAddr, IpAddr),
-    mark: u32,
-) -> Option<ObstacleKind> {
-    let IpAddr::V4(v4) = src else { return None };
-    let device = conf.device(netns, dev)?;
-    if device.kind == DeviceKind::Loopback {
-        return None;
-    }
-    let is_lo = v4.is_loopback() && conf.conf_max(netns, dev, "route_localnet").0 == 0;
-    if is_lo || v4.is_multicast() || v4.is_broadcast() {
-        return Some(ObstacleKind::Martian { addr: src });
-    }
-    let packet = FibQuery { mark, ..FibQuery::input(src, dst, dev) };
-    let back = || way_back(conf, netns, src, dst);
-    match fib::reverse_path(conf.netns(netns)?, &packet, None) {
-        ReversePath::Pass => None,
-        ReversePath::Own => {
-            let holds = |d: &&crate::net::Device| d.addresses.iter().any(|(a, _)| *a == src);
-            let mut devices = conf.netns(netns)?.devices.values();
-            let dev = devices.find(holds).map_or(dev, |d| d.ifindex);
-            Some(ObstacleKind::OwnSource { src, dev })
-        }
-        ReversePath::Fails => {
-            let (mode, sysctl) = conf.conf_max(netns, dev, "rp_filter");
-            Some(ObstacleKind::ReversePath { sysctl, strict: mode == 1, src, back: back() })
-        }
-    }
-}
-
-/// The device by which an answer from `src` to `to` leaves.
-pub(super) fn way_back(conf: Conf<'_>, netns: Inum, to: IpAddr, src: IpAddr) -> Option<u32> {
-    let found = conf.lookup(netns, &FibQuery { src: Some(src), ..FibQuery::to(to) })?;
-    if found.kind == Some(RouteType::Local) {
-        return conf.loopback(netns).map(|lo| lo.ifindex);
-    }
-    found.dev
-}
-
-/// The setting that keeps the namespace from forwarding what comes in by `dev`.
-pub(super) fn forwarding_off(conf: Conf<'_>, netns: Inum, dev: u32, dst: IpAddr) -> Option<String> {
-    let ns = conf.netns(netns)?;
-    if fib::forwarding(ns, dev, dst.is_ipv6()) {
-        return None;
-    }
-    Some(match dst {
-        IpAddr::V6(_) => "ipv6/conf/all/forwarding".to_owned(),
-        IpAddr::V4(_) if ns.forwards_v4 => {
-            format!("ipv4/conf/{}/forwarding", conf.name(netns, dev))
-        }
-        IpAddr::V4(_) => "ipv4/ip_forward".to_owned(),
-    })
 }

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use super::arp::{self, Message, Met};
 use super::conf::Conf;
+use super::stack::{below, is_macvlan, lower};
 use super::vlan::{self, Vid};
 use super::{Effect, Flood, Leg, Obstacle, ObstacleKind, Place, snoop};
 use crate::journey::Hook;
@@ -105,17 +106,6 @@ pub(super) fn fdb<'a>(
     let entries = entries.filter(|e| e.mac == mac && e.dev != bridge);
     let mut entries = entries.filter(|e| vid.is_none() || e.vlan == vid);
     entries.find(|e| conf.device(netns, e.dev).is_some_and(|p| p.mac != Some(mac)))
-}
-
-pub(super) fn is_macvlan(dev: &Device) -> bool {
-    matches!(&dev.kind, DeviceKind::Other(kind) if kind == "macvlan" || kind == "ipvlan")
-}
-
-/// The device below a macvlan.
-pub(super) fn lower(netns: Inum, dev: &Device) -> Option<(Inum, u32)> {
-    let link = dev.link?;
-    let at = link.netns.or_else(|| dev.link_nsid.is_none().then_some(netns))?;
-    Some((at, link.ifindex))
 }
 
 /// XDP programs and tc filters on the way in or out of a device. What a program does is not known
@@ -261,8 +251,8 @@ impl<'a> Search<'a> {
             },
             DeviceKind::Loopback => {}
             DeviceKind::Other(_) if is_macvlan(device) => self.send_by_lower(netns, device, &way),
-            DeviceKind::Other(_) if way.tag.is_none() && vlan::below(netns, device).is_some() => {
-                let Some((at, lower)) = vlan::below(netns, device) else { return };
+            DeviceKind::Other(_) if way.tag.is_none() && below(netns, device).is_some() => {
+                let Some((at, lower)) = below(netns, device) else { return };
                 self.seen.insert((netns, dev));
                 (way.tag, way.tagger) = (device.vlan, Some((netns, dev)));
                 self.send(at, lower, &way);
@@ -333,7 +323,7 @@ impl<'a> Search<'a> {
             way.push(self.found(netns, dev.ifindex, (Effect::Stops, kind)));
             let all = self.conf.all().flat_map(|n| n.devices.values().map(move |d| (n.inum, d)));
             for (at, child) in all {
-                if vlan::below(at, child) == Some((netns, dev.ifindex)) {
+                if below(at, child) == Some((netns, dev.ifindex)) {
                     self.arrive(at, child.ifindex, way.obstacles.clone());
                 }
             }

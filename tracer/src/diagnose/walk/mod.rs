@@ -13,6 +13,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+mod address;
 mod arp;
 mod bridge;
 mod conf;
@@ -30,19 +31,21 @@ mod reply;
 mod route;
 mod siblings;
 mod snoop;
+mod stack;
 #[cfg(test)]
 pub(super) mod tests;
 mod tunnel;
 mod unplugged;
+mod verdict;
 mod vlan;
 mod walker;
 mod xmit;
 mod zone;
 
-pub(super) use hooks::reference;
 pub use model::{Choice, End, How, Leg, Nat, Step, Track, Walk, What};
 pub use obstacle::{Effect, Flood, Obstacle, ObstacleKind, Place, RuleRef};
 pub use reply::walk_reply;
+pub(super) use verdict::reference;
 pub use zone::Zone;
 
 use conf::{Conf, Stacked};

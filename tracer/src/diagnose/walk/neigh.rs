@@ -3,12 +3,14 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use super::address::{bad_source, forwarding_off, no_ipv6, source_on, unverified, way_back};
 use super::arp::{self, Message, Met};
 use super::conf::Conf;
-use super::hooks::{Discovery, discovery_filters};
 use super::l2::{self, CONFIGURED, Domain, Frame};
+use super::stack::{below, is_macvlan, lower};
+use super::verdict::{Discovery, discovery_filters};
 use super::walker::Walker;
-use super::{Effect, How, Leg, Obstacle, ObstacleKind, Place, What, input, route, snoop};
+use super::{Effect, How, Leg, Obstacle, ObstacleKind, Place, What, snoop};
 use crate::journey::Hook;
 use crate::net::detail::{Neighbour, RouteType};
 use crate::net::fib::{FibQuery, contains};
@@ -156,7 +158,7 @@ impl Walker<'_> {
         let mute: Vec<_> = arrivals
             .filter_map(|a| {
                 let device = self.conf.device(a.at.0, a.at.1)?;
-                Some((a.at, route::no_ipv6(self.conf, a.at.0, device)?))
+                Some((a.at, no_ipv6(self.conf, a.at.0, device)?))
             })
             .collect();
         // On a link of many that have no IPv6, it is not said which of them should.
@@ -232,8 +234,8 @@ impl Walker<'_> {
     fn cut_off(&mut self, netns: Inum, dev: u32, addr: IpAddr, (at, holder): (Inum, u32)) {
         let Some(device) = self.conf.device(at, holder) else { return };
         // What hangs on a bridge is the lowest device.
-        let on_top = l2::is_macvlan(device).then(|| l2::lower(at, device)).flatten();
-        let (at, holder) = on_top.or(super::vlan::below(at, device)).unwrap_or((at, holder));
+        let on_top = is_macvlan(device).then(|| lower(at, device)).flatten();
+        let (at, holder) = on_top.or(below(at, device)).unwrap_or((at, holder));
         let Some(device) = self.conf.device(at, holder) else { return };
         let Some((host, end)) = self.conf.peer(at, device) else { return };
         // Routed to, by itself or by another bridge: no port of this one by design.
@@ -420,7 +422,7 @@ impl Walker<'_> {
         if self.flight.is_local && self.conf.is_local(netns, src) {
             return Some(src);
         }
-        route::source_on(self.conf, netns, dev, addr)
+        source_on(self.conf, netns, dev, addr)
     }
 
     /// What is in the way of the answer.
@@ -521,19 +523,12 @@ fn answers_for(
     }
     let Some(asker) = asker else { return Some(found) };
     let (filters, sysctl) = conf.conf_max(netns, dev, "arp_filter");
-    if filters != 0 && input::way_back(conf, netns, asker, addr) != Some(dev) {
+    if filters != 0 && way_back(conf, netns, asker, addr) != Some(dev) {
         found.push(ObstacleKind::ArpFilter { sysctl });
     }
     // arp_process() asks ip_route_input_noref(), which validates the asker's address.
-    found.extend(input::bad_source(conf, netns, dev, (asker, addr), 0));
+    found.extend(bad_source(conf, netns, dev, (asker, addr), 0));
     Some(found)
-}
-
-/// The address as the namespace has it, where its kernel does not use it: the device, and why.
-pub(super) fn unverified(conf: Conf<'_>, netns: Inum, addr: IpAddr) -> Option<(u32, ObstacleKind)> {
-    let all = conf.detail(netns).map_or(&[][..], |d| &d.v6_addresses);
-    let state = all.iter().find(|a| a.addr == addr && (a.is_failed || a.is_tentative))?;
-    Some((state.dev, ObstacleKind::Unverified { addr, is_failed: state.is_failed }))
 }
 
 /// An entry `ip -6 neigh add proxy`, where `proxy_ndp` has them looked at (`ndisc_recv_ns`).
@@ -556,13 +551,12 @@ fn proxies(conf: Conf<'_>, (netns, dev): (Inum, u32), addr: IpAddr, asker: Optio
     let Some(detail) = conf.detail(netns) else { return false };
     let has_entry = detail.neighbours.iter().any(|n| n.is_proxy && n.addr == addr && n.dev == dev);
     let is_on = conf.conf_max(netns, dev, "proxy_arp").0 != 0;
-    if !(has_entry || is_on) || input::forwarding_off(conf, netns, dev, addr).is_some() {
+    if !(has_entry || is_on) || forwarding_off(conf, netns, dev, addr).is_some() {
         return false;
     }
     let query = FibQuery { src: asker, iif: Some(dev), ..FibQuery::to(addr) };
     let Some(found) = conf.lookup(netns, &query) else { return false };
     let leads_away = found.dev != Some(dev);
-    let is_valid =
-        asker.is_none_or(|a| input::bad_source(conf, netns, dev, (a, addr), 0).is_none());
+    let is_valid = asker.is_none_or(|a| bad_source(conf, netns, dev, (a, addr), 0).is_none());
     found.kind == Some(RouteType::Unicast) && leads_away && is_valid
 }

@@ -2,15 +2,17 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::conf::{Conf, is_private};
+use super::address::{no_ipv6, unverified};
+use super::conf::is_private;
 use super::hooks::Devs;
+use super::verdict::reference;
 use super::walker::{Next, Walker};
 use super::{Effect, ObstacleKind, RuleRef, What, obstacle, siblings};
 use crate::firewall::{Hit, Match, Target};
 use crate::journey::Hook;
 use crate::net::detail::{NextHop, Route, RouteType, RoutingRule};
 use crate::net::fib::{FibQuery, TABLE_MAIN, contains};
-use crate::net::{Device, DeviceKind, Inum};
+use crate::net::{DeviceKind, Inum};
 
 /// `RTNH_F_DEAD`, `RTNH_F_LINKDOWN`.
 const UNUSABLE: u32 = 1 | 16;
@@ -45,8 +47,7 @@ impl<'a> Walker<'a> {
                 step.tuple.src = src;
             }
         }
-        if let Some((dev, kind)) = super::neigh::unverified(self.conf, netns, self.flight.tuple.src)
-        {
+        if let Some((dev, kind)) = unverified(self.conf, netns, self.flight.tuple.src) {
             self.hinder(Effect::Stops, netns, Some(dev), kind);
         }
         let Some(way) = self.route_again(netns, way) else { return self.stop() };
@@ -262,7 +263,7 @@ impl<'a> Walker<'a> {
                 if port && hosts.contains(&(dst, host)) {
                     let via = Vec::new();
                     let hit = Hit { table, chain, rule: Some(rule), via, is_certain: true };
-                    found.push(super::hooks::reference(&hit));
+                    found.push(reference(&hit));
                 }
             }
         }
@@ -410,47 +411,10 @@ impl<'a> Walker<'a> {
     }
 }
 
-/// Why a device has no IPv6, where it has none.
-pub(super) fn no_ipv6(conf: Conf<'_>, netns: Inum, device: &Device) -> Option<ObstacleKind> {
-    const IPV6_MIN_MTU: u32 = 1280;
-    if device.addresses.iter().any(|(a, _)| a.is_ipv6()) {
-        return None;
-    }
-    if (1..IPV6_MIN_MTU).contains(&device.mtu) {
-        return Some(ObstacleKind::MtuBelowIpv6 { dev: device.ifindex, mtu: device.mtu });
-    }
-    let off = |dev: &str| {
-        let sysctl = format!("ipv6/conf/{dev}/disable_ipv6");
-        (conf.sysctl(netns, &sysctl) == Some(1)).then_some(ObstacleKind::NoIpv6 { sysctl })
-    };
-    off("all").or_else(|| off(&device.name))
-}
-
 fn hop_text(hop: Option<&NextHop>) -> String {
     match hop {
         Some(NextHop { via: Some(via), .. }) => format!("via {via}"),
         Some(NextHop { dev: Some(dev), .. }) => format!("dev {dev}"),
         _ => String::new(),
     }
-}
-
-/// An address of the device for what is reached by it: on its subnet if there is one, else the
-/// first, else any of the namespace (`inet_select_addr`).
-pub(super) fn source_on(conf: Conf<'_>, netns: Inum, dev: u32, to: IpAddr) -> Option<IpAddr> {
-    let ns = conf.netns(netns)?;
-    let suits = |a: &&(IpAddr, u8)| a.0.is_ipv4() == to.is_ipv4() && is_global(a.0, to);
-    let own = || ns.devices.get(&dev).into_iter().flat_map(|d| &d.addresses).filter(suits);
-    own()
-        .find(|a| contains(**a, to))
-        .or_else(|| own().next())
-        .or_else(|| {
-            let up = ns.devices.values().filter(|d| d.up);
-            up.flat_map(|d| &d.addresses).filter(suits).find(|a| !a.0.is_loopback())
-        })
-        .map(|(a, _)| *a)
-}
-
-fn is_global(addr: IpAddr, to: IpAddr) -> bool {
-    let is_link_local = |a: IpAddr| matches!(a, IpAddr::V6(a) if a.is_unicast_link_local());
-    is_link_local(addr) == is_link_local(to)
 }

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::conf::Conf;
-use super::hooks::{Discovery, discovery_filters};
+use super::verdict::{Discovery, discovery_filters};
 use super::{Obstacle, ObstacleKind};
 use crate::journey::Hook;
 use crate::net::{Device, Inum};

@@ -93,5 +93,5 @@ fn is_loose(conf: Conf<'_>, netns: Inum, device: &Device) -> bool {
 fn has_subinterface(conf: Conf<'_>, netns: Inum, device: &Device) -> bool {
     let devices = conf.netns(netns).into_iter().flat_map(|n| n.devices.values());
     let mut others = devices.filter(|d| d.kind != DeviceKind::Veth);
-    others.any(|d| super::vlan::below(netns, d) == Some((netns, device.ifindex)))
+    others.any(|d| super::stack::below(netns, d) == Some((netns, device.ifindex)))
 }

@@ -3,8 +3,9 @@
 
 use super::ObstacleKind;
 use super::conf::Conf;
+use super::stack::below;
 use crate::net::detail::PortVlan;
-use crate::net::{Device, DeviceKind, Inum};
+use crate::net::{Device, Inum};
 
 /// The VLAN of a frame inside a bridge; `None` where the bridge does not tell VLANs apart, or where
 /// it would be decides nothing any more.
@@ -68,12 +69,6 @@ pub(super) fn subinterface<'a>(
     let all = conf.all().flat_map(|n| n.devices.values().map(move |d| (n.inum, d)));
     let mut its = all.filter(|(at, d)| d.vlan == Some(tag) && below(*at, d) == Some((netns, dev)));
     its.next()
-}
-
-/// The device below an 802.1Q device.
-pub(super) fn below(netns: Inum, dev: &Device) -> Option<(Inum, u32)> {
-    let is_vlan = matches!(&dev.kind, DeviceKind::Other(kind) if kind == "vlan");
-    super::l2::lower(netns, dev).filter(|_| is_vlan && dev.vlan.is_some())
 }
 
 fn of(vlans: &[PortVlan], dev: u32) -> impl Iterator<Item = &PortVlan> + Clone {

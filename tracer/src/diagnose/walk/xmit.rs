@@ -3,9 +3,10 @@
 use std::net::IpAddr;
 
 use super::conf::is_private;
-use super::hooks::{Devs, reference};
+use super::hooks::Devs;
+use super::verdict::reference;
 use super::walker::{Next, Walker};
-use super::{Effect, End, ObstacleKind, RuleRef, What, l2, vlan};
+use super::{Effect, End, ObstacleKind, RuleRef, What, l2, stack, vlan};
 use crate::firewall::{Hit, Target};
 use crate::journey::Hook;
 use crate::net::{Device, DeviceKind, Inum};
@@ -84,11 +85,11 @@ impl Walker<'_> {
             DeviceKind::Bridge => self.bridge(netns, device, None),
             DeviceKind::Vxlan => self.encap(netns, device),
             DeviceKind::Veth => self.cross(netns, device, hop),
-            DeviceKind::Other(_) if l2::is_macvlan(device) => {
+            DeviceKind::Other(_) if stack::is_macvlan(device) => {
                 self.send_by_lower(netns, device, hop)
             }
             DeviceKind::Other(_) if self.flight.tag.is_none() && device.vlan.is_some() => {
-                let Some((at, lower)) = vlan::below(netns, device) else {
+                let Some((at, lower)) = stack::below(netns, device) else {
                     return self.leave(netns, dev, hop);
                 };
                 (self.flight.tag, self.flight.tagger) = (device.vlan, Some((netns, dev)));
@@ -153,7 +154,7 @@ impl Walker<'_> {
 
     /// A macvlan talks to its siblings itself, and to the world by the device below it.
     fn send_by_lower(&mut self, netns: Inum, child: &Device, hop: Option<IpAddr>) -> Next {
-        let Some((at, parent)) = l2::lower(netns, child) else {
+        let Some((at, parent)) = stack::lower(netns, child) else {
             return self.leave(netns, child.ifindex, hop);
         };
         if let Some(mac) = self.flight.mac {

@@ -1,7 +1,7 @@
 //! Zones of conntrack: a connection is known in the zone that a rule gave its first packet, and an
 //! answer is looked for in its own.
 
-use super::hooks::reference;
+use super::verdict::reference;
 use super::walker::Walker;
 use super::{Effect, ObstacleKind, RuleRef};
 use crate::firewall::Hit;
