@@ -6,9 +6,9 @@ use tracer_common::filter::{miss, terms};
 use tracer_common::{FlowKey, NearMiss, Portal, Prefix, Stat};
 
 use crate::config::{FILTER, filter, prefix_word};
-use crate::identity::current;
 use crate::maps::{
-    ENTRANCES, MISSES, NEAR, PORTALS, SCOPE_DEV, SCOPE_NETNS, Slot, any_learned, count, has_learned,
+    ENTRANCES, MISSES, NEAR, PORTALS, SCOPE_DEV, SCOPE_NETNS, Slot, any_learned, count, current,
+    has_learned,
 };
 use crate::packet::{self, ICMPV6, Packet};
 use crate::skb::probe_read;

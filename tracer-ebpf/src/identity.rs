@@ -19,8 +19,8 @@ use crate::config::{filter, option};
 use crate::emit::{Site, emit, emit_note};
 use crate::filter::{self, Match};
 use crate::maps::{
-    CURRENT, Current, EVENTS, RATE, Slot, TRACKED, any_held, any_live, control, count, held_add,
-    held_sub, is_curious, learn, live, live_add, live_sub, take_origin,
+    EVENTS, RATE, Slot, TRACKED, any_held, any_live, control, count, current, held_add, held_sub,
+    is_curious, learn, live, live_add, live_sub, take_origin,
 };
 use crate::packet::{self, Packet};
 use crate::skb::{Skb, probe_read};
@@ -452,13 +452,6 @@ fn over_rate(limit: u64) -> bool {
         *admitted += 1;
         *admitted > limit
     }
-}
-
-/// This CPU's notes.
-#[inline(always)]
-pub(crate) fn current() -> Option<&'static mut Current> {
-    // SAFETY: a slot of this CPU.
-    CURRENT.get_ptr_mut(0).map(|c| unsafe { &mut *c })
 }
 
 #[inline(always)]

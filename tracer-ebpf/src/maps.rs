@@ -208,6 +208,13 @@ pub(crate) static LOST: HashMap<u64, u64> = HashMap::with_max_entries(65_536, 0)
 #[map]
 pub(crate) static RATE: Array<u64> = Array::with_max_entries(2, 0);
 
+/// This CPU's notes.
+#[inline(always)]
+pub(crate) fn current() -> Option<&'static mut Current> {
+    // SAFETY: a slot of this CPU.
+    CURRENT.get_ptr_mut(0).map(|c| unsafe { &mut *c })
+}
+
 /// See [`CURRENT`].
 #[repr(C)]
 pub(crate) struct Current {

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::build::cargo;
+use crate::cargo::cargo;
 use crate::layout::Layout;
 use crate::sh;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::build::user_cargo;
+use crate::cargo::user_cargo;
 use crate::layout::Layout;
 use crate::sh;
 

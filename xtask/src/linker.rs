@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::cargo::cargo;
 use crate::layout::Layout;
 use crate::sh;
 
@@ -85,7 +86,7 @@ pub(crate) fn build(layout: &Layout, llvm: u32) -> Result<()> {
         );
     }
     sh::step(format!("bpf-linker {VERSION}: links the kernel side (built here, about a minute)"));
-    let mut install = crate::build::cargo(layout);
+    let mut install = cargo(layout);
     install
         // Else cargo advises to put this directory into PATH, which is not wanted.
         .env("PATH", sh::path_with(&[&layout.tools().join("bin")])?)

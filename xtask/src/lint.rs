@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 
-use crate::build::{cargo, user_cargo};
+use crate::cargo::{cargo, user_cargo};
 use crate::layout::Layout;
 use crate::{deny, sh, tidy, toolchain};
 

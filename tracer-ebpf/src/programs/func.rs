@@ -22,8 +22,8 @@ use tracer_common::{Control, Probe};
 use super::nf::{LOCAL_IN, LOCAL_OUT, PF_IPV4, POST_ROUTING, detail, gateway};
 use crate::config::offset;
 use crate::emit::{Site, emit, emit_note};
-use crate::identity::{Rule, current, followed, observe};
-use crate::maps::{CALLS, Call, Origin, any_live, control, note_copy};
+use crate::identity::{Rule, followed, observe};
+use crate::maps::{CALLS, Call, Origin, any_live, control, current, note_copy};
 use crate::skb::{Kptr, Skb, ifindex, inum, netns_of, probe_read};
 
 const PF_IPV6: u8 = 10;

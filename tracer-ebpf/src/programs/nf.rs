@@ -11,8 +11,8 @@ use tracer_common::event::{NfDetail, state};
 use tracer_common::offsets::ABSENT;
 
 use crate::config::offset;
-use crate::identity::{Rule, current, observe};
-use crate::maps::any_live;
+use crate::identity::{Rule, observe};
+use crate::maps::{any_live, current};
 use crate::skb::{Kptr, Skb, ifindex, inum, probe_read};
 
 const NF_ACCEPT: i32 = 1;

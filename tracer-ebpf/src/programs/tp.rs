@@ -16,8 +16,8 @@ use tracer_common::offsets::ABSENT;
 
 use crate::config::{offset, option};
 use crate::emit::{Site, emit, emit_note};
-use crate::identity::{self, Rule, followed, hand_over, observe, settle};
-use crate::maps::{STACK, STACK_FRAMES, TRACKED, any_live, take_origin};
+use crate::identity::{Rule, followed, hand_over, observe, settle};
+use crate::maps::{STACK, STACK_FRAMES, TRACKED, any_live, current, take_origin};
 use crate::skb::{Kptr, Skb, ifindex, is_netns, netns_of};
 
 type Ptr = *const u8;
@@ -86,7 +86,7 @@ pub fn queue(ctx: BtfTracePointContext) -> i32 {
 /// that this CPU is working on.
 #[btf_tracepoint(function = "net_dev_start_xmit")]
 pub fn xmit(ctx: BtfTracePointContext) -> i32 {
-    let Some(current) = identity::current() else { return 0 };
+    let Some(current) = current() else { return 0 };
     if current.skb == 0 {
         return 0;
     }
@@ -185,7 +185,7 @@ fn consumed(ctx: &BtfTracePointContext) -> FreeDetail {
 /// int err)`: no skb, so the look-up is the packet's whose addresses it has.
 #[btf_tracepoint(function = "fib_table_lookup")]
 pub fn fib(ctx: BtfTracePointContext) -> i32 {
-    let Some(current) = identity::current() else { return 0 };
+    let Some(current) = current() else { return 0 };
     if current.skb == 0 || current.routes == 0 {
         return 0;
     }
@@ -220,7 +220,7 @@ pub fn fib(ctx: BtfTracePointContext) -> i32 {
 /// struct fib6_table *table, const struct flowi6 *flp)`.
 #[btf_tracepoint(function = "fib6_table_lookup")]
 pub fn fib6(ctx: BtfTracePointContext) -> i32 {
-    let Some(current) = identity::current() else { return 0 };
+    let Some(current) = current() else { return 0 };
     if current.skb == 0 || current.routes == 0 {
         return 0;
     }
@@ -277,7 +277,7 @@ fn fib6_error(net: Kptr<true>, result: Kptr<true>) -> i32 {
 /// may have arrived: this one comes before.
 #[btf_tracepoint(function = "neigh_create")]
 pub fn neigh_create(ctx: BtfTracePointContext) -> i32 {
-    let Some(current) = identity::current() else { return 0 };
+    let Some(current) = current() else { return 0 };
     let address = current.resolving;
     let place = (current.resolving_netns as u32, current.resolving_ifindex as u32);
     if address == 0 || place_of(Kptr::<true>::new(ctx.arg::<Ptr>(1))) != place {
@@ -313,7 +313,7 @@ pub fn neigh_dead(ctx: BtfTracePointContext) -> i32 {
 
 #[inline(always)]
 fn neigh(ctx: &BtfTracePointContext) -> i32 {
-    let Some(current) = identity::current() else { return 0 };
+    let Some(current) = current() else { return 0 };
     let address = current.resolving;
     if address == 0 {
         return 0;
@@ -358,7 +358,7 @@ pub fn icmp_send(ctx: BtfTracePointContext) -> i32 {
         reserved: [0; 30],
     };
     // The look-ups from here on are the error's.
-    if let Some(current) = identity::current() {
+    if let Some(current) = current() {
         current.routes = 0;
     }
     let site = entry_site(entry, Probe::IcmpSend);

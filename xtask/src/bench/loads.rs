@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::net::Path as Net;
-use super::udp::RARE_PORT;
 use crate::process::{self, Tracer};
+
+/// Source port of one packet in a hundred.
+pub(super) const RARE_PORT: u16 = 9100;
 
 /// How long anything may take to be in place.
 const IN_PLACE: Duration = Duration::from_secs(20);

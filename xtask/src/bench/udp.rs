@@ -9,14 +9,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 
+use super::loads::RARE_PORT;
 use super::net::{Path, RECEIVER};
 use super::report::Sample;
 use crate::process;
 
 /// Packets per system call. One more comes from [`RARE_PORT`] each time: one in a hundred.
 const BATCH: usize = 99;
-/// Source port of one packet in a hundred.
-pub(super) const RARE_PORT: u16 = 9100;
 const PAYLOAD: [u8; 64] = [0x5a; 64];
 
 /// Sends for `time` and counts what is delivered.

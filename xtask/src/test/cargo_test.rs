@@ -3,13 +3,12 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::pool::{self, Settings};
+use super::Options;
 use super::tally::Tally;
-use super::{Options, catalogue, suites};
-use crate::build::{cargo, user_cargo};
+use crate::cargo::{cargo, user_cargo};
 use crate::layout::Layout;
 use crate::sh;
 
@@ -44,23 +43,6 @@ pub(super) fn kernel_side(layout: &Layout, options: Options) -> Result<Tally> {
         return Ok(Tally::default());
     }
     counted(test(layout, options).args(["--package", "tracer-ebpf"]))
-}
-
-/// Real namespaces, real traffic, the release program.
-pub(super) fn integration(layout: &Layout, options: Options) -> Result<Tally> {
-    if !sh::is_root() {
-        bail!("integration tests make network namespaces and load BPF programs: run as root");
-    }
-    let out = layout.test_out();
-    std::fs::create_dir_all(&out)?;
-    catalogue::forget(&out)?;
-    let suites = suites::build(layout, options)?;
-    let mut environment = vec![("PKTTRACE_BIN", layout.binary()), ("PKTTRACE_OUT", out.clone())];
-    environment.extend(options.fast.then(|| ("PKTTRACE_TEST_FAST", "1".into())));
-    let settings = Settings { directory: suites::directory(layout), environment };
-    let tally = pool::run(&suites, &settings, &mut std::io::stdout())?;
-    catalogue::update(&layout.root.join("docs/diagnosis.md"), &out)?;
-    Ok(tally)
 }
 
 /// A `cargo test` that goes on after a failure.

@@ -6,6 +6,7 @@ mod cargo_test;
 mod catalogue;
 mod costs;
 mod guests;
+mod integration;
 mod matrix;
 mod plan;
 mod pool;
@@ -45,7 +46,7 @@ const STAGES: &[Stage] = &[
     gate("build", |layout, options| programs(layout, options).map(|()| Tally::default())),
     tests("unit", cargo_test::unit),
     tests("kernel-side", cargo_test::kernel_side),
-    tests("integration", cargo_test::integration),
+    tests("integration", integration::run),
     tests("guests", guests::run),
 ];
 

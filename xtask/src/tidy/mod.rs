@@ -1,7 +1,9 @@
 //! House rules that no compiler checks.
 
+mod circles;
 mod rules;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -25,12 +27,21 @@ pub(crate) fn check(root: &Path) -> Result<()> {
     let mut files = Vec::new();
     collect(root, &mut files)?;
     files.sort();
+    let mut crates: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
     for path in files {
         let text =
             fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let name = path.strip_prefix(root).unwrap_or(&path);
         let found = rules::check(name, &text);
         offences.extend(found.into_iter().map(|offence| format!("{}:{offence}", name.display())));
+        let name = name.to_string_lossy();
+        if let Some((of, below)) = name.split_once("/src/") {
+            crates.entry(of.to_owned()).or_default().insert(below.to_owned(), text);
+        }
+    }
+    for (of, files) in crates {
+        let found = circles::check(&files).with_context(|| format!("cannot read {of}/src"))?;
+        offences.extend(found.into_iter().map(|offence| format!("{of}/src: {offence}")));
     }
     if !offences.is_empty() {
         bail!("{} against the house rules:\n{}", offences.len(), offences.join("\n"));
