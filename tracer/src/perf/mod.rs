@@ -7,6 +7,7 @@ pub mod drops;
 pub mod exporter;
 pub mod latency;
 mod node;
+mod session;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

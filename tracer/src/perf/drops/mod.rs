@@ -11,26 +11,24 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use tokio::task::{JoinHandle, spawn_blocking};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+use tokio::time::Instant;
 use tracer_common::event::LONG_LEN;
 use tracer_common::perf::DropKey;
 
-use super::exporter::Exporter;
-use super::node::Asked;
-use super::{Common, Node, SUMMING, YEAR};
-use crate::bpf::{self, PerfOptions, PerfSide};
+use super::Common;
+use super::session::{Next, Room, Session};
+use crate::bpf;
 use crate::cli::drops::{By, DropsArgs, DropsFormat};
 use crate::cli::filter::FilterArgs;
 use crate::event::Event;
 use crate::journey::{self, GapCause};
 use crate::kernel::{names::KernelNames, symbols::Symbols};
-use crate::output::{is_reader_gone, say};
+use crate::output::say;
 use crate::privileges;
-use crate::ready;
 use crate::render::Style;
 use crate::render::drops::View;
 use crate::report::{self, Drops};
-use crate::signals::{self, Signals};
+use crate::signals;
 use counters::Before;
 use rows::Table;
 use ways::Ways;
@@ -91,12 +89,10 @@ pub fn run(args: &DropsArgs) -> Result<ExitCode> {
 
 struct Run {
     config: Config,
-    node: Node,
-    side: PerfSide,
+    session: Session,
     names: KernelNames,
     table: Table,
     view: View,
-    exporter: Option<Exporter>,
     /// With `--rules`.
     ways: Option<Ways>,
     /// Counters as they were when last told, and their next reading.
@@ -110,33 +106,18 @@ impl Run {
     async fn start(config: Config) -> Result<Self> {
         privileges::check(privileges::Command::Trace, config.common.quiet)?;
         let symbols = std::thread::spawn(Symbols::read);
-        // Before anything is attached: an address that is taken costs nothing then.
-        let exporter = match config.common.listen {
-            Some(address) => Some(Exporter::listen(address).await?),
-            None => None,
-        };
-        let (node, asked) = Node::start(&config.filter).await?;
-        let Asked { filter, portals, offsets, config: layout, btf } = asked;
-        let options = PerfOptions {
-            filter,
-            portals,
-            offsets,
-            config: layout,
-            drops: ROOM,
-            segments: 0,
-            under_way: 0,
-        };
-        let mut side = PerfSide::load(&options, &btf)?;
-        node.set_scope(&mut side)?;
-        let load = side.load_tracepoint(&btf, "drops", "kfree_skb");
+        let room = Room { drops: ROOM, ..Room::default() };
+        let (mut session, btf) =
+            Session::start(&config.common, &config.filter, room, |_| {}).await?;
+        let load = session.side.load_tracepoint(&btf, "drops", "kfree_skb");
         load.map_err(anyhow::Error::msg).context("cannot count drops")?;
-        let state = node.state_in_scope();
+        let state = session.node.state_in_scope();
         let before = spawn_blocking(move || Before::read(state)).await?;
         let ways = match config.rules {
             true => Some(Ways::start(&config.filter).await?),
             false => None,
         };
-        side.attach("drops")?;
+        session.side.attach("drops")?;
         let names = KernelNames::of(&btf, symbols.join().unwrap_or_default());
         let style = Style {
             has_color: config.common.has_color,
@@ -148,12 +129,10 @@ impl Run {
         let last = Instant::now();
         Ok(Self {
             config,
-            node,
-            side,
+            session,
             names,
             table,
             view,
-            exporter,
             ways,
             before,
             reading: None,
@@ -163,39 +142,23 @@ impl Run {
     }
 
     async fn run(mut self) -> Result<ExitCode> {
-        let mut signals = Signals::new()?;
-        signals::flushing(Some(SUMMING));
-        if let Some(path) = &self.config.common.ready_file {
-            ready::say(path)?;
-        }
-        privileges::shed();
-        let start = Instant::now();
-        let deadline = start + self.config.common.duration.min(YEAR);
         let every = self.config.interval;
-        let mut print = interval_at(start + every, every);
-        print.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut look = interval_at(start + LOOK, LOOK);
+        let mut due = self.session.begin(LOOK, true) + every;
+        self.session.ready()?;
         loop {
-            tokio::select! {
-                biased;
-                _ = signals.recv() => break,
-                () = sleep_until(deadline) => break,
-                _ = print.tick() => {
+            let next = tokio::select! {
+                next = self.session.next(due) => next?,
+                () = ways::follow(self.ways.as_mut()) => continue,
+            };
+            match next {
+                Next::End => break,
+                Next::Due => {
                     let before = self.counters_meanwhile().await;
                     self.print(before, false)?;
+                    due = Instant::now().max(due) + every;
                 }
-                _ = look.tick() => {
-                    self.examples();
-                    if is_reader_gone() {
-                        break;
-                    }
-                }
-                () = ways::follow(self.ways.as_mut()) => {}
-                result = super::exporter::serve(self.exporter.as_mut()) => result?,
-                is_other = self.node.follow_change() => if is_other {
-                    // The names were good when it started.
-                    let _ = self.node.set_scope(&mut self.side);
-                }
+                Next::Look => self.examples(),
+                Next::Changed => {}
             }
         }
         self.end().await
@@ -211,7 +174,7 @@ impl Run {
             done = reading.await.ok();
         }
         if self.reading.is_none() {
-            let state = self.node.state_in_scope();
+            let state = self.session.node.state_in_scope();
             self.reading = Some(spawn_blocking(move || Before::read(state)));
         }
         done
@@ -220,20 +183,20 @@ impl Run {
     /// Reads examples.
     fn examples(&mut self) {
         let mut samples = Vec::new();
-        self.side.drain(|record| samples.extend(sample(record)));
+        self.session.side.drain(|record| samples.extend(sample(record)));
         let ways = self.ways.as_mut().map(Ways::turn).unwrap_or_default();
         self.table.ways(ways);
-        let context = self.node.context();
+        let context = self.session.node.context();
         for (key, event) in samples {
             let mut builder = journey::Builder::new(journey::Options::default());
             builder.push(event);
-            let mut journeys = builder.flush(self.node.state(), &self.names);
+            let mut journeys = builder.flush(self.session.node.state(), &self.names);
             if let Some(journey) = journeys.first_mut() {
-                if !rows::is_where_they_begin(&key, &self.node, &self.names) {
+                if !rows::is_where_they_begin(&key, &self.session.node, &self.names) {
                     journey.add_gap(0, GapCause::JoinedMidway);
                 }
                 let journey = report::Journey::from(journey, &context);
-                self.table.example(&key, journey, &self.node, &self.names);
+                self.table.example(&key, journey, &self.session.node, &self.names);
             }
         }
     }
@@ -241,24 +204,22 @@ impl Run {
     /// Prints what was dropped since the last time.
     fn print(&mut self, counters: Option<Before>, is_last: bool) -> Result<()> {
         self.examples();
-        let counts = self.side.drops()?;
-        let other = self.side.other_drops()?;
+        let counts = self.session.side.drops()?;
+        let other = self.session.side.other_drops()?;
         let now = Instant::now();
         let interval = u64::try_from((now - self.last).as_nanos()).unwrap_or(u64::MAX);
         self.last = now;
         let t_ns = bpf::monotonic_ns().saturating_add_signed(bpf::clock_offset_ns());
         let mut drops = Drops::new(crate::output::node_name(), t_ns, interval);
-        self.table.take(&counts, &mut drops, &self.node, &self.names);
-        self.table.take_other(&other, self.side.missed_runs(), &mut drops);
+        self.table.take(&counts, &mut drops, &self.session.node, &self.names);
+        self.table.take_other(&other, self.session.side.missed_runs(), &mut drops);
         if let Some(counters) = counters {
             drops.counters = self.before.growth(&counters);
             self.before = counters;
         }
         self.total += drops.packets();
         let all = self.table.all();
-        if let Some(exporter) = &mut self.exporter {
-            exporter.publish(crate::render::drops::metrics(&all, other.packets));
-        }
+        self.session.publish(|_| crate::render::drops::metrics(&all, other.packets));
         let mut out = io::stdout().lock();
         self.view.print(&drops, &all, is_last, &mut out)?;
         out.flush()?;
@@ -269,13 +230,13 @@ impl Run {
         if let Some(reading) = self.reading.take() {
             reading.abort();
         }
-        let state = self.node.state_in_scope();
+        let state = self.session.node.state_in_scope();
         let counters = spawn_blocking(move || Before::read(state)).await?;
         let result = self.print(Some(counters), true);
         if !self.config.common.quiet && result.is_ok() {
             say(&format!("{} packets dropped", self.total));
         }
-        self.node.stop().await;
+        self.session.stop().await;
         if let Some(ways) = self.ways.take() {
             ways.stop().await;
         }

@@ -16,23 +16,21 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use tokio::time::{Instant, interval_at, sleep_until};
+use tokio::time::Instant;
 use tracer_common::perf::{BUCKETS, Histogram, SegmentKey};
 
-use super::exporter::Exporter;
-use super::node::Asked;
-use super::{Common, Node, SUMMING, YEAR};
-use crate::bpf::{self, PerfOptions, PerfSide};
+use super::session::{Next, Room, Session};
+use super::{Common, YEAR};
+use crate::bpf;
 use crate::cli::filter::FilterArgs;
 use crate::cli::latency::{Duty, LatencyArgs, LatencyFormat, Profile};
 use crate::net::meter::{Connection, Depth};
-use crate::output::{is_reader_gone, say};
+use crate::output::say;
 use crate::privileges;
-use crate::ready;
 use crate::render::Style;
 use crate::render::latency as render;
 use crate::report::{self, Latency};
-use crate::signals::{self, Signals};
+use crate::signals;
 use again::Again;
 use probes::Probes;
 use segment::Segment;
@@ -103,10 +101,8 @@ struct Run {
     out: Box<dyn Write>,
     baseline: Option<Latency>,
     save: Option<Save>,
-    node: Node,
-    side: PerfSide,
+    session: Session,
     probes: Probes,
-    exporter: Option<Exporter>,
     /// As last read: they only grow.
     seen: BTreeMap<SegmentKey, Box<Histogram>>,
     times: Vec<(Segment, Times)>,
@@ -145,13 +141,6 @@ impl Screen {
     }
 }
 
-/// Why waiting ended.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Waited {
-    Enough,
-    Ended,
-}
-
 impl Run {
     async fn start(config: Config) -> Result<Self> {
         privileges::check(privileges::Command::Trace, config.common.quiet)?;
@@ -159,36 +148,20 @@ impl Run {
         let baseline = config.baseline.as_deref().map(read).transpose()?;
         let out = crate::output::open(config.write.as_deref())?;
         let save = config.save.clone().map(Save::to).transpose()?;
-        let exporter = match config.common.listen {
-            Some(address) => Some(Exporter::listen(address).await?),
-            None => None,
-        };
-        let (node, asked) = Node::start(&config.filter).await?;
-        let Asked { filter, portals, offsets, config: mut layout, btf } = asked;
-        Probes::configure(config.profile, &mut layout);
-        let options = PerfOptions {
-            filter,
-            portals,
-            offsets,
-            config: layout,
-            drops: 0,
-            segments: SEGMENTS,
-            under_way: UNDER_WAY,
-        };
-        let mut side = PerfSide::load(&options, &btf)?;
-        node.set_scope(&mut side)?;
-        let probes = Probes::load(config.profile, &mut side, &btf)?;
-        let watch = Watch::start(&node.state_in_scope()).await?;
+        let room = Room { drops: 0, segments: SEGMENTS, under_way: UNDER_WAY };
+        let configure = |layout: &mut _| Probes::configure(config.profile, layout);
+        let (mut session, btf) =
+            Session::start(&config.common, &config.filter, room, configure).await?;
+        let probes = Probes::load(config.profile, &mut session.side, &btf)?;
+        let watch = Watch::start(&session.node.state_in_scope()).await?;
         Ok(Self {
             screen: Screen::new(&config),
             config,
             out,
             baseline,
             save,
-            node,
-            side,
+            session,
             probes,
-            exporter,
             seen: BTreeMap::new(),
             times: Vec::new(),
             again: Again::default(),
@@ -200,37 +173,32 @@ impl Run {
     }
 
     async fn run(mut self) -> Result<ExitCode> {
-        let mut signals = Signals::new()?;
-        signals::flushing(Some(SUMMING));
-        self.start = Instant::now();
-        let deadline = self.start + self.config.common.duration.min(YEAR);
+        let has_reader = self.config.write.is_none();
+        self.start = self.session.begin(LOOK, has_reader);
         self.announce();
         let mut is_first = true;
         loop {
             let begin = Instant::now();
-            self.probes.attach(&mut self.side, self.node.state())?;
+            self.probes.attach(&mut self.session.side, self.session.node.state())?;
             // Attaching takes its time, and nothing is observed meanwhile.
             let attached = Instant::now();
             self.attached = Some(attached);
             if is_first {
-                if let Some(path) = &self.config.common.ready_file {
-                    ready::say(path)?;
-                }
-                privileges::shed();
+                self.session.ready()?;
             }
             is_first = false;
             let on = self.config.duty.map_or(YEAR, |duty| duty.on);
-            let mut waited = self.wait(&mut signals, deadline, attached + on, true).await?;
+            let mut next = self.wait(attached + on, true).await?;
             self.observed += attached.elapsed();
-            self.side.detach();
+            self.session.side.detach();
             self.attached = None;
             self.collect()?;
-            if waited == Waited::Enough
+            if next == Next::Due
                 && let Some(duty) = self.config.duty
             {
-                waited = self.wait(&mut signals, deadline, begin + duty.every, false).await?;
+                next = self.wait(begin + duty.every, false).await?;
             }
-            if waited == Waited::Ended {
+            if next == Next::End {
                 return self.end().await;
             }
         }
@@ -252,38 +220,21 @@ impl Run {
         });
     }
 
-    /// Does what there is to do until `until`.
-    async fn wait(
-        &mut self,
-        signals: &mut Signals,
-        deadline: Instant,
-        until: Instant,
-        is_on: bool,
-    ) -> Result<Waited> {
-        let mut look = interval_at(Instant::now() + LOOK, LOOK);
+    /// Does what there is to do until `until`, or until the run is over.
+    async fn wait(&mut self, until: Instant, is_on: bool) -> Result<Next> {
         loop {
-            tokio::select! {
-                biased;
-                _ = signals.recv() => return Ok(Waited::Ended),
-                () = sleep_until(deadline) => return Ok(Waited::Ended),
-                () = sleep_until(until) => return Ok(Waited::Enough),
-                _ = look.tick() => {
-                    if self.config.write.is_none() && is_reader_gone() {
-                        return Ok(Waited::Ended);
-                    }
+            match self.session.next(until).await? {
+                Next::Look => {
                     self.show(is_on)?;
                     if is_on {
                         self.watch.look(Depth::Peaks).await?;
                     }
                 }
-                result = super::exporter::serve(self.exporter.as_mut()) => result?,
-                is_other = self.node.follow_change() => if is_other {
-                    // The names were good when it started.
-                    let _ = self.node.set_scope(&mut self.side);
-                    if is_on {
-                        self.probes.follow(&mut self.side, self.node.state());
-                    }
+                Next::Changed if is_on => {
+                    self.probes.follow(&mut self.session.side, self.session.node.state());
                 }
+                Next::Changed => {}
+                over => return Ok(over),
             }
         }
     }
@@ -291,17 +242,15 @@ impl Run {
     /// Shows what is known by now to whoever looks.
     fn show(&mut self, is_on: bool) -> Result<()> {
         self.take_events();
-        if !self.config.in_place && self.exporter.is_none() {
+        if !self.config.in_place && !self.session.has_exporter() {
             return Ok(());
         }
         if is_on {
             self.collect()?;
         }
         let report = self.report(Vec::new())?;
-        if let Some(exporter) = &mut self.exporter {
-            let again = self.again.counts(&self.node);
-            exporter.publish(render::metrics(&report, &again));
-        }
+        let again = &self.again;
+        self.session.publish(|node| render::metrics(&report, &again.counts(node)));
         if self.config.in_place {
             self.screen.print(&report, false, &mut self.out)?;
         }
@@ -309,16 +258,17 @@ impl Run {
     }
 
     fn take_events(&mut self) {
-        let (again, node, filter) = (&mut self.again, &self.node, &self.config.filter);
-        self.side.drain(|record| again.take(record, node, filter));
+        let (again, node, filter) = (&mut self.again, &self.session.node, &self.config.filter);
+        self.session.side.drain(|record| again.take(record, node, filter));
     }
 
     /// Adds what was counted since the last time.
     fn collect(&mut self) -> Result<()> {
         let nothing = Histogram { sum_ns: 0, max_ns: 0, buckets: [0; BUCKETS] };
-        for (key, now) in self.side.histograms()? {
+        for (key, now) in self.session.side.histograms()? {
             let before = self.seen.get(&key).map_or(&nothing, |seen| &**seen);
-            if let Some(segment) = Segment::of(&key, &self.node, self.probes.sees_queues()) {
+            if let Some(segment) = Segment::of(&key, &self.session.node, self.probes.sees_queues())
+            {
                 let known = self.times.iter_mut().find(|(known, _)| *known == segment);
                 match known {
                     Some((_, times)) => times.grow(before, &now),
@@ -346,9 +296,9 @@ impl Run {
         report.segments.sort_by_key(|s| std::cmp::Reverse((s.p50_ns, s.p99_ns)));
         report.tcp = tcp;
         report.retransmissions = self.again.last();
-        report.retransmitted = self.again.count() + self.side.untold()?;
-        report.unplaced = self.side.unplaced()?;
-        report.missed = self.side.missed_runs();
+        report.retransmitted = self.again.count() + self.session.side.untold()?;
+        report.unplaced = self.session.side.unplaced()?;
+        report.missed = self.session.side.missed_runs();
         report.unavailable = self.probes.unavailable().to_vec();
         if let Some(baseline) = &self.baseline {
             report.findings = compare::findings(baseline, &report);
@@ -360,7 +310,7 @@ impl Run {
         report::Segment {
             segment: segment.name.to_owned(),
             netns: Some(segment.netns.clone()),
-            owner: self.node.owner(segment.netns.inum).cloned(),
+            owner: self.session.node.owner(segment.netns.inum).cloned(),
             dev: segment.dev.clone(),
             out_netns: segment.out_netns.clone(),
             out_dev: segment.out_dev.clone(),
@@ -384,8 +334,9 @@ impl Run {
         let (before, now) = (Connections::of(before), Connections::of(now));
         let mut timed = slow::timed(&self.times);
         (timed.tuples, timed.port) = (now.tuples(is_meant), filter.dport.or(filter.port));
-        let mut report = self.report(now.since(&before, &self.node, is_meant))?;
-        let why = self.watch.conclude(self.node.state().clone(), timed, &report.node).await?;
+        let mut report = self.report(now.since(&before, &self.session.node, is_meant))?;
+        let why =
+            self.watch.conclude(self.session.node.state().clone(), timed, &report.node).await?;
         report.findings.extend(why);
         if let Some(save) = &mut self.save {
             save.write(&report)?;
@@ -396,7 +347,7 @@ impl Run {
             LatencyFormat::Json => print(&mut out, &(serde_json::to_string(&report)? + "\n")),
             LatencyFormat::Html => print(&mut out, &crate::render::latency_html::page(&report)),
         };
-        self.node.stop().await;
+        self.session.stop().await;
         result.map(|()| ExitCode::SUCCESS)
     }
 }
