@@ -231,3 +231,106 @@ fn the_name_server_of_a_container_without_the_rules_that_lead_there() {
     found.assert_first("dns-server-down", &site.netns("c")).run_fix();
     Diagnosis::of(&ask).assert_healthy();
 }
+
+#[test]
+fn answers_that_a_mark_delivers_on_the_way_are_spared_it() {
+    let site = host();
+    greeter(&site, "c", 443);
+    // A transparent proxy's: what containers send is marked, and taken here.
+    site.exec(
+        "h",
+        "iptables -t nat -A PREROUTING -p tcp --dport 8443 -j DNAT --to-destination 10.85.0.5:443 \
+         && iptables -t mangle -A PREROUTING -i br7 -p tcp -j MARK --set-mark 9 \
+         && ip rule add pref 900 fwmark 9 lookup 90 && ip route add local default dev lo table 90",
+    );
+    let from = site.netns("cl");
+    let found = Diagnosis::of(&asked(&from, "192.168.77.9:8443"));
+    found.assert_first("policy-rule-hijack", &site.netns("h")).run_fix();
+    Diagnosis::of(&asked(&from, "192.168.77.9:8443")).assert_healthy();
+    assert!(site.exec("h", "ip rule").contains("900:"), "all others are proxied still");
+}
+
+#[test]
+fn a_redirection_to_where_nobody_takes_it_is_the_cause() {
+    let site = host();
+    greeter(&site, "cl", 8000);
+    site.exec("gw", "ip route add 10.85.0.0/24 via 192.168.77.9");
+    let redirect = "-p tcp -m tcp --dport 8000 -j REDIRECT --to-ports 2055";
+    site.exec("h", &format!("iptables -t nat -A PREROUTING {redirect}"));
+    let from = site.netns("c");
+    let found = Diagnosis::of(&asked(&from, "203.0.113.70:8000"));
+    found.assert_first("redirect-unserved", &site.netns("h")).run_fix();
+    Diagnosis::of(&asked(&from, "203.0.113.70:8000")).assert_healthy();
+    let rules = site.exec("h", "iptables -t nat -S PREROUTING");
+    assert!(rules.contains(redirect), "all others are redirected still: {rules}");
+}
+
+#[test]
+fn answers_kept_from_conntrack_are_not_translated_back() {
+    let site = host();
+    greeter(&site, "h", 80);
+    site.exec(
+        "h",
+        "iptables -t nat -A PREROUTING -d 10.89.0.9 -p tcp --dport 80 -j DNAT --to 10.85.0.1:80 \
+         && iptables -t raw -A OUTPUT -s 10.85.0.1 -p tcp --sport 80 -j CT --notrack",
+    );
+    let from = site.netns("c");
+    let found = Diagnosis::of(&asked(&from, "10.89.0.9:80"));
+    found.assert_first("conntrack-untracked", &site.netns("h")).run_fix();
+    Diagnosis::of(&[&asked(&from, "10.89.0.9:80")[..], &["--proto", "tcp"]].concat())
+        .assert_healthy();
+}
+
+#[test]
+fn a_written_address_of_the_other_end_is_corrected() {
+    let site = Site::new(&["n", "p"]);
+    site.wire(("n", "vp", "10.88.0.1/32"), ("p", "e0", "10.88.0.2/32"));
+    site.exec("n", "ip route add 10.88.0.2 dev vp");
+    site.exec(
+        "p",
+        "ip route add 169.254.7.1 dev e0 && ip route add default via 169.254.7.1 \
+         && ip neigh add 169.254.7.1 lladdr 02:77:00:00:00:01 dev e0 nud permanent",
+    );
+    let from = site.netns("p");
+    let found = Diagnosis::of(&asked(&from, "10.88.0.1"));
+    found.assert_first("neigh-stale-permanent", &from).run_fix();
+    Diagnosis::of(&asked(&from, "10.88.0.1")).assert_healthy();
+}
+
+#[test]
+fn one_network_behind_two_nodes_is_named_as_such() {
+    let site = Site::new(&["a", "b", "pa", "pb"]);
+    site.wire(("a", "up0", "192.168.78.1/24"), ("b", "up0", "192.168.78.2/24"));
+    for (node, pod, addr) in [("a", "pa", "10.84.0.3/24"), ("b", "pb", "10.84.0.4/24")] {
+        site.exec(
+            node,
+            "ip link add br7 type bridge && ip addr add 10.84.0.1/24 dev br7 && ip link set br7 up \
+             && sysctl -qw net.ipv4.ip_forward=1",
+        );
+        site.plug(node, "br7", pod);
+        site.exec(pod, &format!("ip addr add {addr} dev e0 && ip route add default via 10.84.0.1"));
+    }
+    let found = Diagnosis::of(&asked(&site.netns("pa"), "10.84.0.4"));
+    found.assert_first("route-wrong-dev", &site.netns("a"));
+    let title = found.first()["title"].as_str().unwrap_or_default();
+    assert!(title.contains(&site.netns("b")) && title.contains("10.84.0.0/24"), "{title}");
+}
+
+#[test]
+fn whoever_answers_for_an_address_of_another_device_is_named() {
+    let site = Site::new(&["sw", "n1", "n2", "cl"]);
+    site.exec("sw", "ip link add br9 type bridge && ip link set br9 up");
+    for (host, addr) in [("n1", "10.83.1.11"), ("n2", "10.83.1.12"), ("cl", "10.83.1.50")] {
+        site.plug("sw", "br9", host);
+        site.exec(host, &format!("ip addr add {addr}/24 dev e0"));
+    }
+    for host in ["n1", "n2"] {
+        let service = "ip link add vip0 type bridge && ip addr add 10.83.1.65/32 dev vip0";
+        site.exec(host, &format!("{service} && ip link set vip0 up"));
+    }
+    site.exec("n1", "sysctl -qw net.ipv4.conf.all.arp_ignore=1");
+    greeter(&site, "n1", 80);
+    let found = Diagnosis::of(&asked(&site.netns("cl"), "10.83.1.65:80"));
+    found.assert_first("duplicate-address", &site.netns("n2"));
+    assert!(found.json.to_string().contains("arp_ignore=1"), "{:#}", found.json);
+}

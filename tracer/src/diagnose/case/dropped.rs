@@ -61,6 +61,13 @@ impl Drop<'_> {
         tcp.is_some_and(|tcp| tcp.flags & (Tcp::SYN | Tcp::ACK) == Tcp::SYN)
     }
 
+    /// It answers somebody who asked for a connection.
+    #[must_use]
+    pub fn answers(&self) -> bool {
+        let tcp = self.journey.first.as_ref().and_then(Headers::tcp);
+        tcp.is_some_and(|tcp| tcp.flags & (Tcp::SYN | Tcp::ACK) == Tcp::SYN | Tcp::ACK)
+    }
+
     /// Whether no socket took it, as far as the kernel says: before 5.17 it gives no reason, and
     /// what TCP and UDP let go of may have been wrong in itself.
     #[must_use]

@@ -355,7 +355,10 @@ fn a_redirection_to_nobody_is_taken_away() {
     let aim = ("x1", "198.51.100.7", 80);
     let (id, fix) = cause(&rules, "", aim);
     assert_eq!(id, "redirect-unserved");
-    assert!(fix.len() == 1 && fix[0].contains(" -D PREROUTING "), "{fix:?}");
+    // Others are redirected all the same: whoever wrote the rule means it.
+    let spared = " -I PREROUTING 2 -s 10.1.1.2/32 -d 198.51.100.7/32 -j ACCEPT";
+    assert!(fix.len() == 1 && fix[0].ends_with(spared), "{fix:?}");
+    assert_eq!(cause(&rules, "a: listen tcp 127.0.0.1 3129", aim), (id, fix));
     assert!(is_quiet(&rules, "a: listen tcp 0.0.0.0 3129", aim));
 }
 

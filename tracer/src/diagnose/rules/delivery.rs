@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::met::each;
-use super::{Case, Finding, Rule, chains, docker, met, service};
+use super::{Case, Finding, Rule, chains, docker, duplicate, in_front, met, service};
 use crate::diagnose::remedy::{Edit, Remedy, Spec, argv, sysctl_name};
 use crate::diagnose::walk::{End, ObstacleKind as Kind};
 use crate::diagnose::{Confidence, Drop, Met, Outcome, Severity, Where, place, show};
@@ -57,7 +57,9 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
             });
             let is_v6only = |s: &&Socket| s.v6only && s.addr.is_unspecified();
             let deaf = sockets.iter().filter(is_v6only).filter(|_| all == "0.0.0.0");
+            let led = in_front::is_redirected(case, netns.inum, port);
             met.finding(case, "app-listens-localhost", title)
+                .follows(if led { REDIRECTED } else { &[] })
                 .facts(sockets.iter().map(|s| socket_fact(node, s)))
                 .facts(bound.collect::<Vec<_>>())
                 .facts(deaf.map(|s| format!("{} takes IPv6 only (IPV6_V6ONLY)", process(s))))
@@ -107,6 +109,9 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
     })
 }
 
+/// That nobody listens at a port to which a rule leads what was asked elsewhere.
+const REDIRECTED: &[&str] = &["redirect-unserved"];
+
 /// What a full queue is called.
 fn full(proto: u8, port: u16) -> &'static str {
     if (proto, port) == (17, 53) { "dns-rcvbuf-full" } else { "app-backlog-full" }
@@ -146,10 +151,15 @@ fn no_socket(case: &Case<'_>, drop: &Drop<'_>) -> Option<Finding> {
         return None;
     }
     let holder = drop.hop.netns;
-    if !is_meant(case, holder, &tuple) || is_answer(case, holder, &tuple) || met::is_met(case) {
+    if drop.answers()
+        || !is_meant(case, holder, &tuple)
+        || is_answer(case, holder, &tuple)
+        || met::is_met(case)
+    {
         return None;
     }
-    if let Some(finding) = taken_before(case, drop, tuple) {
+    let taken = taken_before(case, drop, tuple);
+    if let Some(finding) = taken.or_else(|| duplicate::mistaken(case, drop, &tuple)) {
         return Some(finding);
     }
     let is_pod = place::node_of(case.state, holder).is_some();
@@ -227,7 +237,10 @@ fn nobody_listens(
         .facts(sockets.iter().map(|s| socket_fact(&node, s)))
         .fact(listening)
         .fix(fix)
-        .follows(&["dns-resolvconf-empty", "dns-resolvconf-wrong-server"]);
+        .follows(match in_front::is_redirected(case, holder, tuple.dport) {
+            true => REDIRECTED,
+            false => &["dns-resolvconf-empty", "dns-resolvconf-wrong-server"],
+        });
     if let Some(finding) = embedded(case, holder, (tuple, all), &finding) {
         return Some(finding);
     }

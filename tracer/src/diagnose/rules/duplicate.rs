@@ -1,14 +1,15 @@
-//! Two of the same address on one link: which of them was reached by mistake, and what takes the
-//! address away from it.
+//! Two of the same: an address on one link (which of them was reached by mistake, and what takes the
+//! address away from it), or a network behind two nodes.
 
 use std::net::IpAddr;
 
 use super::{Case, Finding};
-use crate::diagnose::remedy::{Link, Remedy};
+use crate::diagnose::remedy::{Link, Remedy, full, sysctl_name};
 use crate::diagnose::walk::What;
-use crate::diagnose::{Confidence, Met, Where, show};
-use crate::event::Proto;
-use crate::net::{Device, Inum, Mac, Netns};
+use crate::diagnose::{Confidence, Drop, Met, Where, place, show};
+use crate::event::{Proto, Tuple};
+use crate::net::detail::Route;
+use crate::net::{Device, DeviceKind, Inum, Mac, Netns};
 
 /// A device of a namespace.
 type Holder = (Inum, u32);
@@ -32,6 +33,51 @@ pub(super) fn address(case: &Case<'_>, met: &Met<'_>, addr: IpAddr, holders: &[H
         finding = finding.fix(Remedy::del_addr(&device.name, (addr, len)).at(netns.inum));
     }
     finding.fix(met.remedy(Remedy::ForgetNeigh { addr }))
+}
+
+/// It came by one device to whoever has the address on another and serves nothing there, while
+/// somebody else on that link has the address too, and serves it: the wrong one answered ARP.
+pub(super) fn mistaken(case: &Case<'_>, drop: &Drop<'_>, tuple: &Tuple) -> Option<Finding> {
+    let (here, addr) = (case.netns(drop.hop.netns)?, tuple.dst);
+    let came_by = here.devices.values().find(|d| Some(d.name.as_str()) == drop.dev())?;
+    let has = |d: &&Device| d.addresses.iter().any(|(a, _)| *a == addr);
+    let own = here.devices.values().find(has).filter(|d| d.ifindex != came_by.ifindex)?;
+    let nets = || came_by.addresses.iter().filter(|net| net.0.is_ipv4() == addr.is_ipv4());
+    let is_beside = |n: &&Netns| {
+        let mut all = n.devices.values().flat_map(|d| &d.addresses);
+        all.any(|(a, _)| *a != addr && nets().any(|net| *a != net.0 && show::covers(*net, *a)))
+    };
+    let takes = |n: &&Netns| {
+        let mut sockets = n.detail.iter().flat_map(|d| &d.sockets);
+        sockets.any(|s| {
+            (s.proto, s.port) == (tuple.proto.number(), tuple.dport)
+                && (s.addr == addr || s.addr.is_unspecified())
+        })
+    };
+    let mut others = case.state.holders(addr).filter(|n| n.inum != here.inum);
+    let server = others.find(|n| is_beside(n) && takes(n))?;
+    let (node, dev, other) = (&here.name, &came_by.name, &server.name);
+    let title = format!(
+        "{node} took what was meant for {other}: it has {addr} as well, on {}, and answers ARP for it \
+         on {dev}",
+        own.name
+    );
+    let ignore = "ipv4/conf/all/arp_ignore";
+    let is = case.sysctl(here.inum, ignore).unwrap_or("0");
+    let finding = Finding::error("duplicate-address", case.scenario(), title)
+        .confidence(Confidence::Likely)
+        .at(Where::netns(case.state, here.inum).dev(&own.name))
+        .fact(drop.fact())
+        .fact(format!("nobody listens at port {} in {node}, but in {other}", tuple.dport))
+        .fact(format!("{} of {node} is {is}", sysctl_name(ignore)))
+        .journeys([drop.journey.id])
+        .depth(case.depth_of(drop));
+    let quiet = ["arp_ignore=1", "arp_announce=2"].map(|s| format!("net.ipv4.conf.all.{s}"));
+    Some(finding.fix(format!(
+        "# let {node} answer ARP only for the addresses of {dev} (sysctl -w {}; kube-proxy: strictARP), \
+         or take {addr} away from it; then ip neigh flush to {addr} where it is asked from",
+        quiet.join(" ")
+    )))
 }
 
 /// The holders that were not meant, and the fact that says so.
@@ -77,6 +123,54 @@ fn wrong(
     let wrong = part(&own)?;
     let why = format!("it is not the first address on {}", names(&wrong));
     Some((wrong, why))
+}
+
+/// Two nodes have given their bridges the same network, and who is asked for is behind the other's.
+pub(super) fn network(
+    case: &Case<'_>,
+    met: &Met<'_>,
+    (netns, route): (&Netns, &Route),
+    addr: IpAddr,
+    elsewhere: &[Holder],
+) -> Option<Finding> {
+    let net = Some(route.dst).filter(|net| net.1 > 0 && net.1 < full(addr))?;
+    let (here, own) = inner_bridge(case, netns, net)?;
+    let far = elsewhere.iter().filter_map(|(n, _)| case.netns(*n));
+    let (there, other) = far.filter_map(|n| inner_bridge(case, n, net)).find(|f| f.0 != here)?;
+    let (node, far) = (case.state.netns_name(here), case.state.netns_name(there));
+    let text = format!("{}/{}", net.0, net.1);
+    let title = format!(
+        "{} of {node} and {} of {far} both have the network {text}: {addr}, which is behind the other, \
+         is looked for behind {node}'s own",
+        own.name, other.name
+    );
+    let mut finding = met
+        .finding(case, "route-wrong-dev", title)
+        .fact(format!("ip addr of {node}: {} is in {text}", own.name))
+        .fact(format!("ip addr of {far}: {} is in {text}", other.name))
+        .fix(format!("# give one of the two another network (a pod CIDR, a subnet) than {text}"));
+    finding.place = Where::netns(case.state, here).dev(&own.name).route(&text);
+    Some(finding)
+}
+
+/// The bridge that has this network in a namespace, or in the node that a pod hangs on, with
+/// nothing but pods behind it.
+fn inner_bridge<'a>(
+    case: &Case<'a>,
+    netns: &Netns,
+    net: (IpAddr, u8),
+) -> Option<(Inum, &'a Device)> {
+    let node = case.netns(place::node_of(case.state, netns.inum).unwrap_or(netns.inum))?;
+    let has =
+        |d: &&Device| d.addresses.iter().any(|(a, len)| (show::network(*a, *len), *len) == net);
+    let is_bridge = |d: &&Device| d.kind == DeviceKind::Bridge;
+    let bridge = node.devices.values().filter(is_bridge).find(has)?;
+    let mut ports = node.devices.values().filter(|d| d.master == Some(bridge.ifindex));
+    let is_pods = |port: &Device| {
+        let pod = port.link.and_then(|link| link.netns);
+        pod.is_some_and(|pod| place::node_of(case.state, pod) == Some(node.inum))
+    };
+    ports.all(is_pods).then_some((node.inum, bridge))
 }
 
 /// Two devices on one link have the link-layer address.

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use super::located::{delete, located, place_of, replace};
 use super::met::each;
 use super::{Case, Finding, Rule, chains};
+use crate::diagnose::remedy::{full, past};
 use crate::diagnose::walk::{Nat, ObstacleKind as Kind, RuleRef, Step, Walk, What};
 use crate::diagnose::{Drop, Met};
 use crate::event::Tuple;
@@ -72,22 +73,40 @@ fn other_zone(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
 
 /// Redirected to a port of the node's own at which nobody listens.
 fn unserved(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
-    let Kind::NoListener { port, .. } = &met.obstacle.kind else { return None };
     let netns = met.netns(case)?;
     let nat = met.walk.nat.iter().rfind(|n| n.kind.is_destination())?;
+    let (port, why) = match &met.obstacle.kind {
+        Kind::NoListener { port, .. } => (*port, "at which nobody listens"),
+        Kind::ListensElsewhere { .. } if nat.kind == NatKind::Redirect => {
+            (nat.after.dport, "where nobody takes what comes from elsewhere")
+        }
+        _ => return None,
+    };
     let rule = nat.rule.as_ref().filter(|_| nat.netns == netns.inum)?;
     let before = &nat.before;
     let title = format!(
-        "{} redirects {}:{} to its own port {port}, at which nobody listens",
+        "{} redirects {}:{} to its own port {port}, {why}",
         netns.name, before.dst, before.dport
     );
+    let (src, dst) = (before.src, before.dst);
+    let spared = located(case, nat.netns, rule).and_then(|(table, chain, own)| {
+        let ends = ((src, full(src)), (dst, full(dst)));
+        Some(past(nat.netns, (table, chain, own?), ends))
+    });
     let finding = met
         .finding(case, "redirect-unserved", title)
         .at(place_of(case, nat.netns, rule))
         .fact(format!("{} of {}: {}", rule.table, netns.name, rule.text))
-        .fact(format!("no socket of {} listens at port {port}", netns.name))
+        .fact(format!("no socket of {} takes it at port {port}", netns.name))
+        .rather(spared.into_iter().collect())
         .fix(format!("# start the program that is to listen at port {port}; until then:"));
     Some(finding.fix(delete(case, nat.netns, rule)))
+}
+
+/// A namespace redirects what is asked for to this port of its own.
+pub(super) fn is_redirected(case: &Case<'_>, holder: Inum, port: u16) -> bool {
+    let mut nat = case.ways.iter().flat_map(|way| &way.request.nat);
+    nat.any(|n| (n.kind, n.netns, n.after.dport) == (NatKind::Redirect, holder, port))
 }
 
 /// The rule that keeps the conntrack of a namespace from seeing the request.

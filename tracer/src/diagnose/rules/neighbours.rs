@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::met::each;
-use super::{Case, Finding, Rule, devices, plug};
+use super::{Case, Finding, Rule, devices, duplicate, plug};
 use crate::diagnose::remedy::{Link, Path, Remedy, Step, full, sysctl_name};
 use crate::diagnose::walk::{ObstacleKind as Kind, What};
 use crate::diagnose::{Confidence, Met, Where, place, show};
@@ -265,6 +265,11 @@ fn nobody(
     if let Some(translated) = translated {
         let fact = format!("nobody on {dev} of {node} answers for {addr}");
         return Some(super::service::stale(case, met, translated, fact));
+    }
+    let on_link = route.filter(|(_, via)| !via).map(|(route, _)| (netns, route));
+    let twice = on_link.and_then(|on| duplicate::network(case, met, on, addr, elsewhere));
+    if let Some(finding) = twice {
+        return Some(finding.facts(held));
     }
     if let Some((route, via)) = route
         && (!elsewhere.is_empty() || via)

@@ -4,13 +4,13 @@
 use std::net::IpAddr;
 
 use super::met::each;
-use super::{Case, Finding, Rule, duplicate};
+use super::{Case, Finding, Rule, duplicate, plug};
 use crate::diagnose::remedy::{ChainAt, Edit, Link, Path, Remedy, Spot, Step, sysctl_name};
-use crate::diagnose::walk::{Effect, End, Nat, ObstacleKind as Kind, Walk, What};
+use crate::diagnose::walk::{Effect, End, How, Nat, ObstacleKind as Kind, Place, Walk, What};
 use crate::diagnose::{Confidence, Direction, Drop, Met, Severity, Where, show};
 use crate::net::detail::{Route, RouteType};
 use crate::net::fib::{self, FibQuery};
-use crate::net::{DeviceKind, Netns};
+use crate::net::{DeviceKind, Mac, Netns};
 
 pub(super) const RULE: Rule = Rule {
     id: "duplicate-address",
@@ -36,6 +36,9 @@ pub(super) const RULE: Rule = Rule {
 
 fn check(case: &Case<'_>) -> Vec<Finding> {
     let mut findings = each(case, one);
+    // Of several ways that met the two, one may tell which of them was not meant.
+    let is_told = findings.iter().any(|f| f.id == RULE.id && f.has_remedy());
+    findings.retain(|f| !is_told || f.id != RULE.id || f.has_remedy());
     findings.extend(strained(case));
     let expired = case.drops().filter(|d| d.direction == Direction::Request);
     findings.extend(expired.filter_map(|d| short_lived(case, &d)).take(1));
@@ -101,6 +104,9 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
                      remembered for it"
                 );
                 return Some(super::service::stale(case, met, nat, fact));
+            }
+            if let Some(finding) = configured(case, met, netns, *frame) {
+                return Some(finding);
             }
             let title = format!("nobody behind {dev} of {node} has the MAC {mac}");
             met.finding(case, "frame-for-nobody", title)
@@ -292,6 +298,33 @@ fn is_known(met: &Met<'_>) -> bool {
             Kind::WrongNeighbour { .. } | Kind::DuplicateMac { .. } | Kind::FdbElsewhere { .. }
         )
     })
+}
+
+/// The neighbour entry that somebody wrote, and by which the frame was addressed.
+fn configured(case: &Case<'_>, met: &Met<'_>, at: &Netns, frame: Mac) -> Option<Finding> {
+    let before = met.walk.steps[..=met.step].iter().rev();
+    let (step, addr) = before.into_iter().find_map(|s| match s.what {
+        What::Neigh { addr, mac, how: How::Configured, .. } if mac == Some(frame) => {
+            Some((s, addr))
+        }
+        _ => None,
+    })?;
+    let (sender, dev) = (case.netns(step.netns)?, case.dev_name(step.netns, step.out_dev?));
+    let place = Place { netns: step.netns, dev: step.out_dev };
+    let (node, mac) = (&sender.name, show::mac(frame));
+    let title = format!("{node} has a permanent neighbour entry for {addr} that is wrong");
+    let mut finding = met
+        .finding(case, "neigh-stale-permanent", title)
+        .fact(format!("ip neigh of {node}: {addr} dev {dev} lladdr {mac} PERMANENT"));
+    finding.place = Where::netns(case.state, step.netns).dev(&dev);
+    // Alone on its link, whatever it sends to is the other end.
+    let far = met.obstacle.place.dev.and_then(|dev| at.devices.get(&dev));
+    let far = far.filter(|_| plug::is_pair(case.state, place)).and_then(|d| Some((d, d.mac?)));
+    let Some((device, mac)) = far else {
+        return Some(finding.fix(Remedy::DelNeigh { dev, addr }.at(step.netns)));
+    };
+    let fact = format!("ip link of {}: {} has {}", at.name, device.name, show::mac(mac));
+    Some(finding.fact(fact).fix(Remedy::Neigh { dev, addr, mac }.at(step.netns)))
 }
 
 /// The translation to whom nobody is any more: the neighbour is remembered longer than it lives.

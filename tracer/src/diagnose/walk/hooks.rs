@@ -200,9 +200,12 @@ impl Walker<'_> {
         }
         self.flight.ct = Stateful::Untracked;
         let rule = self.conf.detail(netns).and_then(|d| notrack(&d.firewall, self.flight.tuple));
-        if let Some(track) = self.flight.track.and_then(|at| self.walk.tracks.get_mut(at))
-            && !self.flight.is_reply
-        {
+        if self.flight.is_reply {
+            let tuple = self.flight.tuple;
+            let (orig, now, zone) = (tuple, tuple, super::Zone::default());
+            let untracked = rule;
+            self.walk.tracks.push(Track { netns, orig, now, is_tracked: false, untracked, zone });
+        } else if let Some(track) = self.flight.track.and_then(|at| self.walk.tracks.get_mut(at)) {
             (track.is_tracked, track.untracked) = (false, rule);
         }
     }

@@ -136,7 +136,10 @@ impl<'a> Walker<'a> {
 
     /// What only might have led astray did not, when the packet arrived where it was to go.
     fn forget_what_worked(&mut self) {
-        if !matches!(self.walk.end, End::Delivered { .. }) {
+        let End::Delivered { netns, .. } = self.walk.end else { return };
+        // An answer that somebody else takes did not.
+        let is_for = |request: &Walk| request.ask.from == netns && request.ask.entry.is_none();
+        if self.request.is_some_and(|request| !is_for(request)) {
             return;
         }
         for step in &mut self.walk.steps {
