@@ -1,179 +1,15 @@
 //! `pkttrace diagnose --slow` on networks that are slow, or only busy: a client, a router, a server,
 //! each in a namespace of its own, real traffic between them.
 
-use std::fs::File;
+mod slow_support;
+
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd as _;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use pkttrace_tests::{Diagnosis, Site};
-
-const SERVER: &str = "10.81.2.2";
-
-/// `app` 10.81.1.2, `node`, `web` 10.81.2.2.
-fn routed() -> Site {
-    let site = Site::new(&["app", "node", "web"]);
-    site.wire(("app", "eth0", "10.81.1.2/24"), ("node", "va", "10.81.1.1/24"));
-    site.wire(("web", "eth0", "10.81.2.2/24"), ("node", "vw", "10.81.2.1/24"));
-    site.exec("app", "ip route add default via 10.81.1.1");
-    site.exec("web", "ip route add default via 10.81.2.1");
-    site.exec("node", "sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0");
-    site
-}
-
-/// Runs `work` on a thread inside a host until it is dropped.
-struct Traffic {
-    end: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl Traffic {
-    fn none() -> Self {
-        Self { end: Arc::new(AtomicBool::new(false)), threads: Vec::new() }
-    }
-
-    /// `work` is called again and again.
-    fn and(
-        mut self,
-        site: &Site,
-        host: &str,
-        begin: impl FnOnce() -> Box<dyn FnMut()> + Send + 'static,
-    ) -> Self {
-        let netns = File::open(format!("/run/netns/{}", site.netns(host))).expect("a namespace");
-        let end = Arc::clone(&self.end);
-        let (ready, is_ready) = std::sync::mpsc::channel();
-        self.threads.push(std::thread::spawn(move || {
-            // SAFETY: two integers; the file is open meanwhile.
-            let entered = unsafe { libc::setns(netns.as_raw_fd(), libc::CLONE_NEWNET) };
-            assert_eq!(entered, 0, "setns");
-            let mut work = begin();
-            ready.send(()).expect("the test waits");
-            while !end.load(Ordering::Relaxed) {
-                work();
-            }
-        }));
-        is_ready.recv().expect("the thread begins");
-        self
-    }
-}
-
-impl Drop for Traffic {
-    fn drop(&mut self) {
-        self.end.store(true, Ordering::Relaxed);
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
-    }
-}
-
-const PATIENCE: Duration = Duration::from_millis(200);
-
-/// Takes connections and reads all that comes, at most `pace` bytes at once, with a pause after.
-fn sink(port: u16, pause: Duration) -> Box<dyn FnMut()> {
-    sink_on("0.0.0.0", port, pause)
-}
-
-fn sink_on(addr: &str, port: u16, pause: Duration) -> Box<dyn FnMut()> {
-    let listener = TcpListener::bind((addr, port)).expect("a port");
-    listener.set_nonblocking(true).expect("a listener");
-    let mut open: Vec<TcpStream> = Vec::new();
-    let mut buffer = vec![0; 65_536];
-    Box::new(move || {
-        if let Ok((stream, _)) = listener.accept() {
-            stream.set_read_timeout(Some(Duration::from_millis(5))).expect("a stream");
-            stream.set_nonblocking(false).expect("a stream");
-            open.push(stream);
-        }
-        open.retain_mut(|stream| match stream.read(&mut buffer) {
-            Ok(0) => false,
-            Ok(_) => true,
-            Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
-        });
-        std::thread::sleep(if open.is_empty() { Duration::from_millis(1) } else { pause });
-    })
-}
-
-/// Sends as fast as it goes.
-fn bulk(port: u16) -> Box<dyn FnMut()> {
-    bulk_to(SERVER, port)
-}
-
-fn bulk_to(server: &'static str, port: u16) -> Box<dyn FnMut()> {
-    let mut stream: Option<TcpStream> = None;
-    let data = vec![7; 65_536];
-    Box::new(move || {
-        if stream.is_none() {
-            stream = TcpStream::connect((server, port)).ok();
-        }
-        let Some(open) = &mut stream else { return std::thread::sleep(PATIENCE) };
-        open.set_write_timeout(Some(PATIENCE)).expect("a stream");
-        let _ = open.write(&data);
-    })
-}
-
-/// Answers every byte.
-fn echo(port: u16) -> Box<dyn FnMut()> {
-    let listener = TcpListener::bind(("0.0.0.0", port)).expect("a port");
-    listener.set_nonblocking(true).expect("a listener");
-    let mut open: Vec<TcpStream> = Vec::new();
-    Box::new(move || {
-        if let Ok((stream, _)) = listener.accept() {
-            stream.set_nonblocking(false).expect("a stream");
-            stream.set_read_timeout(Some(Duration::from_millis(5))).expect("a stream");
-            open.push(stream);
-        }
-        let mut byte = [0];
-        open.retain_mut(|stream| match stream.read(&mut byte) {
-            Ok(0) => false,
-            Ok(_) => stream.write_all(&byte).is_ok(),
-            Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
-        });
-        if open.is_empty() {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    })
-}
-
-/// Round trips of one byte on one connection.
-fn ping_pong(port: u16) -> Box<dyn FnMut()> {
-    let mut stream: Option<TcpStream> = None;
-    Box::new(move || {
-        if stream.is_none() {
-            stream = TcpStream::connect((SERVER, port)).ok();
-        }
-        let Some(open) = &mut stream else { return std::thread::sleep(PATIENCE) };
-        open.set_read_timeout(Some(PATIENCE)).expect("a stream");
-        let _ = open.write(&[1]);
-        let _ = open.read(&mut [0]);
-    })
-}
-
-fn ask(site: &Site, to: &str, proto: &str) -> Diagnosis {
-    ask_for("3s", site, to, proto)
-}
-
-/// What shows in every packet is seen at once.
-fn glance(site: &Site, to: &str) -> Diagnosis {
-    ask_for("2s", site, to, "tcp")
-}
-
-fn ask_for(span: &str, site: &Site, to: &str, proto: &str) -> Diagnosis {
-    let from = site.netns("app");
-    Diagnosis::of(&["--slow", "--from", &from, "--to", to, "--proto", proto, "--duration", span])
-}
-
-fn assert_quiet(found: &Diagnosis) {
-    assert!(found.loud().is_empty(), "{:#}", found.json);
-}
-
-/// The first finding's evidence, in one text.
-fn evidence(found: &Diagnosis) -> String {
-    found.first()["evidence"].to_string()
-}
+use pkttrace_tests::Site;
+use slow_support::*;
 
 #[test]
 fn a_long_chain_in_everybodys_way_is_named_and_let_past() {
@@ -554,6 +390,20 @@ while True:
 
 struct Child(std::process::Child);
 
+impl Child {
+    /// Runs a program of Python inside a host, until it has said that it is ready.
+    fn python(site: &Site, host: &str, script: &str) -> Self {
+        let child = std::process::Command::new("ip")
+            .args(["netns", "exec", &site.netns(host), "python3", "-c", script])
+            .stdout(std::process::Stdio::piped())
+            .spawn();
+        let mut child = Self(child.expect("ip starts"));
+        let stdout = child.0.stdout.as_mut().expect("a pipe");
+        stdout.read_exact(&mut [0; 5]).expect("it is ready");
+        child
+    }
+}
+
 impl Drop for Child {
     fn drop(&mut self) {
         let _ = self.0.kill();
@@ -568,19 +418,131 @@ fn a_server_that_its_cpu_limit_stops_is_no_slow_network() {
         eprintln!("left out: no cgroup controller of processors here");
         return;
     };
-    let netns = site.netns("web");
-    let server = std::process::Command::new("ip")
-        .args(["netns", "exec", &netns, "python3", "-c", BUSY_SERVER])
-        .stdout(std::process::Stdio::piped())
-        .spawn();
-    let mut server = Child(server.expect("ip starts"));
-    let mut said = [0; 5];
-    let stdout = server.0.stdout.as_mut().expect("a pipe");
-    stdout.read_exact(&mut said).expect("it listens");
+    let server = Child::python(&site, "web", BUSY_SERVER);
     let procs = cgroup.0.join("cgroup.procs");
     std::fs::write(procs, server.0.id().to_string()).expect("it moves");
     let _traffic = Traffic::none().and(&site, "app", || ping_pong(8090));
     let found = ask(&site, "10.81.2.2:8090", "tcp");
     found.assert_first("slow-cpu-quota", &site.netns("web"));
     assert!(found.first()["title"].to_string().contains("python3"), "{:#}", found.json);
+}
+
+/// Takes what comes to queue 7 of netfilter, and lets it by after six milliseconds.
+const SLOW_VERDICTS: &str = "
+import socket, struct, time
+s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)
+s.bind((0, 0))
+def attribute(kind, value):
+    return struct.pack('=HH', 4 + len(value), kind) + value + bytes(-len(value) % 4)
+def send(kind, body):
+    body = struct.pack('=BBH', 0, 0, socket.htons(7)) + body
+    s.send(struct.pack('=IHHII', 16 + len(body), 3 << 8 | kind, 1, 0, 0) + body)
+send(2, attribute(1, struct.pack('!BBH', 1, 0, socket.AF_INET)))
+send(2, attribute(2, struct.pack('!IB', 64, 1)))
+print('ready', flush=True)
+while True:
+    data = s.recv(65536)
+    while data:
+        length, kind = struct.unpack('=IH', data[:6])
+        if kind == 3 << 8:
+            time.sleep(0.006)
+            send(1, attribute(2, struct.pack('!I', 1) + data[24:28]))
+        data = data[length + 3 & ~3:]
+";
+
+#[test]
+fn a_program_that_decides_late_and_a_device_that_takes_no_pieces_are_named() {
+    let site = routed();
+    let traffic =
+        Traffic::none().and(&site, "web", || echo(8080)).and(&site, "app", || ping_pong(8080));
+    let program = Child::python(&site, "node", SLOW_VERDICTS);
+    site.exec("node", "iptables -A FORWARD -s 10.81.1.2 -j NFQUEUE --queue-num 7");
+    let found = glance(&site, "10.81.2.2:8080");
+    found.assert_first("slow-verdict", &site.netns("node"));
+    assert!(found.first()["where"]["rule"].to_string().contains("NFQUEUE"), "{:#}", found.json);
+    site.exec("node", "iptables -F FORWARD");
+    drop((traffic, program));
+
+    let _traffic =
+        Traffic::none()
+            .and(&site, "web", || sink(9000, Duration::ZERO))
+            .and(&site, "app", || bulk(9000));
+    site.exec("app", "ip link set eth0 gso_max_segs 1");
+    let found = glance(&site, "10.81.2.2:9000");
+    found.assert_first("slow-offload", &site.netns("app"));
+    assert!(evidence(&found).contains("gso_max_segs 1,"), "{:#}", found.json);
+    site.exec("app", "ip link set eth0 gso_max_segs 65535");
+    assert_quiet(&glance(&site, "10.81.2.2:9000"));
+}
+
+#[test]
+fn a_tunnel_whose_packets_are_cut_on_their_way_is_made_narrower() {
+    let site = Site::new(&["app", "one", "core", "two", "web"]);
+    site.wire(("app", "eth0", "10.81.1.2/24"), ("one", "va", "10.81.1.1/24"));
+    site.wire(("web", "eth0", "10.81.2.2/24"), ("two", "vw", "10.81.2.1/24"));
+    site.wire(("one", "ul", "10.81.8.2/24"), ("core", "c1", "10.81.8.1/24"));
+    site.wire(("two", "ul", "10.81.9.2/24"), ("core", "c2", "10.81.9.1/24"));
+    site.exec("app", "ip link set eth0 mtu 1450 && ip route add default via 10.81.1.1");
+    site.exec("web", "ip link set eth0 mtu 1450 && ip route add default via 10.81.2.1");
+    site.exec("two", "ip link set ul mtu 1400");
+    site.exec("core", "ip link set c2 mtu 1400 && sysctl -qw net.ipv4.ip_forward=1");
+    for (node, own, other, via, pods) in [
+        ("one", "10.81.8.2", "10.81.9.2", "10.81.8.1", "10.81.2"),
+        ("two", "10.81.9.2", "10.81.8.2", "10.81.9.1", "10.81.1"),
+    ] {
+        site.exec(
+            node,
+            &format!("ip route add default via {via} && sysctl -qw net.ipv4.ip_forward=1"),
+        );
+        let remote = format!("local {own} remote {other} dstport 4789");
+        site.exec(node, &format!("ip link add vx type vxlan id 7 {remote}"));
+        let tunnel = if node == "one" { "10.82.0.1" } else { "10.82.0.2" };
+        let next = if node == "one" { "10.82.0.2" } else { "10.82.0.1" };
+        site.exec(node, &format!("ip addr add {tunnel}/24 dev vx && ip link set vx mtu 1450 up"));
+        site.exec(node, &format!("ip route add {pods}.0/24 via {next}"));
+    }
+    let _traffic =
+        Traffic::none()
+            .and(&site, "web", || sink(9000, Duration::ZERO))
+            .and(&site, "app", || bulk(9000));
+    let found = glance(&site, "10.81.2.2:9000");
+    found.assert_first("slow-fragmentation", &site.netns("core"));
+    assert_eq!(found.first()["where"]["dev"], "c2", "{:#}", found.json);
+    found.run_fix();
+    assert_quiet(&glance(&site, "10.81.2.2:9000"));
+}
+
+/// Knows one name, with an address of each kind.
+const NAME_SERVER: &str = "
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(('10.81.2.2', 53))
+print('ready', flush=True)
+records = {1: socket.inet_aton('10.81.2.2'), 28: socket.inet_pton(socket.AF_INET6, '2001:db8:2::2')}
+while True:
+    data, to = s.recvfrom(2048)
+    end = data.index(0, 12) + 5
+    record = records[data[end - 3]]
+    head = data[:2] + bytes([0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]) + data[12:end]
+    answer = bytes([0xc0, 12, 0, data[end - 3], 0, 1, 0, 0, 0, 30, 0, len(record)])
+    s.sendto(head + answer + record, to)
+";
+
+#[test]
+fn an_address_of_a_name_that_leads_nowhere_is_named() {
+    let site = routed();
+    site.exec("node", "ip addr add 2001:db8:1::1/64 dev va nodad");
+    site.exec("node", "sysctl -qw net.ipv6.conf.all.forwarding=1");
+    site.exec("node", "ip route add 2001:db8:2::2 dev vw && ip -6 neigh add 2001:db8:2::2 dev vw lladdr 02:00:00:00:00:09");
+    site.exec("app", "ip addr add 2001:db8:1::2/64 dev eth0 nodad");
+    site.exec("app", "ip -6 route add default via 2001:db8:1::1");
+    site.resolver("app", "nameserver 10.81.2.2\n");
+    let _server = Child::python(&site, "web", NAME_SERVER);
+    let _traffic =
+        Traffic::none().and(&site, "web", || echo(8080)).and(&site, "app", || ping_pong(8080));
+    let found = ask_for("5s", &site, "api.shop.test:8080", "tcp");
+    found.assert_first("slow-dead-address", &site.netns("app"));
+    assert!(found.first()["title"].to_string().contains("2001:db8:2::2"), "{:#}", found.json);
+    site.exec("app", "ip addr del 2001:db8:1::2/64 dev eth0");
+    assert_quiet(&ask_for("2s", &site, "api.shop.test:8080", "tcp"));
 }

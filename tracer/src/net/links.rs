@@ -84,6 +84,7 @@ pub(super) fn device(inum: Inum, message: &LinkMessage) -> Option<Device> {
             LinkAttribute::LinkInfo(info) => link_info(&mut device, info),
             LinkAttribute::Xdp(parts) => device.xdp = xdp(parts),
             LinkAttribute::GsoMaxSize(bytes) => device.gso_max = *bytes,
+            LinkAttribute::GsoMaxSegs(count) => device.gso_segments = *count,
             _ => {}
         }
     }

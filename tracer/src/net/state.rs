@@ -98,6 +98,8 @@ pub struct Device {
     pub is_noarp: bool,
     /// Largest GSO packet, bytes (`IFLA_GSO_MAX_SIZE`), 0 when it was not told.
     pub gso_max: u32,
+    /// Most segments of one (`IFLA_GSO_MAX_SEGS`), 0 when it was not told.
+    pub gso_segments: u32,
 }
 
 /// Settings of a bridge's port (`IFLA_BRPORT_*`).

@@ -61,20 +61,33 @@ fn fixed(finding: Finding, end: &End<'_>) -> Finding {
 pub(super) fn small_send_buffer(end: &End<'_>) -> Option<Finding> {
     const PATH: &str = "ipv4/tcp_wmem";
     let (sent, busy) = (end.grown(|c| c.acked), end.grown(|c| c.busy_us));
-    let (limits, most) = limits(end, PATH, USUAL_WMEM)?;
     let waited = end.grown(|c| c.buffer_limited_us);
     let rtt = end.now.rtt.max(end.now.min_rtt);
-    let is_it = sent > SOME && rtt >= LONG && busy > 0 && waited * 10 > busy * 3;
-    is_it.then(|| {
-        let title = format!("The send buffer holds no more than {most} bytes");
+    if sent <= SOME || rtt < LONG || busy == 0 || waited * 10 <= busy * 3 {
+        return None;
+    }
+    let fact = |title: String| {
         let finding = end.finding("slow-send-buffer", title).fact(format!(
             "{}: the send buffer was the limit for {} % of the time",
             end.what(),
             waited * 100 / busy
         ));
         let a_window = end.rate(sent) as f64 * rtt.as_secs_f64();
-        let finding = a_buffer(finding, end, (rtt, a_window), "sent");
-        grown(finding, end, (PATH, limits), USUAL_WMEM)
+        a_buffer(finding, end, (rtt, a_window), "sent")
+    };
+    if let Some((limits, most)) = limits(end, PATH, USUAL_WMEM) {
+        let title = format!("The send buffer holds no more than {most} bytes");
+        return Some(grown(fact(title), end, (PATH, limits), USUAL_WMEM));
+    }
+    // One that may grow does so while it is the limit.
+    let buffer = u64::from(end.now.send_buffer);
+    let history = end.evidence.history(end.netns, end.now);
+    let is_fixed = history.iter().all(|c| u64::from(c.send_buffer) == buffer);
+    (history.len() >= 3 && is_fixed && (1..USUAL_WMEM / 4).contains(&buffer)).then(|| {
+        fact(format!("The send buffer stays at {buffer} bytes")).fix(
+            "let the application not set SO_SNDBUF, which ends the kernel's tuning, or set it to rate \
+             times round trip",
+        )
     })
 }
 

@@ -1,10 +1,10 @@
 //! What was seen of a flow that is said to be slow.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::diagnose::case::{Target, Way};
+use crate::diagnose::case::{Probed, Target, Way};
 use crate::diagnose::finding::{Finding, Scenario, Where};
 use crate::diagnose::walk::{End, What};
 use crate::event::{Proto, Tuple};
@@ -27,13 +27,13 @@ pub struct Lookup {
     /// For an IPv6 address.
     pub is_v6: bool,
     /// Whom.
-    pub server: std::net::IpAddr,
+    pub server: IpAddr,
     /// How long the answer took, or how long it was waited for.
     pub took: Duration,
     /// The answer's code; `None` when none came.
     pub rcode: Option<u8>,
-    /// It holds an address.
-    pub has_address: bool,
+    /// The addresses that it holds.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// What stands for journeys where packets were timed and not followed (`pkttrace latency`).
@@ -74,6 +74,8 @@ pub struct Evidence<'a> {
     pub cpus: (Vec<Cpu>, Vec<Cpu>),
     /// Name look-ups, as the resolver library does them.
     pub lookups: Vec<Lookup>,
+    /// Connections of our own, and what came of them.
+    pub probes: Vec<Probed>,
     /// Of a flow that was not followed.
     pub timed: Timed,
 }

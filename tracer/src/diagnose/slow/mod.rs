@@ -5,6 +5,7 @@
 //! looks for one kind of cause. Totals since boot tell nothing, only what grew meanwhile does;
 //! retransmissions alone, or a closed window alone, are no fault.
 
+mod addresses;
 mod buffers;
 mod capacity;
 mod connections;
@@ -13,6 +14,7 @@ mod dropping;
 mod end;
 mod evidence;
 mod fragments;
+mod lengths;
 mod loss;
 mod names;
 mod offload;
@@ -25,6 +27,7 @@ mod rules;
 #[cfg(test)]
 mod tests;
 mod times;
+mod verdict;
 
 pub use evidence::{Evidence, Lookup, Moment, Timed};
 pub use times::Segment;
@@ -45,6 +48,7 @@ pub(super) struct Check {
 /// Every check.
 const CHECKS: &[&Check] = &[
     &rules::CHECK,
+    &verdict::CHECK,
     &queues::CHECK,
     &dropping::CHECK,
     &ports::CHECK,
@@ -52,10 +56,12 @@ const CHECKS: &[&Check] = &[
     &capacity::CHECK,
     &quota::CHECK,
     &fragments::CHECK,
+    &lengths::CHECK,
     &offload::CHECK,
     &delays::CHECK,
     &connections::CHECK,
     &names::CHECK,
+    &addresses::CHECK,
     &loss::CHECK,
 ];
 

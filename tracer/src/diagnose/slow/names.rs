@@ -48,7 +48,7 @@ fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
         return vec![finding];
     }
     // What comes with a search domain and leads to no address is waited for in vain.
-    let in_vain = |l: &&&Lookup| l.suffix.is_some() && !l.has_address;
+    let in_vain = |l: &&&Lookup| l.suffix.is_some() && l.addresses.is_empty();
     let vain: Vec<&Lookup> = late.iter().filter(in_vain).copied().collect();
     let has_quick = |l: &Lookup| {
         evidence.lookups.iter().any(|o| o.server == l.server && o.rcode.is_some() && o.took < LATE)
@@ -107,7 +107,7 @@ fn tries(finding: Finding, evidence: &Evidence<'_>) -> Finding {
     finding.facts(evidence.lookups.iter().map(|l| {
         let came = match l.rcode {
             None => "no answer".to_owned(),
-            Some(0) if l.has_address => "an address".to_owned(),
+            Some(0) if !l.addresses.is_empty() => "an address".to_owned(),
             Some(0) => "no address".to_owned(),
             Some(2) => "SERVFAIL".to_owned(),
             Some(3) => "NXDOMAIN".to_owned(),

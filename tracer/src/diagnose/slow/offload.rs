@@ -6,7 +6,7 @@ use super::{Check, Evidence};
 use crate::diagnose::finding::{Finding, Severity};
 use crate::diagnose::remedy::{Link, Remedy};
 use crate::net::meter::Features;
-use crate::net::{DeviceKind, Inum};
+use crate::net::{Device, DeviceKind, Inum};
 
 pub(super) const CHECK: Check = Check {
     explains: &[
@@ -75,42 +75,107 @@ fn needed(evidence: &Evidence<'_>) -> Vec<&'static str> {
     needed
 }
 
-fn off(
-    evidence: &Evidence<'_>,
-    (netns, dev): (Inum, u32),
-    needed: &[&'static str],
-) -> Option<Finding> {
+/// What a device sends one packet at a time.
+struct Cut<'a> {
+    netns: Inum,
+    device: &'a Device,
+    features: &'a Features,
+    fact: String,
+}
+
+fn off(evidence: &Evidence<'_>, place: (Inum, u32), needed: &[&'static str]) -> Option<Finding> {
+    let cut = cut(evidence, place)?;
+    let names = lost(cut.features, needed);
+    let found = switched(evidence, &cut, &names).or_else(|| small_pieces(evidence, &cut));
+    found.or_else(|| beside_a_program(evidence, &cut, needed))
+}
+
+fn cut<'a>(evidence: &'a Evidence<'_>, (netns, dev): (Inum, u32)) -> Option<Cut<'a>> {
     let device = evidence.state.device(netns, dev)?;
     let features = evidence.moments.first()?.get(&netns)?.features.get(&dev)?;
-    let names = lost(features, needed);
     let grown = |what: &str| evidence.grown(netns, &format!("if.{}.{what}", device.name));
     let (packets, bytes) = (grown("tx_packets"), grown("tx_bytes"));
     let seconds = evidence.span.as_secs_f64();
     // Long pieces get through, or nothing much was sent.
     let mean = bytes.checked_div(packets)?;
     let is_busy = packets as f64 / seconds > BUSY as f64;
-    // What was asked for and is not there is beyond the driver, or (tun) beyond who holds it open.
-    let was_switched = |name: &&str| features.get(*name).is_some_and(|f| !f.is_wanted);
     let is_cut = mean * 10 > u64::from(device.mtu) * 8 && mean < u64::from(device.mtu) + 100;
-    if !names.iter().any(was_switched) || !is_busy || !is_cut {
-        return None;
+    let fact = format!(
+        "{} sent {packets} packets in {seconds:.1} s, {mean} bytes each: cut to its MTU of {} before \
+         they came to it",
+        device.name, device.mtu
+    );
+    (is_busy && is_cut).then_some(Cut { netns, device, features, fact })
+}
+
+impl Cut<'_> {
+    fn finding(&self, evidence: &Evidence<'_>, title: &str) -> Finding {
+        let mut finding = evidence.finding("slow-offload", self.netns, title.to_owned());
+        finding.place = finding.place.dev(&self.device.name);
+        finding.fact(self.fact.clone())
     }
-    let title = format!("Offload is off on {}: {} ", device.name, names.join(", "));
-    let mut finding =
-        evidence.finding("slow-offload", netns, title.trim_end().to_owned()).fact(format!(
-            "{} sent {packets} packets in {seconds:.1} s, {mean} bytes each: cut to its MTU of {} \
-             before they came to it",
-            device.name, device.mtu
-        ));
-    for name in &names {
-        finding = finding.fact(format!("ethtool -k {}: {name} off", device.name));
-    }
-    finding.place = finding.place.dev(&device.name);
-    for name in names.iter().filter(|name| was_switched(name)) {
-        let dev = device.name.clone();
-        finding = finding.fix(Remedy::Offload { dev, feature: name, on: true }.at(netns));
-    }
-    Some(finding)
+}
+
+/// Somebody switched it off.
+fn switched(evidence: &Evidence<'_>, cut: &Cut<'_>, names: &[&'static str]) -> Option<Finding> {
+    let name = &cut.device.name;
+    // What was asked for and is not there is beyond the driver, or (tun) beyond who holds it open.
+    let was_switched = |name: &&&str| cut.features.get(**name).is_some_and(|f| !f.is_wanted);
+    names.iter().find(was_switched)?;
+    let title = format!("Offload is off on {name}: {}", names.join(", "));
+    let off = names.iter().map(|feature| format!("ethtool -k {name}: {feature} off"));
+    let on = names
+        .iter()
+        .filter(was_switched)
+        .map(|feature| Remedy::Offload { dev: name.clone(), feature, on: true }.at(cut.netns));
+    Some(cut.finding(evidence, &title).facts(off).fixes(on.collect::<Vec<_>>()))
+}
+
+/// Pieces of so few packets are hardly pieces.
+const FEW: u32 = 4;
+
+/// The device takes no longer pieces.
+fn small_pieces(evidence: &Evidence<'_>, cut: &Cut<'_>) -> Option<Finding> {
+    let Device { name, mtu, gso_max: bytes, gso_segments: count, .. } = cut.device;
+    // 0 is what was not told.
+    let is_small = (1..FEW).contains(count) || (1..mtu.saturating_mul(FEW)).contains(bytes);
+    is_small.then(|| {
+        let title = format!("{name} takes pieces of {count} segments and {bytes} bytes at most");
+        cut.finding(evidence, &title)
+            .fact(format!("ip -d link: gso_max_segs {count}, gso_max_size {bytes} on {name}"))
+            .fix(format!(
+                "ip link set dev {name} gso_max_segs 65535 gso_max_size 65536, where it was set"
+            ))
+    })
+}
+
+/// A veth segments nothing while its peer runs a native XDP program, which sees one packet at a time.
+fn beside_a_program(
+    evidence: &Evidence<'_>,
+    cut: &Cut<'_>,
+    needed: &[&'static str],
+) -> Option<Finding> {
+    const NATIVE: u8 = 1;
+    let is_off = |name: &&&str| cut.features.get(**name).is_some_and(|f| !f.is_active);
+    // Nobody can switch it on meanwhile.
+    let segments = needed.iter().filter(|name| [OF_IPV4, OF_IPV6].contains(*name));
+    let names: Vec<_> = segments.filter(is_off).collect();
+    names.first()?;
+    let link = cut.device.link.filter(|_| cut.device.kind == DeviceKind::Veth)?;
+    let peer = evidence.state.device(link.netns?, link.ifindex)?;
+    let program = peer.xdp.filter(|xdp| xdp.mode == NATIVE)?.prog;
+    let title =
+        format!("A native XDP program on {} keeps {} from segmenting", peer.name, cut.device.name);
+    let mut finding = evidence.finding("slow-offload", link.netns?, title).fact(cut.fact.clone());
+    finding.place = finding.place.dev(&peer.name);
+    let off = names.iter().map(|feature| format!("ethtool -k {}: {feature} off", cut.device.name));
+    Some(finding.facts(off).fact(format!("ip link: {} runs XDP program {program}", peer.name)).fix(
+        format!(
+            "detach XDP program {program} from {}, or run it as a tc program there, which sees \
+             packets before they are cut",
+            peer.name
+        ),
+    ))
 }
 
 /// Offloads that the device could do and does not.

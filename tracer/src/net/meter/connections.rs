@@ -33,6 +33,8 @@ pub struct Connection {
     pub unread: u32,
     /// Receive buffer, bytes.
     pub receive_buffer: u32,
+    /// Send buffer, bytes.
+    pub send_buffer: u32,
     /// Sent and not acknowledged, or not yet sent, bytes.
     pub unsent: u32,
     /// Of it, not yet sent (since 4.6).
@@ -111,6 +113,7 @@ fn connection(body: &[u8], processes: &Processes) -> Option<Connection> {
         process: processes.get(&u32_at(body, 68)?).cloned(),
         unread: u32_at(body, 56)?,
         receive_buffer: u32_at(memory, 4).unwrap_or(0),
+        send_buffer: u32_at(memory, 12).unwrap_or(0),
         unsent: u32_at(body, 60)?,
         held_back: word(144),
         is_app_limited: u8_at(info, 7)? & 1 != 0,
@@ -153,7 +156,12 @@ mod tests {
         let own = sender.local_addr().unwrap();
         let there = all.iter().find(|c| c.peer == own).unwrap();
         assert_eq!((there.unread, there.received), (1000, 1000));
-        assert!(there.scales_window && there.receive_buffer > 1000 && there.mss > 500);
+        assert!(
+            there.scales_window
+                && there.receive_buffer > 1000
+                && there.send_buffer > 1000
+                && there.mss > 500
+        );
         let here = all.iter().find(|c| c.local == own).unwrap();
         // The SYN counts as one.
         assert!((1000..=1001).contains(&here.acked), "{here:?}");

@@ -53,6 +53,7 @@ pub(super) struct Heard {
 
 /// A notification.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "few wait at a time, and most are links")]
 pub(super) enum Event {
     /// A device is there, or has changed. Its addresses are not in it.
     Link(Device),

@@ -85,6 +85,7 @@ impl Watch {
                 after: std::collections::BTreeMap::new(),
                 cpus: (self.cpus, meter::cpus()),
                 lookups: Vec::new(),
+                probes: Vec::new(),
                 timed,
             };
             let found = slow::conclude(&evidence).findings;

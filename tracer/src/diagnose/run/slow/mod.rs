@@ -1,20 +1,22 @@
 //! Why a connection is slow: figures before and after, with its traffic in between.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, sleep_until};
 
+mod names;
+
+use self::names::Questions;
 use super::{Ask, Node, Outcome, Watch, active, ask};
 use crate::cli::filter::{FilterArgs, Network};
 use crate::config::Config;
-use crate::diagnose::case::{Method, Outcome as Came, Probed, Purpose, Target, Way};
+use crate::diagnose::case::{Method, Probed, Purpose, Target, Way};
 use crate::diagnose::probe::{Plan, Report, Running, candidates};
 use crate::diagnose::slow::{self, Evidence, Lookup, Moment};
 use crate::firewall::{self, Firewall};
@@ -35,12 +37,12 @@ const LOOK: Duration = Duration::from_millis(250);
 const SETTLED: Duration = Duration::from_secs(1);
 /// How often the ring is.
 const TICK: Duration = Duration::from_millis(2);
-/// How long a name server is waited for (resolv.conf(5): `timeout`).
-const NAME_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long concluding may take when a signal has ended the watch.
 const CONCLUDING: Duration = Duration::from_secs(3);
 /// A connection of our own, so that something is seen where nobody else talks.
 const PROBES: usize = 3;
+/// Of a name, in each family.
+const ADDRESSES: usize = 3;
 
 /// Watches the flow, and concludes. It may be ended early.
 ///
@@ -135,16 +137,24 @@ impl Watching {
     /// given up.
     async fn run(&mut self, span: Duration) -> Result<()> {
         let (mut look, mut tick) = (self.start + LOOK, self.start);
-        let (_probing, mut reports) = self.begun.probe();
+        let (probing, (report, mut reports)) = (Running::default(), unbounded_channel());
+        let mut sent = self.begun.probe(self.begun.address(), &probing, &report);
         let (to, mut answers) = unbounded_channel();
         let asking = tokio::spawn(self.begun.questions()?.ask(to));
         let start = self.start;
         let is_over = |asking: &JoinHandle<()>| start.elapsed() > span && asking.is_finished();
-        while !is_over(&asking) {
+        // Whoever was asked has been heard, or given up.
+        while !is_over(&asking) || !answers.is_empty() || self.probes.len() < sent {
             tokio::select! {
                 biased;
                 Some(report) = reports.recv() => self.probes.extend(done(report)),
-                Some(lookup) = answers.recv() => self.lookups.push(lookup),
+                Some(lookup) = answers.recv() => {
+                    // Whoever connects to the name may get any of them.
+                    for addr in lookup.addresses.iter().take(ADDRESSES) {
+                        sent += self.begun.probe(Some(*addr), &probing, &report);
+                    }
+                    self.lookups.push(lookup);
+                }
                 () = sleep_until(look) => {
                     self.look(Depth::Peaks).await?;
                     look = Instant::now() + LOOK;
@@ -155,9 +165,7 @@ impl Watching {
                 }
             }
         }
-        while let Ok(lookup) = answers.try_recv() {
-            self.lookups.push(lookup);
-        }
+        self.begun.resolve(&self.lookups);
         Ok(())
     }
 
@@ -196,6 +204,7 @@ impl Watching {
             after,
             cpus: (self.cpus, meter::cpus()),
             lookups: self.lookups,
+            probes: self.probes.clone(),
             timed: slow::Timed::default(),
         };
         let diagnosis = slow::conclude(&evidence);
@@ -248,24 +257,41 @@ impl Begun {
         self.node.state.netns.values().filter(wanted).map(Place::new).collect()
     }
 
-    /// Connections of our own: what they meet is what the others meet.
-    fn probe(&self) -> (Running, UnboundedReceiver<Report>) {
-        let (to, reports) = unbounded_channel();
-        let running = Running::default();
-        let Some(target) = &self.target else { return (running, reports) };
+    /// Where to, unless a name has to be looked up for that.
+    fn address(&self) -> Option<IpAddr> {
+        self.target.as_ref()?.addr
+    }
+
+    /// Connections of our own, and how many: what they meet is what the others meet.
+    fn probe(
+        &self,
+        to: Option<IpAddr>,
+        running: &Running,
+        report: &UnboundedSender<Report>,
+    ) -> usize {
+        let (Some(target), Some(to)) = (&self.target, to) else { return 0 };
         let netns = self.node.state.netns.get(&target.netns);
         let inside = netns.and_then(|n| setns::open(&n.path, target.netns).ok());
-        let (Some(addr), Some(inside)) = (target.addr, inside.map(Arc::new)) else {
-            return (running, reports);
-        };
+        let Some(inside) = inside.map(Arc::new) else { return 0 };
         // A datagram of ours could be taken for real by whoever waits for them.
-        if matches!(target.proto, Method::Icmp | Method::Tcp) {
-            for number in 0..PROBES {
-                let plan = plan(target, target.proto, addr, target.port.unwrap_or(0));
-                running.start(Arc::clone(&inside), number, plan, to.clone());
-            }
+        if !matches!(target.proto, Method::Icmp | Method::Tcp) {
+            return 0;
         }
-        (running, reports)
+        for number in 0..PROBES {
+            let plan = plan(target, target.proto, to, target.port.unwrap_or(0));
+            running.start(Arc::clone(&inside), number, plan, report.clone());
+        }
+        PROBES
+    }
+
+    /// The ways to what a name stands for, now that it is known.
+    fn resolve(&mut self, lookups: &[Lookup]) {
+        let Some(target) = self.target.as_mut().filter(|t| t.addr.is_none()) else { return };
+        for addr in lookups.iter().flat_map(|l| &l.addresses) {
+            let one = Target { addr: Some(*addr), ..target.clone() };
+            self.ways.extend(ways(&self.node, &one));
+            target.addr.get_or_insert(*addr);
+        }
     }
 
     /// The rules of the namespaces on the way, with what they have counted by now.
@@ -305,67 +331,6 @@ impl Begun {
         questions.port = target.port.filter(|_| target.proto == Method::Dns).unwrap_or(53);
         Ok(questions)
     }
-}
-
-/// A name as the resolver library looks it up: each candidate, of the first server that answers.
-#[derive(Default)]
-struct Questions {
-    inside: Option<(Arc<File>, Target)>,
-    name: String,
-    candidates: Vec<String>,
-    servers: Vec<IpAddr>,
-    port: u16,
-}
-
-impl Questions {
-    async fn ask(mut self, to: UnboundedSender<Lookup>) {
-        let Some((inside, target)) = &self.inside else { return };
-        for candidate in &self.candidates {
-            while let Some(server) = self.servers.first().copied() {
-                let at = (server, self.port);
-                // Both at once, as the resolver library does.
-                let ask = |is_v6| look_up(target, inside, (candidate, &self.name, is_v6), at);
-                let both = tokio::join!(ask(false), ask(true));
-                let is_answered = both.0.rcode.is_some() || both.1.rcode.is_some();
-                let is_found = both.0.has_address || both.1.has_address;
-                // Nobody waits for it any more: nothing to be done.
-                if to.send(both.0).is_err() || to.send(both.1).is_err() || is_found {
-                    return;
-                }
-                if is_answered {
-                    break;
-                }
-                self.servers.remove(0);
-            }
-        }
-    }
-}
-
-async fn look_up(
-    target: &Target,
-    inside: &Arc<File>,
-    (candidate, name, is_v6): (&str, &str, bool),
-    (server, port): (IpAddr, u16),
-) -> Lookup {
-    let (to, mut reports) = unbounded_channel();
-    let running = Running::default();
-    let questions = vec![candidate.to_owned()];
-    let plan = plan(target, Method::Dns, server, port);
-    let plan = Plan { questions, asks_v6: is_v6, timeout: NAME_TIMEOUT, ..plan };
-    let sent = Instant::now();
-    running.start(Arc::clone(inside), 0, plan, to);
-    let mut answer = None;
-    while let Some(report) = reports.recv().await {
-        answer = answer.or(done(report));
-    }
-    let (rcode, has_address) = match answer.as_ref().map(|p| &p.outcome) {
-        Some(Came::Dns { rcode, addresses }) => (Some(*rcode), !addresses.is_empty()),
-        _ => (None, false),
-    };
-    let took = answer.and_then(|p| p.rtt).unwrap_or_else(|| sent.elapsed());
-    let suffix = candidate.strip_prefix(name).and_then(|rest| rest.strip_prefix('.'));
-    let suffix = suffix.map(str::to_owned);
-    Lookup { name: candidate.to_owned(), suffix, is_v6, server, took, rcode, has_address }
 }
 
 fn done(report: Report) -> Option<Probed> {

@@ -1,5 +1,7 @@
 //! Checks on hand-made evidence: what no network of the integration tests shows.
 
+mod lengths;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -50,6 +52,7 @@ fn evidence<'a>(state: &'a NetworkState, journeys: &'a [Journey]) -> Evidence<'a
         after: BTreeMap::new(),
         cpus: (Vec::new(), Vec::new()),
         lookups: Vec::new(),
+        probes: Vec::new(),
         timed: Timed::default(),
     }
 }
@@ -88,6 +91,7 @@ fn connection() -> Connection {
         process: Some((12, "client".to_owned())),
         unread: 0,
         receive_buffer: 131_072,
+        send_buffer: 2_000_000,
         unsent: 0,
         held_back: 0,
         cookie: 1,
@@ -209,7 +213,7 @@ fn lookup(name: &str, suffix: Option<&str>, millis: u64, rcode: Option<u8>) -> L
         server: addr("10.96.0.10"),
         took: Duration::from_millis(millis),
         rcode,
-        has_address: rcode == Some(0),
+        addresses: rcode.filter(|code| *code == 0).map(|_| addr("192.0.2.9")).into_iter().collect(),
     }
 }
 
@@ -442,7 +446,7 @@ fn questions_for_one_kind_of_address_that_nobody_answers_are_told_apart() {
     let mut seen = evidence(&state, &[]);
     let v6 = |millis, rcode| Lookup {
         is_v6: true,
-        has_address: false,
+        addresses: Vec::new(),
         ..lookup("api.example", None, millis, rcode)
     };
     seen.lookups = vec![lookup("api.example", None, 2, Some(0)), v6(5000, None)];
