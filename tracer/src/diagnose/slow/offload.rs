@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Check, Evidence};
 use crate::diagnose::finding::{Finding, Severity};
-use crate::diagnose::remedy::{Link, Remedy};
+use crate::diagnose::remedy::{Link, Remedy, quote};
 use crate::net::meter::Features;
 use crate::net::{Device, DeviceKind, Inum};
 
@@ -144,7 +144,8 @@ fn small_pieces(evidence: &Evidence<'_>, cut: &Cut<'_>) -> Option<Finding> {
         cut.finding(evidence, &title)
             .fact(format!("ip -d link: gso_max_segs {count}, gso_max_size {bytes} on {name}"))
             .fix(format!(
-                "ip link set dev {name} gso_max_segs 65535 gso_max_size 65536, where it was set"
+                "ip link set dev {} gso_max_segs 65535 gso_max_size 65536, where it was set",
+                quote(name)
             ))
     })
 }
