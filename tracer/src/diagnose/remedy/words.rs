@@ -351,3 +351,39 @@ fn link_effect(set: &Link) -> String {
         Link::VxlanRemote { remote, .. } => format!("sends what is unknown to {remote} by"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(name: &str, path: &str, remedy: &Remedy) -> String {
+        let netns = Netns { inum: 7, name: name.to_owned(), path: path.into(), ..Netns::default() };
+        let mut state = NetworkState::default();
+        state.netns.insert(netns.inum, netns);
+        command(&state, 7, remedy).and_then(|argv| argv.line()).expect("can be said")
+    }
+
+    #[test]
+    fn a_command_enters_its_namespace() {
+        let up = |name, path| said(name, path, &Remedy::up("eth0"));
+        assert_eq!(up("p1", "/run/netns/p1"), "ip netns exec p1 ip link set dev eth0 up");
+        assert_eq!(
+            up("shop/web", "/run/netns/cni-1"),
+            "ip netns exec cni-1 ip link set dev eth0 up"
+        );
+        assert_eq!(up(HOST, "/proc/self/ns/net"), "ip link set dev eth0 up");
+        for path in ["/proc/812/ns/net", "/run/docker/netns/1-ab"] {
+            let entered = format!("nsenter --net={path} ip link set dev eth0 up");
+            assert_eq!(up("nginx/812", path), entered);
+        }
+    }
+
+    #[test]
+    fn dots_of_device_names_stay_in_sysctl_names() {
+        let (path, value) = ("ipv4/conf/flannel.1/rp_filter".into(), "0".into());
+        assert_eq!(
+            said("n1", "/run/netns/n1", &Remedy::Sysctl { path, value }),
+            "ip netns exec n1 sysctl -w net.ipv4.conf.flannel/1.rp_filter=0"
+        );
+    }
+}
