@@ -14,8 +14,7 @@ use slow_support::*;
 #[test]
 fn a_long_chain_in_everybodys_way_is_named_and_let_past() {
     let site = routed();
-    let _traffic =
-        Traffic::none().and(&site, "web", || echo(8080)).and(&site, "app", || ping_pong(8080));
+    let _traffic = talk(&site);
     let rules: String = (0..8000)
         .map(|n| {
             format!(
@@ -44,10 +43,7 @@ fn a_long_chain_in_everybodys_way_is_named_and_let_past() {
 #[test]
 fn a_shaper_is_told_from_a_policer() {
     let site = routed();
-    let _traffic =
-        Traffic::none()
-            .and(&site, "web", || sink(9000, Duration::ZERO))
-            .and(&site, "app", || bulk(9000));
+    let _traffic = load(&site);
     site.exec("node", "tc qdisc add dev vw root tbf rate 8mbit burst 64kb latency 30ms");
     let found = ask(&site, "10.81.2.2:9000", "tcp");
     found.assert_first("slow-shaper", &site.netns("node"));
@@ -297,10 +293,7 @@ fn a_hop_with_a_small_mtu_is_named_and_widened() {
     for host in ["node", "next"] {
         site.exec(host, "sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0");
     }
-    let _traffic =
-        Traffic::none()
-            .and(&site, "web", || sink(9000, Duration::ZERO))
-            .and(&site, "app", || bulk(9000));
+    let _traffic = load(&site);
     let found = glance(&site, "10.81.2.2:9000");
     let first = found.first();
     assert_eq!(first["id"], "slow-small-mtu", "{:#}", found.json);
@@ -453,8 +446,7 @@ while True:
 #[test]
 fn a_program_that_decides_late_and_a_device_that_takes_no_pieces_are_named() {
     let site = routed();
-    let traffic =
-        Traffic::none().and(&site, "web", || echo(8080)).and(&site, "app", || ping_pong(8080));
+    let traffic = talk(&site);
     let program = Child::python(&site, "node", SLOW_VERDICTS);
     site.exec("node", "iptables -A FORWARD -s 10.81.1.2 -j NFQUEUE --queue-num 7");
     let found = glance(&site, "10.81.2.2:8080");
@@ -463,10 +455,7 @@ fn a_program_that_decides_late_and_a_device_that_takes_no_pieces_are_named() {
     site.exec("node", "iptables -F FORWARD");
     drop((traffic, program));
 
-    let _traffic =
-        Traffic::none()
-            .and(&site, "web", || sink(9000, Duration::ZERO))
-            .and(&site, "app", || bulk(9000));
+    let _traffic = load(&site);
     site.exec("app", "ip link set eth0 gso_max_segs 1");
     let found = glance(&site, "10.81.2.2:9000");
     found.assert_first("slow-offload", &site.netns("app"));
@@ -501,10 +490,7 @@ fn a_tunnel_whose_packets_are_cut_on_their_way_is_made_narrower() {
         site.exec(node, &format!("ip addr add {tunnel}/24 dev vx && ip link set vx mtu 1450 up"));
         site.exec(node, &format!("ip route add {pods}.0/24 via {next}"));
     }
-    let _traffic =
-        Traffic::none()
-            .and(&site, "web", || sink(9000, Duration::ZERO))
-            .and(&site, "app", || bulk(9000));
+    let _traffic = load(&site);
     let found = glance(&site, "10.81.2.2:9000");
     found.assert_first("slow-fragmentation", &site.netns("core"));
     assert_eq!(found.first()["where"]["dev"], "c2", "{:#}", found.json);
@@ -538,8 +524,7 @@ fn an_address_of_a_name_that_leads_nowhere_is_named() {
     site.exec("app", "ip -6 route add default via 2001:db8:1::1");
     site.resolver("app", "nameserver 10.81.2.2\n");
     let _server = Child::python(&site, "web", NAME_SERVER);
-    let _traffic =
-        Traffic::none().and(&site, "web", || echo(8080)).and(&site, "app", || ping_pong(8080));
+    let _traffic = talk(&site);
     let found = ask_for("5s", &site, "api.shop.test:8080", "tcp");
     found.assert_first("slow-dead-address", &site.netns("app"));
     assert!(found.first()["title"].to_string().contains("2001:db8:2::2"), "{:#}", found.json);

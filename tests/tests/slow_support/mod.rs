@@ -151,6 +151,16 @@ pub fn ping_pong(port: u16) -> Box<dyn FnMut()> {
     })
 }
 
+/// The client and the server talk at port 8080.
+pub fn talk(site: &Site) -> Traffic {
+    Traffic::none().and(site, "web", || echo(8080)).and(site, "app", || ping_pong(8080))
+}
+
+/// The client sends all it can to the server's port 9000.
+pub fn load(site: &Site) -> Traffic {
+    Traffic::none().and(site, "web", || sink(9000, Duration::ZERO)).and(site, "app", || bulk(9000))
+}
+
 pub fn ask(site: &Site, to: &str, proto: &str) -> Diagnosis {
     ask_for("3s", site, to, proto)
 }
