@@ -184,6 +184,17 @@ pub struct Rule {
     pub target: Target,
 }
 
+impl Rule {
+    /// The chain that it goes on with.
+    #[must_use]
+    pub fn leads_to(&self) -> Option<&str> {
+        match &self.target {
+            Target::Jump(to) | Target::Goto(to) => Some(to),
+            _ => None,
+        }
+    }
+}
+
 /// A condition. `not` negates it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Match {

@@ -11,18 +11,6 @@ use crate::diagnose::walk::RuleRef;
 use crate::firewall::{Chain, Flavour, Match, Rule, Table, Target};
 use crate::net::Inum;
 
-/// The chain that a rule leads to.
-pub(super) fn jump(rule: &Rule) -> Option<&str> {
-    match &rule.target {
-        Target::Jump(to) | Target::Goto(to) => Some(to),
-        _ => None,
-    }
-}
-
-pub(super) fn jumps_to(rule: &Rule, chain: &str) -> bool {
-    jump(rule) == Some(chain)
-}
-
 /// The table of iptables that translates, of the family of `addr`.
 pub(super) fn nat_table<'a>(case: &Case<'a>, netns: Inum, addr: IpAddr) -> Option<&'a Table> {
     let family = if addr.is_ipv4() { "ip" } else { "ip6" };
@@ -46,7 +34,7 @@ pub(super) fn translates(table: &Table, chain: &str) -> bool {
         if chain.rules.iter().any(|r| matches!(r.target, Target::Dnat { .. })) {
             return true;
         }
-        open.extend(chain.rules.iter().filter_map(jump));
+        open.extend(chain.rules.iter().filter_map(Rule::leads_to));
     }
     false
 }
@@ -54,7 +42,7 @@ pub(super) fn translates(table: &Table, chain: &str) -> bool {
 /// Chains that translate and that nothing leads to.
 pub(super) fn orphans(table: &Table) -> impl Iterator<Item = &Chain> {
     let used: BTreeSet<&str> =
-        table.chains.iter().flat_map(|c| &c.rules).filter_map(jump).collect();
+        table.chains.iter().flat_map(|c| &c.rules).filter_map(Rule::leads_to).collect();
     table.chains.iter().filter(move |c| {
         c.hook.is_none() && !used.contains(c.name.as_str()) && translates(table, &c.name)
     })
@@ -67,7 +55,7 @@ pub(super) fn outermost(table: &Table, chain: &str) -> String {
         let above = table
             .chains
             .iter()
-            .find(|c| c.hook.is_none() && c.rules.iter().any(|r| jumps_to(r, &top)));
+            .find(|c| c.hook.is_none() && c.rules.iter().any(|r| r.leads_to() == Some(&top)));
         match above {
             Some(above) => top.clone_from(&above.name),
             None => break,

@@ -56,14 +56,7 @@ fn lost(case: &Case<'_>, table: &Table, chain: &firewall::Chain) -> Option<Strin
             _ => None,
         })
     };
-    let led_to: BTreeSet<&str> = chain
-        .rules
-        .iter()
-        .filter_map(|r| match &r.target {
-            Target::Jump(to) | Target::Goto(to) => Some(to.as_str()),
-            _ => None,
-        })
-        .collect();
+    let led_to: BTreeSet<&str> = chain.rules.iter().filter_map(|r| r.leads_to()).collect();
     let named = table.chains.iter().filter(|c| led_to.contains(c.name.as_str()));
     let known: Vec<_> = named.filter_map(endpoint).collect();
     let is_alike = |c: &&firewall::Chain| {

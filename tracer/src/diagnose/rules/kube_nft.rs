@@ -9,7 +9,7 @@ use super::{Case, Finding};
 use crate::diagnose::remedy::{ChainAt, Edit, Spec, Step, argv, identifier};
 use crate::diagnose::walk::RuleRef;
 use crate::diagnose::{Confidence, Met, Where};
-use crate::firewall::{Chain, Element, Flavour, Table, Target};
+use crate::firewall::{Chain, Element, Flavour, Table};
 use crate::journey::Hook;
 use crate::net::Inum;
 
@@ -140,12 +140,10 @@ fn chains_of(table: &Table, (addr, port): (IpAddr, u16)) -> Vec<(&Chain, &'stati
         return named;
     }
     let elements = || table.sets.iter().flat_map(|set| &set.elements);
-    let rules = table.chains.iter().flat_map(|c| &c.rules).filter_map(|r| match &r.target {
-        Target::Jump(to) | Target::Goto(to) => Some(to),
-        _ => None,
-    });
-    let used: BTreeSet<&String> = elements().flat_map(|e| e.value.last()).chain(rules).collect();
-    let lost = chains.filter(|c| !used.contains(&c.name));
+    let rules = table.chains.iter().flat_map(|c| &c.rules).filter_map(|r| r.leads_to());
+    let values = elements().filter_map(|e| e.value.last().map(String::as_str));
+    let used: BTreeSet<&str> = values.chain(rules).collect();
+    let lost = chains.filter(|c| !used.contains(c.name.as_str()));
     let lost: Vec<_> = lost.filter_map(|c| Some((c, path(&c.name)?))).collect();
     let own = addr.to_string();
     let at_own = |e: &&Element| e.key.len() == 3 && e.key.first() == Some(&own);
@@ -217,8 +215,9 @@ pub(super) fn endpoint_of(chain: &str) -> Option<(IpAddr, Option<u16>)> {
 /// The chain of type `nat` at a hook that does not lead to the Services.
 fn unhooked(table: &Table, hook: Hook) -> Option<String> {
     let mut chains = table.chains.iter().filter(|c| c.hook == Some(hook) && c.kind == "nat");
-    let leads = |r: &crate::firewall::Rule| matches!(&r.target, Target::Jump(to) | Target::Goto(to) if to == "services");
-    chains.find(|c| !c.rules.iter().any(leads)).map(|c| c.name.clone())
+    chains
+        .find(|c| !c.rules.iter().any(|r| r.leads_to() == Some("services")))
+        .map(|c| c.name.clone())
 }
 
 fn has_element(table: &Table, set: &str, key: &[&str]) -> bool {

@@ -53,15 +53,8 @@ pub(super) fn marked<'a>(
     let mut all = hits.flat_map(|(hook, hits)| hits.iter().map(move |hit| (hook, hit)));
     all.find(|(_, hit)| {
         let own = located(case, netns, hit).and_then(|(_, _, own)| own);
-        own.is_some_and(|own| jump(own) == Some(MARKS))
+        own.is_some_and(|own| own.leads_to() == Some(MARKS))
     })
-}
-
-fn jump(rule: &Rule) -> Option<&str> {
-    match &rule.target {
-        Target::Jump(to) | Target::Goto(to) => Some(to),
-        _ => None,
-    }
 }
 
 /// One endpoint of the Service: its address, port, and who has it.
@@ -169,7 +162,7 @@ fn reached_at(node: &Netns, asked: IpAddr) -> String {
 fn hashes(case: &Case<'_>, netns: Inum, name: &str) -> BTreeSet<String> {
     let tables = case.detail(netns).into_iter().flat_map(|d| &d.firewall.tables);
     let rules = tables.filter(|t| t.name == "nat").flat_map(|t| &t.chains).flat_map(|c| &c.rules);
-    let chains = rules.filter(|r| is_about(r, name)).filter_map(jump);
+    let chains = rules.filter(|r| is_about(r, name)).filter_map(Rule::leads_to);
     chains.filter_map(|c| KINDS.iter().find_map(|k| c.strip_prefix(k))).map(str::to_owned).collect()
 }
 
@@ -219,7 +212,7 @@ fn destinations(table: &Table, hash: &str) -> Vec<(IpAddr, Option<u16>)> {
             continue;
         }
         found.extend(chain.rules.iter().filter_map(translation));
-        open.extend(chain.rules.iter().filter_map(|r| named(jump(r)?)));
+        open.extend(chain.rules.iter().filter_map(|r| named(r.leads_to()?)));
     }
     found
 }

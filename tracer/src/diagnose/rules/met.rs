@@ -1,10 +1,10 @@
 //! From an obstacle that the walk met to a finding: what all rules over obstacles share.
 
-use super::{local_endpoint, refusal};
+use super::refusal;
 use crate::diagnose::case::{Case, Direction, Drop, Met};
 use crate::diagnose::finding::{Confidence, Finding, Severity, Where};
 use crate::diagnose::remedy::{Remedy, Step};
-use crate::diagnose::walk::{Effect, End, Leg, Obstacle, ObstacleKind, RuleRef};
+use crate::diagnose::walk::{Effect, End, Leg, Obstacle, ObstacleKind};
 use crate::journey::{Fate, Lineage};
 use crate::net::Netns;
 
@@ -30,9 +30,10 @@ pub(super) fn is_met(case: &Case<'_>) -> bool {
 /// The obstacle is such a chain, and a fault: kube-proxy leaves empty, and refuses by a rule of its
 /// own, what has no endpoint.
 pub(super) fn is_left(met: &Met<'_>) -> bool {
-    let says = |rule: &RuleRef| local_endpoint::says(rule) || refusal::says_no_endpoints(rule);
-    let is_meant =
-        |kind: &ObstacleKind| matches!(kind, ObstacleKind::Filtered { rule, .. } if says(rule));
+    let is_meant = |kind: &ObstacleKind| match kind {
+        ObstacleKind::Filtered { rule, .. } => refusal::says_no_endpoints(rule),
+        _ => false,
+    };
     matches!(met.obstacle.kind, ObstacleKind::EmptyChain { .. })
         && !met.walk.obstacles().any(|(_, o)| is_meant(&o.kind))
 }

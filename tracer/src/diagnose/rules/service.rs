@@ -4,16 +4,14 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::chains::{
-    is_alive, jump, jumps_to, nat_chain, nat_table, orphans, service_of, translates,
-};
+use super::chains::{is_alive, nat_chain, nat_table, orphans, service_of, translates};
 use super::located::{located, place_of, replace};
 use super::refusal::RANGES;
 use super::{Case, Finding, Rule, in_front, kube_nft};
 use crate::diagnose::remedy::{ChainAt, Edit, Foreign, Spec, Step, Word, argv, full};
 use crate::diagnose::walk::{Nat, RuleRef};
 use crate::diagnose::{Met, Method, Scenario, Severity, Where, place};
-use crate::firewall::{Chain, Match, Table, Target};
+use crate::firewall::{self, Chain, Match, Table, Target};
 use crate::net::Inum;
 use crate::net::detail::Socket;
 
@@ -181,10 +179,11 @@ fn leads_to_living(case: &Case<'_>, target: &Target) -> bool {
 
 /// Where the chains beside this one translate to: the other endpoints of its Service.
 fn siblings(table: &Table, chain: &Chain) -> Vec<(IpAddr, Option<u16>)> {
-    let parents = table.chains.iter().filter(|c| c.rules.iter().any(|r| jumps_to(r, &chain.name)));
+    let parents =
+        table.chains.iter().filter(|c| c.rules.iter().any(|r| r.leads_to() == Some(&chain.name)));
     let beside: BTreeSet<&str> = parents
         .flat_map(|p| &p.rules)
-        .filter_map(|r| jump(r).filter(|to| *to != chain.name))
+        .filter_map(|r| r.leads_to().filter(|to| *to != chain.name))
         .collect();
     let chains = table.chains.iter().filter(|c| beside.contains(c.name.as_str()));
     let targets = chains.flat_map(|c| &c.rules).filter_map(|r| match r.target {
@@ -245,9 +244,9 @@ pub(super) fn admit(case: &Case<'_>, netns: Inum, (src, dst): (IpAddr, IpAddr)) 
         r.matches.contains(&aim)
     };
     let rules = table.chains.iter().flat_map(|c| &c.rules).filter(is_its);
-    let ranges = rules.filter_map(jump).find(|to| to.starts_with(RANGES));
+    let ranges = rules.filter_map(firewall::Rule::leads_to).find(|to| to.starts_with(RANGES));
     let chain = ranges.and_then(|name| table.chains.iter().find(|c| c.name == name));
-    let to = chain.and_then(|c| c.rules.iter().find_map(jump));
+    let to = chain.and_then(|c| c.rules.iter().find_map(firewall::Rule::leads_to));
     let (Some(chain), Some(to)) = (chain, to) else { return Vec::new() };
     let spec = argv!["-s", Word::net((src, full(src))), "-j", Foreign(to)];
     vec![ChainAt::of(table, chain).edit(Edit::Insert(None, Spec(spec))).at(netns)]
@@ -306,7 +305,8 @@ fn reconnected(
 /// Chains of Services that the portal does not lead to. Their NodePort's chain may.
 fn unreached(table: &Table) -> impl Iterator<Item = (&Chain, (IpAddr, &'static str, u16))> {
     let portal = table.chains.iter().find(|c| c.name == PORTAL);
-    let known: BTreeSet<&str> = portal.iter().flat_map(|c| &c.rules).filter_map(jump).collect();
+    let known: BTreeSet<&str> =
+        portal.iter().flat_map(|c| &c.rules).filter_map(firewall::Rule::leads_to).collect();
     table.chains.iter().filter_map(move |chain| {
         let is_lost = chain.hook.is_none()
             && chain.name.starts_with("KUBE-SVC-")

@@ -126,23 +126,7 @@ fn shorter(finding: Finding, tunnels: &[(Inum, &Device)], narrow: Option<&Device
 fn tunnel<'a>(evidence: &'a Evidence<'_>) -> impl Fn((Inum, u32)) -> Option<(Inum, &'a Device)> {
     |(netns, dev)| {
         let device = evidence.state.device(netns, dev)?;
-        let others = [
-            "geneve",
-            "gre",
-            "gretap",
-            "ip6gre",
-            "ip6gretap",
-            "ipip",
-            "sit",
-            "ip6tnl",
-            "wireguard",
-        ];
-        let is_tunnel = match &device.kind {
-            DeviceKind::Vxlan => true,
-            DeviceKind::Other(kind) => others.contains(&kind.as_str()),
-            _ => false,
-        };
-        is_tunnel.then_some((netns, device))
+        device.kind.is_tunnel().then_some((netns, device))
     }
 }
 

@@ -132,10 +132,7 @@ fn judge(evidence: &Evidence<'_>, passage: &Passage<'_>, walked: &Walked<'_>) ->
     if takes < if walked.is_first { FELT_ONCE } else { FELT } {
         return None;
     }
-    let inner = jump.map_or(chain.name.as_str(), |rule| match &rule.target {
-        Target::Jump(name) | Target::Goto(name) => name,
-        _ => &chain.name,
-    });
+    let inner = jump.and_then(|rule| rule.leads_to()).unwrap_or(&chain.name);
     let title = format!(
         "Every {} is tried against {behind} rules of chain {inner} at {}, in vain",
         if walked.is_first { "new connection" } else { "packet" },

@@ -24,7 +24,7 @@ pub(super) fn hole(hits: &[Hit<'_>]) -> Option<(RuleRef, u8)> {
 /// or ports; with the comment of that one.
 pub(super) fn emptied(hits: &[Hit<'_>]) -> Option<(RuleRef, String, Option<String>)> {
     hits.iter().enumerate().find_map(|(at, hit)| {
-        let to = leads_to(hit.rule?)?;
+        let to = hit.rule?.leads_to()?;
         let is_empty = |c: &&Chain| c.name == to && c.hook.is_none() && c.rules.is_empty();
         let is_nat = hit.table.name == "nat" || hit.table.chains.iter().any(|c| c.kind == "nat");
         let chain = hit.table.chains.iter().find(is_empty).filter(|_| is_nat)?;
@@ -50,17 +50,10 @@ fn about<'a>(hits: &[Hit<'a>]) -> Option<&'a Rule> {
     }
     let leads_here = |h: &Hit<'_>| {
         std::ptr::eq(h.table, last.table)
-            && h.rule.and_then(leads_to) == Some(last.chain.name.as_str())
+            && h.rule.and_then(Rule::leads_to) == Some(last.chain.name.as_str())
     };
     let above = before.iter().rposition(leads_here)?;
     about(before.get(..=above)?)
-}
-
-fn leads_to(rule: &Rule) -> Option<&str> {
-    match &rule.target {
-        Target::Jump(to) | Target::Goto(to) => Some(to),
-        _ => None,
-    }
 }
 
 fn spreads(rule: &Rule) -> bool {
@@ -106,11 +99,7 @@ fn left<'a>(table: &Table, chain: &'a Chain) -> Option<(&'a Rule, f64)> {
 /// The rule translates, or goes on in a chain that does.
 fn leads_on(table: &Table, rule: &Rule) -> bool {
     let translates = |r: &Rule| matches!(r.target, Target::Dnat { .. } | Target::Redirect { .. });
-    match &rule.target {
-        Target::Jump(to) | Target::Goto(to) => {
-            let next = table.chains.iter().find(|c| c.name == *to);
-            next.is_some_and(|c| c.rules.iter().any(translates))
-        }
-        _ => translates(rule),
-    }
+    let Some(to) = rule.leads_to() else { return translates(rule) };
+    let next = table.chains.iter().find(|c| c.name == to);
+    next.is_some_and(|c| c.rules.iter().any(translates))
 }

@@ -60,8 +60,7 @@ fn of_nat(table: &Table) -> Vec<Service> {
     rules(table, &["KUBE-SERVICES", "KUBE-NODEPORTS"])
         .into_iter()
         .filter_map(|rule| {
-            let (Target::Jump(to) | Target::Goto(to)) = &rule.target else { return None };
-            let endpoints = endpoints(to, &chains);
+            let endpoints = endpoints(rule.leads_to()?, &chains);
             Some(Service { endpoints, ..of_rule(rule, false)? })
         })
         .collect()
