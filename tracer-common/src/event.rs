@@ -430,7 +430,10 @@ pub struct Tracked {
     /// When last seen, CLOCK_MONOTONIC nanoseconds.
     pub ktime_ns: u64,
     /// Hash of the tuple when last seen, to notice translations.
-    pub tuple: u64,
+    pub tuple: u32,
+    /// What it looked like where it was met first, and where that was, if ends were not seen then:
+    /// the same again is another packet. 0 where its end will be seen.
+    pub birthmark: u32,
     /// Namespace when last seen.
     pub netns: u32,
     /// Device when last seen.

@@ -63,9 +63,14 @@ pub enum Control {
     AgedHeld = 10,
     /// 1 while what does not match is to be told: as long as nothing has.
     Curious = 11,
+    /// 1 while only those probe points are attached where packets begin or are dropped.
+    Thin = 12,
+    /// Since when all are, CLOCK_MONOTONIC nanoseconds: 0 where they always were, the largest number
+    /// while they are not.
+    WholeSince = 13,
 }
 
 impl Control {
     /// How many slots there are.
-    pub const COUNT: u32 = 12;
+    pub const COUNT: u32 = 14;
 }

@@ -74,6 +74,19 @@ pub(crate) fn observe<const DIRECT: bool, D: Copy>(
     if known.is_none() && !rule.may_begin {
         return null_mut();
     }
+    if let Some(entry) = known
+        && !rule.may_begin
+    {
+        // SAFETY: a map value; this CPU works on the packet.
+        let entry = unsafe { &*entry };
+        // One that was refused is looked at no more than it has to be.
+        if entry.journey == 0 || is_stale(entry) {
+            if rule.ends {
+                forget(address, entry);
+            }
+            return null_mut();
+        }
+    }
     let (l3, protocol) = skb.behind_tags(l3);
     if known.is_none() {
         let may_match = filter::wants_protocol(protocol);
@@ -93,6 +106,14 @@ pub(crate) fn observe<const DIRECT: bool, D: Copy>(
     let entry = look(skb, slot, (l3, protocol), known, rule, site, detail);
     slot.release();
     entry
+}
+
+/// Whether the packet of an entry may have ended unseen, or be elsewhere by now: it was not met since
+/// all points are attached. Where a packet may begin it is compared, and that it is dropped is told;
+/// elsewhere it may be one that only looks the same, as a copy does that a socket gets.
+#[inline(always)]
+fn is_stale(entry: &Tracked) -> bool {
+    entry.birthmark != 0 && entry.ktime_ns < control(Control::WholeSince)
 }
 
 /// A packet cannot be looked at: what is followed has lost an event.
@@ -132,16 +153,18 @@ fn look<const DIRECT: bool, D: Copy>(
         // What a socket has taken does not set out again: the address holds a packet that only
         // looks the same.
         let is_over = entry.state == state::SETTLED && rule.may_begin && !rule.ends;
-        if !is_over && same_packet(skb, slot, network, entry) {
+        if !is_over
+            && same_packet(skb, slot, network, entry)
+            && !begins_again(slot.packet(), rule, site, entry)
+        {
             return go_on(skb, slot.packet(), network, rule, site, entry, detail);
         }
-        if !is_over {
-            ancestor.journey = entry.journey;
-            ancestor.kind = if rule.makes && is_sealed(skb, entry, site) {
-                origin::ENCAP
-            } else {
-                origin::SAME
-            };
+        if rule.makes && is_sealed(skb, entry, site) {
+            ancestor = Ancestor { journey: entry.journey, kind: origin::ENCAP };
+        } else if !is_over {
+            // While ends are not seen, the skb may have been anyone's in between.
+            let journey = if entry.birthmark == 0 { entry.journey } else { 0 };
+            ancestor = Ancestor { journey, kind: origin::SAME };
         }
         // Where nothing else may begin, this is a datagram put together from its fragments. Its end
         // may be all that is seen of it.
@@ -156,6 +179,25 @@ fn look<const DIRECT: bool, D: Copy>(
         }
     }
     begin(skb, slot, network, rule, site, ancestor, detail)
+}
+
+/// Whether a packet that looks like the one of `entry` is another one: while the ends of packets are
+/// not seen, it is met again where that one was met first.
+#[inline(always)]
+fn begins_again(packet: &Packet, rule: Rule, site: Site, entry: &Tracked) -> bool {
+    rule.may_begin
+        && !rule.ends
+        && entry.birthmark != 0
+        && entry.birthmark == birthmark(packet, entry.tunnels, site)
+}
+
+/// Stands for the packet as it is met first, and for the place; never 0. One that comes round again
+/// has fewer hops left to live.
+#[inline(always)]
+fn birthmark(packet: &Packet, tunnels: u8, site: Site) -> u32 {
+    let place = u64::from(site.netns) << 32 | u64::from(site.ifindex);
+    let seen = u64::from(packet.ttl) << 16 | u64::from(tunnels) << 8 | u64::from(site.probe as u8);
+    (packet::mix(packet::mix(packet.tuple().into(), place), seen) >> 32) as u32 | 1
 }
 
 /// Whether the packet that a namespace sends as its own is the one that was last seen going into
@@ -315,6 +357,11 @@ fn begin<const DIRECT: bool, D: Copy>(
         // SAFETY: a helper without arguments.
         ktime_ns: unsafe { bpf_ktime_get_ns() },
         tuple: packet.tuple(),
+        birthmark: if rule.may_begin && !rule.ends && control(Control::Thin) != 0 {
+            birthmark(packet, tunnels, site)
+        } else {
+            0
+        },
         netns: site.netns,
         ifindex: site.ifindex,
         seq: 0,
@@ -471,7 +518,8 @@ fn end_unseen(entry: &mut Tracked) {
     if option!(debug) != 0 {
         debug!((), "journey {:x} ended unseen", entry.journey);
     }
-    if entry.journey != 0 {
+    // While ends are not seen, that is nothing to tell.
+    if entry.journey != 0 && entry.birthmark == 0 {
         let site = Site {
             probe: Probe::Reused,
             netns: entry.netns,
@@ -535,7 +583,10 @@ pub(crate) fn followed<const DIRECT: bool>(skb: Skb<DIRECT>) -> Option<&'static 
         return None;
     }
     // SAFETY: a map value; this CPU works on the packet.
-    TRACKED.get_ptr_mut(skb.address()).map(|e| unsafe { &mut *e }).filter(|e| e.journey != 0)
+    TRACKED
+        .get_ptr_mut(skb.address())
+        .map(|e| unsafe { &mut *e })
+        .filter(|e| e.journey != 0 && !is_stale(e))
 }
 
 /// Marks a packet that a TCP or UDP socket has taken: its end may not be visible.

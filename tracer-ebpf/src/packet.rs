@@ -61,6 +61,8 @@ pub(crate) struct Packet {
     pub(crate) is_later_fragment: u32,
     /// Not 0 for every fragment.
     pub(crate) is_fragment: u32,
+    /// Time to live, hop limit; 0 for ARP.
+    pub(crate) ttl: u32,
     /// Who sent the ICMP error; zeroes for other packets.
     pub(crate) sender: [u32; 4],
 }
@@ -68,13 +70,20 @@ pub(crate) struct Packet {
 impl Packet {
     /// A number that changes when the tuple does.
     #[inline(always)]
-    pub(crate) fn tuple(&self) -> u64 {
+    pub(crate) fn tuple(&self) -> u32 {
         let k = &self.key;
         let mut h = u64::from(k.saddr[0]) << 32 | u64::from(k.daddr[0]);
         h = h.wrapping_mul(K1);
         h ^= (u64::from(k.saddr[3]) << 32 | u64::from(k.daddr[3])).wrapping_mul(K2);
-        h ^ (u64::from(k.sport) << 16 | u64::from(k.dport))
+        h ^= u64::from(k.sport) << 16 | u64::from(k.dport);
+        (h ^ h >> 32) as u32
     }
+}
+
+/// A number that changes with each of the two, in its upper half most of all.
+#[inline(always)]
+pub(crate) fn mix(a: u64, b: u64) -> u64 {
+    (a.wrapping_mul(K1) ^ b).wrapping_mul(K2)
 }
 
 /// Whether the transport header begins with a source and a destination port.
@@ -162,6 +171,7 @@ pub(crate) fn ipv4(p: &mut Packet, w: &[u32; WORDS], l4: &[u32; L4_WORDS]) {
     let first = again(&w[0]);
     let total = u32::from(u16::from_be((first >> 16) as u16));
     trim(p, behind(total, (first & 0xf) * 4));
+    p.ttl = again(&w[2]) & 0xff;
 }
 
 /// Rewrites the tuple of an ICMP error to the reverse of that of the packet inside, whose header's
@@ -211,6 +221,7 @@ pub(crate) fn ipv6(p: &mut Packet, w: &[u32; WORDS], found: &Transport, l4: &[u3
     transport(p, l4);
     let length = u32::from(u16::from_be(again(&w[1]) as u16));
     trim(p, behind(if length == 0 { 0 } else { 40 + length }, found.at));
+    p.ttl = again(&w[1]) >> 24;
     if proto == ICMPV6 && p.is_later_fragment == 0 && matches!(l4[0] as u8, 135 | 136) {
         // Neighbour discovery asks for (or answers for) its target, not for the group address.
         let target = [l4[2], l4[3], l4[4], l4[5]];

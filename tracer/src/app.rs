@@ -22,7 +22,7 @@ use crate::render::{self, Renderer, Style};
 use crate::report::{self, Summary};
 use crate::signals::{self, Signals};
 use crate::silence::Silence;
-use crate::source::{Drained, Live, QUIET as UNMATCHED, Setup, Switch};
+use crate::source::{Drained, Live, Setup, Switch};
 use crate::terminal;
 
 /// How often the ring is looked at: no packet wakes the reader, so that a hop stays cheap.
@@ -79,7 +79,7 @@ struct Trace {
     hidden: u64,
     /// Journeys that were met while not all probe points were attached.
     late: u64,
-    /// Packets were watched only where they begin and end for a while.
+    /// Packets were watched only where they begin and are dropped for a while.
     has_thinned: bool,
 }
 
@@ -427,10 +427,11 @@ struct Turn {
 /// Says which stage it is now.
 fn say_stage(switch: Switch, first_ns: u64) {
     match switch {
-        Switch::Thin => say(&format!(
-            "nothing matched for {} s: packets are watched only where they begin and end",
-            UNMATCHED.as_secs()
-        )),
+        Switch::Thin => {
+            say(
+                "until something matches, packets are watched only where they begin and are dropped",
+            );
+        }
         Switch::Complete => {
             let after = bpf::monotonic_ns().saturating_sub(first_ns);
             say(&format!(

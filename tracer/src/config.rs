@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use tracer_common::filter::{Filter, Portal, Prefix, terms};
 
-use crate::bpf::Backends;
+use crate::bpf::{Backends, Idle};
 use crate::cli::filter::{FilterArgs, Network, Proto};
 use crate::cli::trace::{Probes, TraceArgs};
 use crate::owner::Scope;
@@ -69,8 +69,8 @@ pub struct Config {
     pub max_journeys: u64,
     /// Attribute the exact firewall rules.
     pub rules: bool,
-    /// Keep all probe points attached, also while nothing matches.
-    pub warm: bool,
+    /// What stays attached while nothing matches.
+    pub idle: Idle,
     /// What to attach.
     pub backends: Backends,
     /// tc classifiers only on devices that carry other tc programs.
@@ -123,8 +123,12 @@ impl Config {
             ring_bytes: common.buffer.0,
             max_journeys: common.max_journeys,
             rules: common.rules,
-            // A rule is told of its packet at the hook that the packet was seen in.
-            warm: args.warm || common.rules,
+            idle: match args {
+                // A rule is told of its packet at the hook that the packet was seen in.
+                _ if args.warm || common.rules => Idle::Warm,
+                _ if args.armed => Idle::Armed,
+                _ => Idle::Cold,
+            },
             backends,
             tc_only_beside_others: common.probes == Probes::Auto,
             ready_file: common.ready_file.clone(),
@@ -163,7 +167,7 @@ impl Config {
             ring_bytes: CAPTURE_RING,
             max_journeys: CAPTURE_RATE,
             rules: false,
-            warm: true,
+            idle: Idle::Warm,
             backends: Backends::AUTO,
             tc_only_beside_others: true,
             ready_file: None,

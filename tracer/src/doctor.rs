@@ -147,9 +147,9 @@ fn facts() -> Vec<Fact> {
         },
         Fact {
             what: "stages",
-            value: "10 s without a match: births and ends only".to_owned(),
+            value: "10 s without a match: births and drops only".to_owned(),
             hint: Some(
-                "the next packet lacks hooks and routes at first; --warm keeps all".to_owned(),
+                "the next packet lacks hooks, routes and its end at first; --warm keeps all, --armed fewer".to_owned(),
             ),
         },
     ]);

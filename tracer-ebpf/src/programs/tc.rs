@@ -1,17 +1,20 @@
 //! The `tc` backend: classifiers first and last on a device. They touch nothing and begin nothing.
 //!
+//! And two that stand in for tracepoints on the devices where packets enter and leave the node, while
+//! there is no packet to follow.
+//!
 //! The context of such a program is the skb itself at run time, so its address is the identity
 //! that the tracepoints know; its members are read by helper, and only for followed packets.
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use tracer_common::Probe;
 use tracer_common::event::DeviceDetail;
+use tracer_common::{Control, Probe};
 
 use crate::config::offset;
 use crate::identity::{Rule, observe};
-use crate::maps::any_live;
+use crate::maps::{any_live, control};
 use crate::skb::{Kptr, Skb, ifindex, netns_of};
 
 /// `TC_ACT_UNSPEC`: no opinion, the next program decides.
@@ -39,6 +42,33 @@ pub fn tc_out_first(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn tc_out_last(ctx: TcContext) -> i32 {
     see(&ctx, Probe::TcEgressLast)
+}
+
+/// What `rx` would see of a packet that enters the node.
+#[classifier]
+pub fn tc_enters(ctx: TcContext) -> i32 {
+    stand_in(&ctx, Probe::Rx)
+}
+
+/// What `queue` would see of a packet that leaves the node.
+#[classifier]
+pub fn tc_leaves(ctx: TcContext) -> i32 {
+    stand_in(&ctx, Probe::Queue)
+}
+
+#[inline(always)]
+fn stand_in(ctx: &TcContext, probe: Probe) -> i32 {
+    if control(Control::Thin) == 0 {
+        return NEXT;
+    }
+    let skb = Skb::<false>::new(ctx.as_ptr().cast::<u8>().cast_const());
+    let rule = Rule { may_begin: true, ..Rule::default() };
+    observe(skb, skb.network(), rule, probe, || place(skb.dev()), || frame(skb));
+    NEXT
+}
+
+fn frame(skb: Skb<false>) -> DeviceDetail {
+    DeviceDetail { macs: skb.macs(), ..name(skb.dev()) }
 }
 
 #[inline(always)]

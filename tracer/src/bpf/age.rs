@@ -14,6 +14,8 @@ const SETTLED: Duration = Duration::from_secs(2);
 /// A neighbour that does not answer holds its packets for 3.1 s, a socket as long as it likes:
 /// after this the packet is no longer waited for.
 const MOVING: Duration = Duration::from_secs(30);
+/// Where ends were not seen, that is no more than the wait for a neighbour.
+const UNSEEN: Duration = Duration::from_secs(5);
 /// Entries looked at in one turn.
 const LIMIT: usize = 8_192;
 
@@ -59,6 +61,7 @@ impl KernelSide {
 fn is_old(entry: &Tracked, now: u64) -> bool {
     let limit = match entry.state {
         state::SETTLED | state::SENT => SETTLED,
+        _ if entry.birthmark != 0 => UNSEEN,
         _ => MOVING,
     };
     now.saturating_sub(entry.ktime_ns) > limit.as_nanos() as u64

@@ -3,31 +3,19 @@
 use std::fs::File;
 use std::path::PathBuf;
 
-use aya::Ebpf;
-use aya::programs::cgroup_skb::CgroupSkb;
-use aya::programs::{CgroupAttachMode, CgroupSkbAttachType};
-
-use super::attached::{Attached, Backends, ProbeStatus, Tracepoint};
-use super::raw::{Kind, RawObject, link_tracing};
-use super::{Error, root_cause};
+use super::Error;
+use super::attached::{Attached, Backends, ProbeStatus, Socket, Tracepoint};
+use super::idle::Role;
+use super::raw::{Kind, RawObject, link_cgroup, link_tracing};
 use crate::kernel::btf::KernelBtf;
-
-/// What the trace would be without a tracepoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
-    /// Worthless: packets begin or end there.
-    Bound,
-    /// Poorer. Between packets it may go, see [`super::stages`].
-    Follows,
-}
 
 /// Program, tracepoint, role.
 const TRACEPOINTS: [(&str, &str, Role); 13] = [
-    ("rx", "netif_receive_skb", Role::Bound),
-    ("queue", "net_dev_queue", Role::Bound),
+    ("rx", "netif_receive_skb", Role::Receives),
+    ("queue", "net_dev_queue", Role::Sends),
     ("xmit", "net_dev_start_xmit", Role::Follows),
-    ("kfree", "kfree_skb", Role::Bound),
-    ("consume", "consume_skb", Role::Bound),
+    ("kfree", "kfree_skb", Role::Drops),
+    ("consume", "consume_skb", Role::Ends),
     ("fib", "fib_table_lookup", Role::Follows),
     ("fib6", "fib6_table_lookup", Role::Follows),
     ("neigh_create", "neigh_create", Role::Follows),
@@ -41,7 +29,6 @@ const TRACEPOINTS: [(&str, &str, Role); 13] = [
 /// Attaches the probe points that see every namespace.
 pub(super) fn global(
     raw: &RawObject,
-    ebpf: &mut Ebpf,
     backends: Backends,
     attached: &mut Attached,
     btf: &KernelBtf,
@@ -49,7 +36,7 @@ pub(super) fn global(
     if backends.tp {
         for (program, tracepoint, role) in TRACEPOINTS {
             let why = attach_tracepoint(raw, attached, btf, (program, tracepoint, role)).err();
-            if role == Role::Bound
+            if role.is_needed()
                 && let Some(why) = why
             {
                 return Err(Error::NothingAttached(format!("{tracepoint}: {why}")));
@@ -58,7 +45,7 @@ pub(super) fn global(
         }
     }
     if backends.cg {
-        let why = attach_cgroup(ebpf).err();
+        let why = attach_cgroup(raw, attached).err();
         attached.global.push(ProbeStatus::new("cg:ingress".to_owned(), "cgroup link", why));
     }
     Ok(())
@@ -73,22 +60,17 @@ fn attach_tracepoint(
     let target = btf.tracepoint(tracepoint).ok_or("this kernel has no such tracepoint")?;
     let program = raw.load(program, Kind::tracepoint(target)).map_err(|e| e.to_string())?;
     let link = link_tracing(&program).map_err(|e| e.to_string())?;
-    let follows = role == Role::Follows;
-    attached.tracepoints.push(Tracepoint { program, link: Some(link), follows });
+    attached.tracepoints.push(Tracepoint { program, link: Some(link), role });
     Ok(())
 }
 
 /// Attaches to the root of the cgroup v2 hierarchy, the only one with such programs.
-fn attach_cgroup(ebpf: &mut Ebpf) -> Result<(), String> {
+fn attach_cgroup(raw: &RawObject, attached: &mut Attached) -> Result<(), String> {
     let root = cgroup2_root().ok_or("no cgroup v2 hierarchy is mounted")?;
-    let file = File::open(&root).map_err(|e| format!("cannot open {}: {e}", root.display()))?;
-    let found = ebpf.program_mut("cg_socket").ok_or("not in the object")?;
-    let program: &mut CgroupSkb = found.try_into().map_err(|e| root_cause(&e))?;
-    program.load().map_err(|e| root_cause(&e))?;
-    program
-        // A link always lets others in beside it, and refuses the flag that says so.
-        .attach(file, CgroupSkbAttachType::Ingress, CgroupAttachMode::Single)
-        .map_err(|e| root_cause(&e))?;
+    let cgroup = File::open(&root).map_err(|e| format!("cannot open {}: {e}", root.display()))?;
+    let program = raw.load("cg_socket", Kind::CGROUP_INGRESS).map_err(|e| e.to_string())?;
+    let link = link_cgroup(&program, &cgroup).map_err(|e| e.to_string())?;
+    attached.socket = Some(Socket { program, cgroup, link: Some(link) });
     Ok(())
 }
 

@@ -1,11 +1,13 @@
 //! What is attached, and what is not, and why.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::os::fd::OwnedFd;
 
 use aya::programs::tc::SchedClassifierLink;
 
 use super::clsact::Clsact;
+use super::idle::Role;
 use super::netfilter::HookLinks;
 use crate::net::Inum;
 
@@ -15,7 +17,17 @@ pub(super) struct Tracepoint {
     pub(super) program: OwnedFd,
     /// Closing it detaches.
     pub(super) link: Option<OwnedFd>,
-    pub(super) follows: bool,
+    pub(super) role: Role,
+}
+
+/// The program at the sockets of all processes.
+#[derive(Debug)]
+pub(super) struct Socket {
+    pub(super) program: OwnedFd,
+    /// The root of the hierarchy.
+    pub(super) cgroup: File,
+    /// Closing it detaches.
+    pub(super) link: Option<OwnedFd>,
 }
 
 /// Which backends to use.
@@ -69,8 +81,11 @@ pub struct Attached {
     pub(super) tracepoints: Vec<Tracepoint>,
     pub(super) netfilter: BTreeMap<Inum, HookLinks>,
     pub(super) netfilter_failures: BTreeMap<Inum, String>,
-    /// Only where packets begin and end, see [`super::stages`].
+    pub(super) socket: Option<Socket>,
+    /// Only where packets begin and are dropped, see [`super::stages`].
     pub(super) is_thin: bool,
+    /// See [`super::edges`].
+    pub(super) edges: BTreeMap<(Inum, u32), Vec<SchedClassifierLink>>,
     pub(super) classifiers: BTreeMap<(Inum, u32), Vec<SchedClassifierLink>>,
     /// Where there are no tcx links.
     pub(super) clsact: Option<Clsact>,

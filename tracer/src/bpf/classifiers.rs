@@ -16,9 +16,14 @@ pub(super) const CLASSIFIERS: [(&str, TcAttachType, bool); 4] = [
     ("tc_out_last", TcAttachType::Egress, false),
 ];
 
+/// Program, direction; see [`super::edges`].
+pub(super) const EDGES: [(&str, TcAttachType); 2] =
+    [("tc_enters", TcAttachType::Ingress), ("tc_leaves", TcAttachType::Egress)];
+
 /// Whether a program of this name is one of ours (or another pkttrace's).
 pub(super) fn is_classifier(name: &str) -> bool {
     CLASSIFIERS.iter().any(|(ours, ..)| *ours == name)
+        || EDGES.iter().any(|(ours, _)| *ours == name)
 }
 
 /// The programs on these devices (name by interface index) of the calling thread's namespace, in

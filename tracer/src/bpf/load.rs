@@ -151,7 +151,7 @@ impl KernelSide {
         };
         let portals = side.options.portals.clone();
         replace(&mut side.hash::<Portal, u8>("PORTALS")?, "PORTALS", portals.into_iter())?;
-        attach::global(&side.raw, &mut side.ebpf, side.options.backends, &mut side.attached, btf)?;
+        attach::global(&side.raw, side.options.backends, &mut side.attached, btf)?;
         if side.options.backends.func {
             let has_links = side.netfilter.is_some();
             let (functions, words) = Functions::attach(&side.raw, &mut side.ebpf, btf, has_links);

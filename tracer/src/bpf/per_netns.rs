@@ -81,6 +81,7 @@ impl KernelSide {
         self.attached.netfilter.remove(&netns);
         self.attached.netfilter_failures.remove(&netns);
         self.attached.classifiers.retain(|(n, _), _| *n != netns);
+        self.attached.edges.retain(|(n, _), _| *n != netns);
         if let Some(clsact) = &mut self.attached.clsact {
             clsact.detach(netns);
         }

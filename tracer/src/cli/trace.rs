@@ -28,11 +28,19 @@ pub struct TraceArgs {
     /// Keep all probe points attached, also while nothing matches.
     ///
     /// Without it, and without --rules, a trace that has seen nothing for 10 s watches packets only
-    /// where they begin and end, which costs a node without matching packets about half. The next
-    /// packet brings everything back within milliseconds; where something of it may be missing until
-    /// then, its journey says so (late-attach).
+    /// where they are sent, received and dropped, which costs a node without matching packets a
+    /// third. The next packet brings everything back within milliseconds; where something of it may
+    /// be missing until then, its journey says so (late-attach).
     #[arg(long)]
     pub(crate) warm: bool,
+    /// While nothing matches, watch packets only where a namespace sends them as its own, where they
+    /// enter or leave the node, and where they are dropped.
+    ///
+    /// From the start, and after 10 s without a match: for what waits for days. It needs netfilter
+    /// and tcx links (Linux 6.6). What a virtual machine sends is met as it leaves the node, and not
+    /// before; where packets arrive they are not waited for, so --netns and --dev do not go with it.
+    #[arg(long, conflicts_with_all = ["warm", "rules", "netns", "dev"])]
+    pub(crate) armed: bool,
     /// Print each packet for itself, also those of one flow that went the same way.
     #[arg(long)]
     pub(crate) each: bool,

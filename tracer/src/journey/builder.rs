@@ -120,7 +120,7 @@ impl Builder {
         self.open.len()
     }
 
-    /// From now on (CLOCK_MONOTONIC) packets are seen only where they begin and end.
+    /// From now on (CLOCK_MONOTONIC) packets are seen only where they begin and are dropped.
     pub fn watch_thins(&mut self, now_ns: u64) {
         self.watch.thins(now_ns);
     }
@@ -278,7 +278,8 @@ impl Builder {
             }
             self.deadlines.pop();
             let Some(open) = self.open.get(&id) else { continue };
-            match open.due(&self.options, now_ns, state) {
+            let is_thin = !self.watch.covers(open.last_ns, now_ns);
+            match open.due(&self.options, now_ns, state, is_thin) {
                 Some(later_ns) if !is_crowded => self.deadlines.push(Reverse((later_ns, id))),
                 Some(_) => finished.extend(self.finish(id, state, names, false)),
                 None => finished.extend(self.finish(id, state, names, true)),
@@ -429,11 +430,17 @@ impl Open {
             .is_some_and(|end| self.events.len() + self.surplus as usize == usize::from(end) + 1)
     }
 
-    /// When to look again; `None` when it is over.
-    fn due(&self, options: &Options, now_ns: u64, state: &NetworkState) -> Option<u64> {
+    /// When to look again; `None` when it is over. `is_thin`: not all points are attached.
+    fn due(
+        &self,
+        options: &Options,
+        now_ns: u64,
+        state: &NetworkState,
+        is_thin: bool,
+    ) -> Option<u64> {
         let quiet_ns = if self.end.is_some() || self.continues.is_some() {
             options.reorder_ns
-        } else if self.is_settled(state) {
+        } else if self.is_settled(state, is_thin) {
             options.settle_ns
         } else {
             options.idle_ns
@@ -444,7 +451,7 @@ impl Open {
 
     /// What was seen last is as good as an end: a socket has the packet, a local protocol, or
     /// hardware.
-    fn is_settled(&self, state: &NetworkState) -> bool {
+    fn is_settled(&self, state: &NetworkState, is_thin: bool) -> bool {
         let Some(last) = self.events.iter().max_by_key(|e| e.seq) else { return false };
         if self.has_socket {
             return true;
@@ -454,9 +461,11 @@ impl Open {
                 Hook::from_wire(*hook) == Some(Hook::Input) && !last.is_encap()
             }
             (Probe::Xmit, _) => leaves_node(state, last),
-            // Without the hooks of INPUT: TCP that has arrived where its destination is.
+            (Probe::Queue, _) if is_thin => leaves_node(state, last),
+            // Without the hooks of INPUT: what has arrived where its destination is, if its end is
+            // not to be seen.
             (Probe::Rx, _) => last.followed().filter(|_| !last.is_encap()).is_some_and(|h| {
-                h.tuple.proto == Proto::Tcp
+                (is_thin || h.tuple.proto == Proto::Tcp)
                     && holds(state, last.netns, h.tuple.dst)
                     && state.device(last.netns, last.ifindex).is_some_and(|d| d.master.is_none())
             }),

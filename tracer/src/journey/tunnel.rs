@@ -28,7 +28,9 @@ impl Walk<'_> {
         let now = e.packet.map(|p| p.headers.tuple);
         let outer = if enters { now } else { self.outer };
         let (stage, dev) = if enters {
-            (Stage::Encap, self.hops.last().and_then(|h| h.dev.clone()))
+            // Which device that was is not known where what it was handed was not seen.
+            let last = self.hops.last().filter(|h| !self.is_thin || h.stage == Stage::Queue);
+            (Stage::Encap, last.and_then(|h| h.dev.clone()))
         } else {
             (Stage::Decap, self.dev(e.netns, e.ifindex))
         };

@@ -1,4 +1,4 @@
-//! When all probe points were attached, and when only those where packets begin and end.
+//! When all probe points were attached, and when only those where packets begin and are dropped.
 //!
 //! A journey that was not watched by all of them for as long as it lasted says where something may
 //! be missing, and nothing is concluded from what was not seen of it.

@@ -17,7 +17,7 @@ use super::coverage::Coverage;
 use super::entrances::{self, Goal};
 use super::routes::Routes;
 use super::stages::{Stages, Switch};
-use crate::bpf::{self, Counters, KernelSide, LoadOptions, Misses, ProbeStatus};
+use crate::bpf::{self, Counters, Idle, KernelSide, LoadOptions, Misses, ProbeStatus};
 use crate::cli::filter::Network;
 use crate::config::{Config, add_service, portal};
 use crate::descriptors;
@@ -25,7 +25,7 @@ use crate::event::Event;
 use crate::journey::{Builder, Journey};
 use crate::kernel::{btf::KernelBtf, btf::VMLINUX, names::KernelNames, offsets, symbols::Symbols};
 use crate::net::watch::{Change, DeviceChange, Watcher};
-use crate::net::{self, Inum, Netns, NetworkState};
+use crate::net::{self, Device, DeviceKind, Inum, Netns, NetworkState};
 use crate::nftrace::Wanted;
 use crate::output;
 use crate::owner::service::{self, Service};
@@ -50,6 +50,7 @@ pub struct Live {
     changes: mpsc::Receiver<Change>,
     owners: owner::Keeper,
     scope: Scope,
+    idle: Idle,
     dev_spec: Option<String>,
     tc_only_beside_others: bool,
     /// Addresses that the filter asks for.
@@ -155,6 +156,7 @@ impl Live {
             changes,
             owners: owner::Keeper::start(owners),
             scope: config.scope.clone(),
+            idle: config.idle,
             dev_spec: config.dev.clone(),
             tc_only_beside_others: config.tc_only_beside_others,
             networks,
@@ -180,8 +182,17 @@ impl Live {
         }
         live.side.enable()?;
         live.is_enabled = true;
-        let has_stages = !config.warm && live.side.has_followers();
-        live.stages = has_stages.then(|| Stages::new(bpf::monotonic_ns()));
+        live.stages = match config.idle {
+            Idle::Warm => None,
+            Idle::Cold => Some(Stages::new(bpf::monotonic_ns())),
+            Idle::Armed => Some(Stages::armed()),
+        };
+        if live.idle == Idle::Armed && !live.side.may_watch_edges() {
+            output::say(
+                "--armed: this kernel has no tcx and netfilter links (Linux 6.6): packets \
+                 are also watched wherever they are received and sent",
+            );
+        }
         let names = KernelNames::of(&btf, symbols.join().unwrap_or_default());
         if let Some(why) = live.side.blind_to_hooks() {
             live.is_blind = true;
@@ -226,7 +237,7 @@ impl Live {
         Drained { events: count, first_ns, newest_ns, read_to_ns, is_behind: count == BATCH }
     }
 
-    /// Whether packets are watched only where they begin and end.
+    /// Whether packets are watched only where they begin and are dropped.
     #[must_use]
     pub fn is_thin(&self) -> bool {
         self.stages.as_ref().is_some_and(Stages::is_thin)
@@ -239,11 +250,16 @@ impl Live {
         match switch {
             Switch::Thin => {
                 builder.watch_thins(bpf::monotonic_ns());
-                self.side.thin();
+                let edges: Vec<_> = self.state.netns.values().flat_map(edges).collect();
+                if self.side.thin(self.idle, &edges).is_err() {
+                    builder.watch_is_whole(bpf::monotonic_ns());
+                    stages.is_refused(switch);
+                    return None;
+                }
             }
             Switch::Complete => {
                 let Ok(failed) = self.side.complete(&self.state) else {
-                    stages.is_refused();
+                    stages.is_refused(switch);
                     return None;
                 };
                 let now_ns = bpf::monotonic_ns();
@@ -448,6 +464,10 @@ impl Live {
         if let Some(rules) = &mut self.rules {
             rules.start(netns);
         }
+        if self.stages.as_ref().is_some_and(Stages::is_thin) && self.side.may_watch_edges() {
+            // One that cannot be had is told by the next turn that lets go of points.
+            edges(netns).for_each(|(netns, device)| drop(self.side.attach_edge(netns, device)));
+        }
         let beside = self.tc_only_beside_others.then(|| self.side.with_other_classifiers(netns));
         for device in netns.devices.values() {
             if beside.as_ref().is_some_and(|others| !others.contains(&device.ifindex)) {
@@ -500,6 +520,17 @@ impl Live {
         }
         Ok(())
     }
+}
+
+/// The devices by which packets enter and leave the node: hardware, and a pair whose other end is in
+/// a namespace that is not to be seen from here.
+fn edges(netns: &Netns) -> impl Iterator<Item = (&Netns, &Device)> {
+    let is_edge = |device: &&Device| match device.kind {
+        DeviceKind::Physical => device.up,
+        DeviceKind::Veth => device.up && device.link.is_none_or(|peer| peer.netns.is_none()),
+        _ => false,
+    };
+    netns.devices.values().filter(is_edge).map(move |device| (netns, device))
 }
 
 /// Whether namespaces are meant by whose they are.

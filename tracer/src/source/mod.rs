@@ -12,4 +12,4 @@ mod translations;
 pub use capture::{Capture, Captured};
 pub use live::{Drained, Live, Setup};
 pub(crate) use live::{check_names, find_service};
-pub use stages::{QUIET, Switch};
+pub use stages::Switch;

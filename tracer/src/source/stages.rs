@@ -1,4 +1,4 @@
-//! When to watch packets everywhere, and when only where they begin and end.
+//! When to watch packets everywhere, and when only where they begin and are dropped.
 //!
 //! Pure: time is the caller's. A trace starts with everything attached, so that whoever starts it
 //! and then reproduces a fault sees the first packet whole.
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 /// How long nothing has to match before the points that only follow are let go of: longer than what
 /// a TCP connection waits before it sends its third request again.
-pub const QUIET: Duration = Duration::from_secs(10);
+const QUIET: Duration = Duration::from_secs(10);
 
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,13 +32,18 @@ impl Stages {
         Self { is_thin: false, active_ns: now_ns }
     }
 
+    /// Everything is attached, and goes with the first turn that sees nothing.
+    pub(super) fn armed() -> Self {
+        Self::new(0)
+    }
+
     pub(super) fn is_thin(&self) -> bool {
         self.is_thin
     }
 
-    /// The points could not be attached: to be tried again with the next packet.
-    pub(super) fn is_refused(&mut self) {
-        self.is_thin = true;
+    /// What was to be done could not be: to be tried again.
+    pub(super) fn is_refused(&mut self, switch: Switch) {
+        self.is_thin = switch == Switch::Complete;
     }
 
     /// What is to be done after a look at the events: whether there were any, and how many journeys
@@ -75,6 +80,19 @@ mod tests {
         assert_eq!(stages.turn(62 * S, true, 1), None);
         assert_eq!(stages.turn(71 * S, false, 0), None);
         assert_eq!(stages.turn(72 * S, false, 0), Some(Switch::Thin));
+    }
+
+    #[test]
+    fn armed_it_goes_at_once_and_what_is_refused_is_tried_again() {
+        let mut stages = Stages::armed();
+        assert_eq!(stages.turn(20 * S, true, 1), None);
+        let mut stages = Stages::armed();
+        assert_eq!(stages.turn(20 * S, false, 0), Some(Switch::Thin));
+        stages.is_refused(Switch::Thin);
+        assert_eq!(stages.turn(21 * S, false, 0), Some(Switch::Thin));
+        assert_eq!(stages.turn(22 * S, true, 1), Some(Switch::Complete));
+        stages.is_refused(Switch::Complete);
+        assert_eq!(stages.turn(23 * S, true, 1), Some(Switch::Complete));
     }
 
     #[test]

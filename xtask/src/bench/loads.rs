@@ -20,6 +20,7 @@ const IN_PLACE: Duration = Duration::from_secs(20);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Load {
     Nothing,
+    Armed,
     Cold,
     NoMatch,
     Hundredth,
@@ -32,9 +33,10 @@ pub(crate) enum Load {
     TcpdumpAll,
 }
 
-/// All of them, in the order in which a round measures them; the first is what they are compared to.
-pub(crate) const LOADS: [Load; 11] = [
+/// In the order in which a round measures them; the first is what they are compared to.
+pub(super) const LOADS: &[Load] = &[
     Load::Nothing,
+    Load::Armed,
     Load::Cold,
     Load::NoMatch,
     Load::Hundredth,
@@ -47,6 +49,17 @@ pub(crate) const LOADS: [Load; 11] = [
     Load::TcpdumpAll,
 ];
 
+/// Those that tell how much of it is left where a packet takes its time anyway.
+pub(super) const LOADS_WITH_RULES: &[Load] = &[
+    Load::Nothing,
+    Load::Armed,
+    Load::Cold,
+    Load::NoMatch,
+    Load::AllAdmitted,
+    Load::TcpdumpNoMatch,
+    Load::TcpdumpAll,
+];
+
 /// An address that no packet has.
 const NOWHERE: &str = "203.0.113.250";
 
@@ -54,6 +67,7 @@ impl Load {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Nothing => "no tracer",
+            Self::Armed => "nothing matches, --armed",
             Self::Cold => "nothing matches, for more than 10 s",
             Self::NoMatch => "nothing matches, --warm",
             Self::Hundredth => "one in a hundred matches",
@@ -84,6 +98,7 @@ impl Load {
     fn filter(self) -> Option<Vec<String>> {
         let rare = RARE_PORT.to_string();
         let args: &[&str] = match self {
+            Self::Armed => &["--dst", NOWHERE, "--armed"],
             Self::Cold => &["--dst", NOWHERE],
             Self::NoMatch => &["--dst", NOWHERE, "--warm"],
             Self::Hundredth => &["--proto", "udp", "--sport", &rare],
@@ -116,14 +131,14 @@ impl Load {
         let running = if let Some(filter) = self.filter() {
             let mut command = Command::new(binary);
             command.args(filter).args(["-o", "json", "-w", "/dev/null"]).args(more);
-            if matches!(self, Self::Cold | Self::NoMatch) {
+            if matches!(self, Self::Armed | Self::Cold | Self::NoMatch) {
                 // What turns packets away is counted at first, for whoever waits for them.
                 command.arg("-q");
             }
             command.stderr(File::create(&said).context("cannot keep what the tracer says")?);
             let tracer = Tracer::start(command, &scratch("ready"))?;
             ready = started.elapsed();
-            if self == Self::Cold {
+            if matches!(self, Self::Armed | Self::Cold) {
                 await_cold(tracer.pid())?;
             }
             Running::Tracer(tracer)
@@ -146,10 +161,10 @@ impl Load {
     }
 }
 
-/// Waits until the tracer has let go of most of its links, for want of packets that match.
-fn await_cold(pid: u32) -> Result<()> {
-    let all = links(pid)?;
-    process::wait_for("fewer links", IN_PLACE, || Ok(links(pid)? < all / 2))
+/// Waits until the tracer has let go of all tracepoints but those where packets begin and are
+/// dropped, for want of packets that match.
+pub(super) fn await_cold(pid: u32) -> Result<()> {
+    process::wait_for("fewer links", IN_PLACE, || Ok(links(pid)? <= 3))
 }
 
 /// How many tracepoints a process is attached to.
@@ -162,7 +177,7 @@ fn links(pid: u32) -> Result<usize> {
 }
 
 /// A file of this run.
-fn scratch(what: &str) -> PathBuf {
+pub(super) fn scratch(what: &str) -> PathBuf {
     std::env::temp_dir().join(format!("pkttrace-bench-{}.{what}", std::process::id()))
 }
 

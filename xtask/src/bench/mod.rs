@@ -1,14 +1,16 @@
 //! `cargo xtask bench`: what the tracer costs, in packets per second and in ns per program run.
 //!
-//! The path is veth → bridge → routing → veth, in namespaces of its own. One round measures every
+//! The path is veth → bridge → routing → veth, in namespaces of its own, then the same with rules. One round measures every
 //! load once, so that a slow minute of the machine falls on all of them alike; ratios are taken
 //! within a round.
 
 mod bpf;
+mod crowd;
 mod loads;
 mod net;
 mod programs;
 mod report;
+mod switch;
 mod topology;
 mod udp;
 
@@ -19,10 +21,13 @@ use anyhow::{Context, Result, bail};
 
 use crate::layout::Layout;
 use crate::{build, process, setup, sh};
-use loads::{Beside, LOADS, Load};
+use loads::{Beside, LOADS, LOADS_WITH_RULES, Load};
 use net::Path;
 use programs::Program;
-use report::{Costs, Report, Sample};
+use report::{Costs, Measured, Report, Sample};
+
+/// Rules on the second way.
+const RULES: u32 = 500;
 
 /// How much is measured.
 #[derive(Debug, Clone)]
@@ -65,11 +70,16 @@ pub(crate) fn run(layout: &Layout, options: Options) -> Result<()> {
     sh::step("warm-up");
     udp::run(&path, Duration::from_millis(500))?;
     let bench = Bench { binary, options, path };
-    let rounds = bench.throughput()?;
+    let plain = bench.throughput(LOADS)?;
     let is_whole = !bench.options.fast;
     let costs = is_whole.then(|| bench.program_costs()).transpose()?;
     let topology = is_whole.then(|| topology::measure(&bench.binary)).transpose()?;
-    let report = Report { rounds, costs, topology };
+    let switches = is_whole.then(|| switch::measure(&bench.binary, &bench.path)).transpose()?;
+    // Last, since they stay.
+    bench.path.add_rules(RULES)?;
+    let with_rules = bench.throughput(LOADS_WITH_RULES)?;
+    let switches = switches.unwrap_or_default();
+    let report = Report { plain, with_rules, costs, topology, switches };
     report.print(bench.options.json);
     if bench.options.write {
         report.write(&layout.root.join("docs/performance.md"))?;
@@ -84,12 +94,12 @@ struct Bench {
 }
 
 impl Bench {
-    /// Each round gives one sample per load, in the order of [`LOADS`].
-    fn throughput(&self) -> Result<Vec<Vec<Sample>>> {
+    /// Each round gives one sample per load, in their order.
+    fn throughput(&self, loads: &'static [Load]) -> Result<Measured> {
         let mut rounds = Vec::new();
         for round in 1..=self.options.rounds {
             let mut samples = Vec::new();
-            for load in LOADS {
+            for &load in loads {
                 let sample = self.sample(load)?;
                 let (pps, name) = (sample.delivered_per_s, load.name());
                 sh::note(format!("round {round}: {name:<38} {pps:>10.0} packets/s"));
@@ -97,7 +107,7 @@ impl Bench {
             }
             rounds.push(samples);
         }
-        Ok(rounds)
+        Ok(Measured { loads, rounds })
     }
 
     fn sample(&self, load: Load) -> Result<Sample> {

@@ -8,6 +8,8 @@ use std::thread;
 
 use anyhow::{Context, Result};
 
+use super::crowd::feed;
+
 use crate::{process, sh};
 
 /// Where the receiver listens.
@@ -46,6 +48,19 @@ impl Path {
         ip(&["-n", &d, "route", "add", "default", "via", "10.201.2.1"])?;
         ip(&["netns", "exec", &r, "sysctl", "-qw", "net.ipv4.ip_forward=1"])?;
         Ok(path)
+    }
+
+    /// Lets every packet that is forwarded pass conntrack and as many rules, none of which matches.
+    pub(super) fn add_rules(&self, count: u32) -> Result<()> {
+        sh::step(format!("{count} rules and conntrack where packets are forwarded"));
+        let mut rules = "*filter\n".to_owned();
+        for n in 0..count {
+            let (high, low) = (n / 250, n % 250 + 1);
+            rules += &format!("-A FORWARD -s 203.0.{high}.{low}/32 -j DROP\n");
+        }
+        rules += "-A FORWARD -m conntrack --ctstate INVALID -j DROP\nCOMMIT\n";
+        let r = self.netns("r");
+        feed(Command::new("ip").args(["netns", "exec", &r, "iptables-nft-restore", "-w"]), &rules)
     }
 
     /// Name of the namespace of a host (`s`, `r`, `d`).

@@ -7,8 +7,9 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::loads::{Counts, LOADS, Load, Usage};
+use super::loads::{Counts, Load, Usage};
 use super::programs::{Cost, Program};
+use super::switch::Switch;
 use super::topology::Drawing;
 
 /// Around the table in the documentation.
@@ -30,12 +31,22 @@ pub(super) struct Costs {
     pub(super) programs: Vec<(Load, Vec<Program>)>,
 }
 
+/// What one path took.
+pub(super) struct Measured {
+    /// The first is what the others are compared to.
+    pub(super) loads: &'static [Load],
+    /// In that order.
+    pub(super) rounds: Vec<Vec<Sample>>,
+}
+
 /// Everything that was measured.
 pub(super) struct Report {
-    /// In the order of [`LOADS`].
-    pub(super) rounds: Vec<Vec<Sample>>,
+    pub(super) plain: Measured,
+    /// With firewall rules and conntrack on the path.
+    pub(super) with_rules: Measured,
     pub(super) costs: Option<Costs>,
     pub(super) topology: Option<Drawing>,
+    pub(super) switches: Vec<Switch>,
 }
 
 /// One line of the first table.
@@ -57,7 +68,9 @@ impl Report {
         if as_json {
             println!("{}", self.json());
         } else {
-            print!("{}{}{}", self.throughput(), self.per_program(), self.drawing());
+            print!("{}", self.plain.throughput("as it is"));
+            print!("{}", self.with_rules.throughput("with rules and conntrack"));
+            print!("{}{}{}", self.per_program(), self.drawing(), self.switching());
         }
     }
 
@@ -67,15 +80,83 @@ impl Report {
         let (before, rest) =
             text.split_once(MARKS[0]).context("the table's begin is not marked")?;
         let (_, after) = rest.split_once(MARKS[1]).context("the table's end is not marked")?;
-        let text = format!("{before}{}\n{}\n{}{after}", MARKS[0], self.table(), MARKS[1]);
+        let tables = format!(
+            "Medians of {} rounds.\n\n{}\nWith 500 rules and conntrack where packets are forwarded:\n\n\
+             {}\n{}",
+            self.plain.rounds.len(),
+            self.plain.table(),
+            self.with_rules.table(),
+            self.switching().trim_start(),
+        );
+        let text = format!("{before}{}\n{tables}\n{}{after}", MARKS[0], MARKS[1]);
         fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
     }
 
+    fn per_program(&self) -> String {
+        let Some(costs) = &self.costs else { return String::new() };
+        let empty = costs.empty.ns_per_run().unwrap_or(0.0);
+        let mut text = format!("\nns per run, less an empty program's {empty:.1} ns\n");
+        for (load, programs) in &costs.programs {
+            text += &format!("\n{:<20}{:<18}{:>12}{:>10}\n", load.name(), "type", "runs", "ns");
+            for Program { name, kind, cost } in programs {
+                let ns = cost.ns_per_run();
+                let ns = ns.map_or_else(|| "-".to_owned(), |ns| format!("{:.1}", ns - empty));
+                text += &format!("{name:<20}{kind:<18}{:>12}{ns:>10}\n", cost.runs);
+            }
+            if programs.is_empty() {
+                text += "the tracer holds no BPF program\n";
+            }
+        }
+        text
+    }
+
+    fn drawing(&self) -> String {
+        let Some(Drawing { namespaces, services, seconds }) = &self.topology else {
+            return String::new();
+        };
+        let median = median(seconds.clone());
+        format!("\ntopology of {namespaces} namespaces, {services} Services: {median:.2} s\n")
+    }
+
+    fn switching(&self) -> String {
+        self.switches.iter().fold(String::new(), |text, Switch { namespaces, ms }| {
+            let median = median(ms.clone());
+            text + &format!(
+                "\nFrom the first match until everything is attached, among {namespaces} more \
+                 namespaces: {median:.1} ms.\n"
+            )
+        })
+    }
+
+    fn json(&self) -> Value {
+        let empty = self.costs.as_ref().and_then(|costs| costs.empty.ns_per_run());
+        let rows = |measured: &Measured| measured.rows().iter().map(Row::json).collect::<Vec<_>>();
+        let programs = self.costs.iter().flat_map(|costs| &costs.programs);
+        let programs = programs.flat_map(|(load, programs)| {
+            programs.iter().map(|p| {
+                let ns = p.cost.ns_per_run().map(|ns| ns - empty.unwrap_or(0.0));
+                json!({"load": load.name(), "name": p.name, "type": p.kind,
+                    "runs": p.cost.runs, "ns_per_run": ns})
+            })
+        });
+        let programs: Vec<_> = programs.collect();
+        let topology_s = self.topology.as_ref().map(|drawing| median(drawing.seconds.clone()));
+        let switches = self.switches.iter().map(
+            |switch| json!({"namespaces": switch.namespaces, "ms": median(switch.ms.clone())}),
+        );
+        json!({"rounds": self.plain.rounds.len(), "loads": rows(&self.plain),
+            "loads_with_rules": rows(&self.with_rules), "empty_program_ns": empty,
+            "programs": programs, "topology_s": topology_s,
+            "switches": switches.collect::<Vec<_>>()})
+    }
+}
+
+impl Measured {
     fn table(&self) -> String {
-        let mut text = format!("Medians of {} rounds.\n\n", self.rounds.len());
-        text += "| load | packets/s | ratio | range | added, ns a packet | CPU | MB | ready, s \
-                 | end, s | journeys | events/s | refused | lost |\n\
-                 |---|---|---|---|---|---|---|---|---|---|---|---|---|\n";
+        let mut text = "| load | packets/s | ratio | range | added, ns a packet | CPU | MB \
+                        | ready, s | end, s | journeys | events/s | refused | lost |\n\
+                        |---|---|---|---|---|---|---|---|---|---|---|---|---|\n"
+            .to_owned();
         for row in self.rows() {
             // Writing to a String cannot fail.
             let _ = writeln!(
@@ -112,12 +193,13 @@ impl Report {
                 usage: middle(&samples().filter_map(|s| s.usage).collect::<Vec<_>>()),
             }
         };
-        LOADS.into_iter().enumerate().map(row).collect()
+        self.loads.iter().copied().enumerate().map(row).collect()
     }
 
-    fn throughput(&self) -> String {
+    fn throughput(&self, what: &str) -> String {
         let rounds = self.rounds.len();
-        let mut text = format!("\nmedians of {rounds} rounds; ratios to \"no tracer\" per round\n");
+        let mut text =
+            format!("\n{what}: medians of {rounds} rounds; ratios to \"no tracer\" per round\n");
         text += &format!(
             "{:<38}{:>12}{:>12}{:>8}{:>14}{:>10}\n",
             "load", "delivered/s", "sent/s", "ratio", "range", "added ns"
@@ -130,49 +212,6 @@ impl Report {
             );
         }
         text
-    }
-
-    fn per_program(&self) -> String {
-        let Some(costs) = &self.costs else { return String::new() };
-        let empty = costs.empty.ns_per_run().unwrap_or(0.0);
-        let mut text = format!("\nns per run, less an empty program's {empty:.1} ns\n");
-        for (load, programs) in &costs.programs {
-            text += &format!("\n{:<20}{:<18}{:>12}{:>10}\n", load.name(), "type", "runs", "ns");
-            for Program { name, kind, cost } in programs {
-                let ns = cost.ns_per_run();
-                let ns = ns.map_or_else(|| "-".to_owned(), |ns| format!("{:.1}", ns - empty));
-                text += &format!("{name:<20}{kind:<18}{:>12}{ns:>10}\n", cost.runs);
-            }
-            if programs.is_empty() {
-                text += "the tracer holds no BPF program\n";
-            }
-        }
-        text
-    }
-
-    fn drawing(&self) -> String {
-        let Some(Drawing { namespaces, services, seconds }) = &self.topology else {
-            return String::new();
-        };
-        let median = median(seconds.clone());
-        format!("\ntopology of {namespaces} namespaces, {services} Services: {median:.2} s\n")
-    }
-
-    fn json(&self) -> Value {
-        let empty = self.costs.as_ref().and_then(|costs| costs.empty.ns_per_run());
-        let loads: Vec<_> = self.rows().iter().map(Row::json).collect();
-        let programs = self.costs.iter().flat_map(|costs| &costs.programs);
-        let programs = programs.flat_map(|(load, programs)| {
-            programs.iter().map(|p| {
-                let ns = p.cost.ns_per_run().map(|ns| ns - empty.unwrap_or(0.0));
-                json!({"load": load.name(), "name": p.name, "type": p.kind,
-                    "runs": p.cost.runs, "ns_per_run": ns})
-            })
-        });
-        let programs: Vec<_> = programs.collect();
-        let topology_s = self.topology.as_ref().map(|drawing| median(drawing.seconds.clone()));
-        json!({"rounds": self.rounds.len(), "loads": loads, "empty_program_ns": empty,
-            "programs": programs, "topology_s": topology_s})
     }
 }
 
@@ -238,6 +277,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::loads::LOADS;
     use super::*;
 
     fn round(base: f64) -> Vec<Sample> {
@@ -248,12 +288,18 @@ mod tests {
         (0..LOADS.len()).map(|at| sample(if at == 0 { 1.0 } else { 0.5 })).collect()
     }
 
+    fn report(rounds: Vec<Vec<Sample>>) -> Report {
+        let plain = Measured { loads: LOADS, rounds };
+        let with_rules = Measured { loads: LOADS, rounds: vec![round(5e5)] };
+        let switches = vec![Switch { namespaces: 15, ms: vec![9.0, 7.0, 8.0] }];
+        Report { plain, with_rules, costs: None, topology: None, switches }
+    }
+
     #[test]
     fn ratios_are_taken_within_a_round() {
         // The second round ran on a machine half as fast.
-        let rounds = vec![round(2e6), round(1e6)];
-        let report = Report { rounds, costs: None, topology: None };
-        let rows = report.rows();
+        let report = report(vec![round(2e6), round(1e6)]);
+        let rows = report.plain.rows();
         assert!(rows.iter().skip(1).all(|row| (row.ratio - 0.5).abs() < 1e-9));
         // 500 ns more in the first round, 1000 in the second.
         assert!((rows[1].added_ns - 750.0).abs() < 1e-6);
@@ -264,13 +310,18 @@ mod tests {
     fn the_table_takes_the_place_of_the_last_one() {
         let file = std::env::temp_dir().join(format!("xtask-table-{}.md", std::process::id()));
         fs::write(&file, format!("before\n{}old\n{}\nafter\n", MARKS[0], MARKS[1])).expect("temp");
-        let report = Report { rounds: vec![round(1e6)], costs: None, topology: None };
+        let report = report(vec![round(1e6)]);
         report.write(&file).expect("marked");
         report.write(&file).expect("still marked");
         let text = fs::read_to_string(&file).expect("written");
         fs::remove_file(&file).expect("removed");
         assert!(text.starts_with("before\n<!--") && text.ends_with("until here -->\nafter\n"));
         assert_eq!(text.matches("| no tracer | 1000000 | 1.000 |").count(), 1, "{text}");
+        assert!(
+            text.contains("| no tracer | 500000 |") && text.contains("among 15 more"),
+            "{text}"
+        );
+        assert!(text.contains("namespaces: 8.0 ms."), "{text}");
         assert!(!text.contains("old"));
     }
 

@@ -2,13 +2,13 @@
 //! rules of many Services.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
+use super::crowd::{Crowd, feed};
 use crate::{process, sh};
 
 const NAMESPACES: usize = 500;
@@ -26,7 +26,7 @@ pub(super) struct Drawing {
 /// Makes the namespaces, draws, removes them.
 pub(super) fn measure(binary: &Path) -> Result<Drawing> {
     sh::step(format!("topology: {NAMESPACES} namespaces, {SERVICES} Services"));
-    let crowd = Crowd::make()?;
+    let crowd = Crowd::make(NAMESPACES)?;
     feed(
         Command::new("ip").args(["netns", "exec", &crowd.name(0), "iptables-nft-restore", "-w"]),
         &services(),
@@ -43,38 +43,6 @@ pub(super) fn measure(binary: &Path) -> Result<Drawing> {
         }
     }
     Ok(Drawing { namespaces: NAMESPACES, services: SERVICES, seconds })
-}
-
-/// Namespaces with a prefix of this run's own, removed when dropped.
-struct Crowd(String);
-
-impl Crowd {
-    fn make() -> Result<Self> {
-        let crowd = Self(format!("crowd-{}", std::process::id()));
-        crowd.batch("add")?;
-        Ok(crowd)
-    }
-
-    fn name(&self, n: usize) -> String {
-        format!("{}-{n}", self.0)
-    }
-
-    fn batch(&self, what: &str) -> Result<()> {
-        let lines = (0..NAMESPACES).fold(String::new(), |mut lines, n| {
-            // Writing to a String cannot fail.
-            let _ = writeln!(lines, "netns {what} {}", self.name(n));
-            lines
-        });
-        feed(Command::new("ip").args(["-force", "-batch", "-"]), &lines)
-    }
-}
-
-impl Drop for Crowd {
-    fn drop(&mut self) {
-        if let Err(error) = self.batch("del") {
-            eprintln!("warning: namespaces {}-* are still there: {error:#}", self.0);
-        }
-    }
 }
 
 /// As kube-proxy writes them.
@@ -95,19 +63,4 @@ fn services() -> String {
         );
     }
     text + "COMMIT\n"
-}
-
-/// Runs a command that reads `input`.
-fn feed(command: &mut Command, input: &str) -> Result<()> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let mut child =
-        command.stdin(Stdio::piped()).spawn().with_context(|| format!("cannot run {name}"))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(input.as_bytes()).with_context(|| format!("cannot write to {name}"))?;
-    }
-    let status = child.wait()?;
-    if !status.success() {
-        bail!("{name} failed: {status}");
-    }
-    Ok(())
 }
