@@ -117,6 +117,7 @@ mod tests {
             hops: vec![NextHop { via: via.map(ip), dev: Some(dev), flags: 0, weight: 1 }],
             prefsrc: None,
             mtu: None,
+            limits: crate::net::detail::RouteLimits::default(),
             protocol: 3,
             scope: 0,
         };

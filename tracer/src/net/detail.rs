@@ -98,10 +98,24 @@ pub struct Route {
     pub prefsrc: Option<IpAddr>,
     /// `RTAX_MTU`, bytes.
     pub mtu: Option<u32>,
+    /// What else it limits connections to.
+    pub limits: RouteLimits,
     /// `RTPROT_*`.
     pub protocol: u8,
     /// `RT_SCOPE_*`.
     pub scope: u8,
+}
+
+/// What a route limits the TCP connections to that go by it (`ip route … window N`); absent is no
+/// limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RouteLimits {
+    /// `RTAX_WINDOW`: the window that they offer, bytes.
+    pub window: Option<u32>,
+    /// `RTAX_CWND`: segments under way.
+    pub cwnd: Option<u32>,
+    /// `RTAX_ADVMSS`: the segments that they ask for, bytes.
+    pub advmss: Option<u32>,
 }
 
 /// One way of a route.
@@ -317,4 +331,6 @@ pub struct Resolver {
     pub search: Vec<String>,
     /// Names with at least so many dots are tried as they are first.
     pub ndots: u8,
+    /// Every name server has its turn to be asked first (`options rotate`).
+    pub rotates: bool,
 }

@@ -85,6 +85,7 @@ pub(super) fn device(inum: Inum, message: &LinkMessage) -> Option<Device> {
             LinkAttribute::Xdp(parts) => device.xdp = xdp(parts),
             LinkAttribute::GsoMaxSize(bytes) => device.gso_max = *bytes,
             LinkAttribute::GsoMaxSegs(count) => device.gso_segments = *count,
+            LinkAttribute::TxQueueLen(packets) => device.queue_length = *packets,
             _ => {}
         }
     }

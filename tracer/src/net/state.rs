@@ -100,6 +100,8 @@ pub struct Device {
     pub gso_max: u32,
     /// Most segments of one (`IFLA_GSO_MAX_SEGS`), 0 when it was not told.
     pub gso_segments: u32,
+    /// Packets that its queue holds (`IFLA_TXQLEN`).
+    pub queue_length: u32,
 }
 
 /// Settings of a bridge's port (`IFLA_BRPORT_*`).

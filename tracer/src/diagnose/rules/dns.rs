@@ -378,6 +378,7 @@ mod tests {
             nameservers: vec![ip("10.1.2.2")],
             search: vec!["svc.test".to_owned()],
             ndots: 5,
+            ..Resolver::default()
         };
         let own = Resolver { path: path("x1"), ..resolver };
         for (netns, resolver) in [(x1, own), (x2, other)] {
@@ -409,7 +410,7 @@ mod tests {
 
     fn resolver(search: &[&str]) -> Resolver {
         let search = search.iter().map(|s| (*s).to_owned()).collect();
-        Resolver { nameservers: vec![ip("10.1.2.2")], search, ndots: 1, path: String::new() }
+        Resolver { nameservers: vec![ip("10.1.2.2")], search, ndots: 1, ..Resolver::default() }
     }
 
     fn said(rcode: u8, addresses: &[&str]) -> Outcome {

@@ -27,6 +27,7 @@ fn route(dst: &str, table: u32, hops: &[(Option<&str>, u32)]) -> Route {
         hops: hops.iter().map(hop).collect(),
         prefsrc: None,
         mtu: None,
+        limits: crate::net::detail::RouteLimits::default(),
         protocol: 3,
         scope: 0,
     }

@@ -98,9 +98,12 @@ pub(super) fn parse(text: &str) -> Resolver {
             }
             Some("search" | "domain") => resolver.search = words.map(str::to_owned).collect(),
             Some("options") => {
-                let mut ndots = words.filter_map(|word| word.strip_prefix("ndots:")?.parse().ok());
-                // The library takes no more than 15.
-                resolver.ndots = ndots.next_back().map_or(resolver.ndots, |n: u8| n.min(15));
+                for word in words {
+                    resolver.rotates |= word == "rotate";
+                    let ndots = word.strip_prefix("ndots:").and_then(|n| n.parse::<u8>().ok());
+                    // The library takes no more than 15.
+                    resolver.ndots = ndots.map_or(resolver.ndots, |n| n.min(15));
+                }
             }
             _ => {}
         }

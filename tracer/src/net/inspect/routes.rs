@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::wire::{self, Netlink, addr, attributes, attributes_after, text, u8_at, u16_at, u32_at};
-use crate::net::detail::{NextHop, Prefix, Route, RouteType, RoutingRule, RuleAction};
+use crate::net::detail::{NextHop, Prefix, Route, RouteLimits, RouteType, RoutingRule, RuleAction};
 
 /// `struct rtmsg` and `struct fib_rule_hdr`.
 const HEADER: usize = 12;
@@ -64,6 +64,7 @@ pub(crate) fn route(body: &[u8]) -> Option<Route> {
         hops: Vec::new(),
         prefsrc: None,
         mtu: None,
+        limits: RouteLimits::default(),
         protocol: u8_at(body, 5)?,
         scope: u8_at(body, 6)?,
     };
@@ -76,7 +77,7 @@ pub(crate) fn route(body: &[u8]) -> Option<Route> {
             libc::RTA_PRIORITY => route.metric = u32_at(value, 0)?,
             libc::RTA_PREFSRC => route.prefsrc = addr(value),
             libc::RTA_TABLE => route.table = u32_at(value, 0)?,
-            libc::RTA_METRICS => route.mtu = mtu(value),
+            libc::RTA_METRICS => (route.mtu, route.limits) = limits(value),
             libc::RTA_MULTIPATH => route.hops = hops(value),
             _ => {}
         }
@@ -117,9 +118,19 @@ fn via(value: &[u8]) -> Option<IpAddr> {
     addr(value.get(2..)?)
 }
 
-fn mtu(metrics: &[u8]) -> Option<u32> {
+/// `RTAX_*`: the MTU, and the other limits.
+fn limits(metrics: &[u8]) -> (Option<u32>, RouteLimits) {
     const RTAX_MTU: u16 = 2;
-    attributes(metrics).find(|(kind, _)| *kind == RTAX_MTU).and_then(|(_, v)| u32_at(v, 0))
+    const RTAX_WINDOW: u16 = 3;
+    const RTAX_CWND: u16 = 7;
+    const RTAX_ADVMSS: u16 = 8;
+    let of = |wanted| {
+        let value = attributes(metrics).find(|(kind, _)| *kind == wanted)?.1;
+        u32_at(value, 0).filter(|limit| *limit > 0)
+    };
+    let limits =
+        RouteLimits { window: of(RTAX_WINDOW), cwnd: of(RTAX_CWND), advmss: of(RTAX_ADVMSS) };
+    (of(RTAX_MTU), limits)
 }
 
 fn any(family: u8) -> Option<IpAddr> {

@@ -28,7 +28,7 @@ impl Dirs {
 }
 
 /// Of the namespace as a whole. A kernel without the feature has no such file.
-const PLAIN: [&str; 33] = [
+const PLAIN: [&str; 35] = [
     "bridge/bridge-nf-call-arptables",
     "bridge/bridge-nf-call-ip6tables",
     "bridge/bridge-nf-call-iptables",
@@ -51,6 +51,7 @@ const PLAIN: [&str; 33] = [
     "ipv4/tcp_mtu_probing",
     "ipv4/tcp_rmem",
     "ipv4/tcp_syncookies",
+    "ipv4/tcp_tw_reuse",
     "ipv4/tcp_window_scaling",
     "ipv4/tcp_wmem",
     "ipv6/icmp/echo_ignore_all",
@@ -61,6 +62,7 @@ const PLAIN: [&str; 33] = [
     "netfilter/nf_conntrack_max",
     "netfilter/nf_conntrack_tcp_be_liberal",
     "netfilter/nf_conntrack_tcp_loose",
+    "netfilter/nf_conntrack_tcp_timeout_established",
     "netfilter/nf_conntrack_udp_timeout",
 ];
 

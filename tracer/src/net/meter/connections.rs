@@ -55,6 +55,9 @@ pub struct Connection {
     pub cwnd: u32,
     /// Segments sent again.
     pub retransmits: u32,
+    /// The most that the application lets it send, bytes a second (`SO_MAX_PACING_RATE`); 0 for no
+    /// limit.
+    pub max_pacing: u64,
     /// Bytes that the other end acknowledged (since 4.1).
     pub acked: u64,
     /// Bytes received.
@@ -125,6 +128,8 @@ fn connection(body: &[u8], processes: &Processes) -> Option<Connection> {
         min_rtt: if word(148) == u32::MAX { Duration::ZERO } else { micros(148) },
         cwnd: word(80),
         retransmits: word(100),
+        // All ones, of 32 bits before 4.20, where nothing was set.
+        max_pacing: if long(112) >= u32::MAX.into() { 0 } else { long(112) },
         acked: long(120),
         received: long(128),
         segments_in: word(140),

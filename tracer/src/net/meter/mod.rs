@@ -8,6 +8,7 @@
 mod connections;
 mod cpu;
 mod features;
+mod programs;
 mod queues;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +25,7 @@ pub use super::inspect::sockets::Processes;
 pub use connections::Connection;
 pub use cpu::{Cpu, Quota, cpus};
 pub use features::{Feature, Features};
+pub use programs::{Taps, Tunnels, tunnels};
 pub use queues::Queue;
 
 /// A namespace to be read.
@@ -32,6 +34,8 @@ pub struct Place {
     inum: Inum,
     path: PathBuf,
     devices: BTreeMap<u32, String>,
+    /// The programs behind its tunnel devices, by the device's name.
+    tunnels: Tunnels,
 }
 
 impl Place {
@@ -39,7 +43,16 @@ impl Place {
     #[must_use]
     pub fn new(netns: &Netns) -> Self {
         let devices = netns.devices.values().map(|d| (d.ifindex, d.name.clone())).collect();
-        Self { inum: netns.inum, path: netns.path.clone(), devices }
+        Self { inum: netns.inum, path: netns.path.clone(), devices, tunnels: Tunnels::new() }
+    }
+
+    /// With the programs behind its tunnel devices.
+    #[must_use]
+    pub fn with(mut self, tunnels: &Tunnels) -> Self {
+        let is_here = |name: &&String| self.devices.values().any(|dev| dev == *name);
+        let its = tunnels.iter().filter(|(name, _)| is_here(name));
+        self.tunnels = its.map(|(name, programs)| (name.clone(), programs.clone())).collect();
+        self
     }
 }
 
@@ -56,7 +69,10 @@ pub struct Reading {
     pub sockets: Vec<Socket>,
     /// Offloads by interface index; read once, at the start.
     pub features: BTreeMap<u32, Features>,
-    /// By process that holds a socket here, unless only peaks were read; those of its cgroup and of
+    /// Packet sockets that take all that a device receives, by interface index (0: of every
+    /// device); read with everything.
+    pub taps: BTreeMap<u32, Taps>,
+    /// By process that holds a socket here, or a tunnel device, unless only peaks were read; those of its cgroup and of
     /// the ones around it.
     pub quotas: BTreeMap<u32, Vec<Quota>>,
 }
@@ -102,7 +118,9 @@ fn read_here(place: &Place, processes: &Processes, depth: Depth) -> Reading {
         reading.sockets = sockets::sockets(&mut netlink, processes, &mut Vec::new());
     }
     if depth >= Depth::Quotas {
-        reading.quotas = reading.holders().into_iter().map(|p| (p, cpu::quotas(p))).collect();
+        let mut holders = reading.holders();
+        holders.extend(place.tunnels.values().flatten().map(|(pid, _)| *pid));
+        reading.quotas = holders.into_iter().map(|p| (p, cpu::quotas(p))).collect();
     }
     if depth < Depth::All {
         return reading;
@@ -112,6 +130,7 @@ fn read_here(place: &Place, processes: &Processes, depth: Depth) -> Reading {
         let _ = counters::conntrack(&mut reading.counters);
     }
     reading.features = features::features(&place.devices);
+    reading.taps = programs::taps(processes);
     reading
 }
 

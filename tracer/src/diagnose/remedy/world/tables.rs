@@ -28,6 +28,7 @@ fn by_device(dst: Prefix, dev: u32, src: Option<IpAddr>) -> Route {
         hops: vec![NextHop { dev: Some(dev), weight: 1, ..NextHop::default() }],
         prefsrc: src,
         mtu: None,
+        limits: crate::net::detail::RouteLimits::default(),
         protocol: KERNEL,
         scope: SCOPE_LINK,
     }
@@ -108,6 +109,7 @@ pub(super) fn replace_route(netns: &mut Netns, path: &Path) -> Option<()> {
         hops,
         prefsrc: path.src,
         mtu: None,
+        limits: crate::net::detail::RouteLimits::default(),
         protocol: BOOT,
         scope: if is_direct { SCOPE_LINK } else { 0 },
     };

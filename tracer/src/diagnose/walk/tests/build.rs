@@ -387,6 +387,7 @@ impl Build {
             hops,
             prefsrc: after(words, "src").map(ip),
             mtu: after(words, "mtu").map(|m| m.parse().unwrap()),
+            limits: crate::net::detail::RouteLimits::default(),
             protocol: 3,
             scope: 0,
         };
@@ -442,6 +443,7 @@ fn connected(dst: (IpAddr, u8), kind: RouteType, table: u32, dev: u32) -> Route 
         hops: vec![NextHop { via: None, dev: Some(dev), flags: 0, weight: 1 }],
         prefsrc: None,
         mtu: None,
+        limits: crate::net::detail::RouteLimits::default(),
         protocol: 2,
         scope: 0,
     }
