@@ -31,6 +31,12 @@ pub(super) const CHECK: Check = Check {
              the connection.",
         ),
         (
+            "slow-pacing",
+            "A program may tell the kernel how fast each of its sockets sends at most \
+             (SO_MAX_PACING_RATE; a rate limit of a file server or a proxy often is one). The kernel \
+             waits between segments then: nothing is lost, no queue is full, and no link is.",
+        ),
+        (
             "slow-nagle",
             "A segment that is not full is held back while one before it is not acknowledged (Nagle's \
              algorithm), and a receiver that has nothing to answer acknowledges after 40 ms: an \
@@ -74,8 +80,17 @@ fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
         .map(|(netns, now, before)| End { evidence, netns: *netns, now, before: before.as_ref() })
         .collect();
     // Several connections of a flow tell the same: the first one that does is enough.
-    let kinds: [fn(&End<'_>) -> Option<Finding>; 8] =
-        [unscaled, small_receive_buffer, small_send_buffer, unread, held, idle, reordered, far];
+    let kinds: [fn(&End<'_>) -> Option<Finding>; 9] = [
+        unscaled,
+        small_receive_buffer,
+        small_send_buffer,
+        paced,
+        unread,
+        held,
+        idle,
+        reordered,
+        far,
+    ];
     kinds.into_iter().filter_map(|kind| ends.iter().find_map(kind)).collect()
 }
 
@@ -182,6 +197,33 @@ fn held(end: &End<'_>) -> Option<Finding> {
             .severity(Severity::Warning)
             .fix("let the application write its message at once, or set TCP_NODELAY on its socket"),
     )
+}
+
+/// The application lets the kernel send no faster.
+fn paced(end: &End<'_>) -> Option<Finding> {
+    let most = end.now.max_pacing;
+    let sent = end.rate(end.grown(|c| c.acked));
+    let history = end.evidence.history(end.netns, end.now);
+    let waiting = history.iter().filter(|c| c.held_back > c.mss).count();
+    let reaches_it = most > 0 && sent * 10 > most * 6 && sent < most.saturating_mul(2);
+    if history.len() < 3 || waiting * 4 < history.len() * 3 || !reaches_it {
+        return None;
+    }
+    let process = end.now.process.as_ref();
+    let who = process
+        .map_or_else(|| "The sender".to_owned(), |(pid, name)| format!("{name} (PID {pid})"));
+    let title = format!("{who} paces its connections to {} at most", bits(most));
+    let finding = end.finding("slow-pacing", title).fact(format!(
+        "{}: {} sent, SO_MAX_PACING_RATE allows {}, and data waited in {waiting} of {} looks",
+        end.what(),
+        bits(sent),
+        bits(most),
+        history.len()
+    ));
+    Some(finding.fix(
+        "raise that limit where the application (or a program of BPF that sets socket options) has \
+         it from",
+    ))
 }
 
 /// The sender has nothing to send: not the network's fault.

@@ -4,9 +4,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::evidence::human;
+use super::names::by_rule;
 use super::{Check, Evidence, Segment};
-use crate::diagnose::finding::{Finding, Severity};
-use crate::diagnose::walk::What;
+use crate::diagnose::finding::{Finding, Severity, Where};
+use crate::diagnose::walk::{Leg, Obstacle, What};
 use crate::net::Inum;
 
 pub(super) const CHECK: Check = Check {
@@ -74,12 +75,31 @@ fn late(evidence: &Evidence<'_>, netns: Inum, long: &[Duration], fact: String) -
     if long.len() < OFTEN {
         return None;
     }
+    let dropped = limited(evidence, netns);
+    if let Some((place, rule)) = dropped {
+        let title = "A rule drops some of the questions for a link-layer address".to_owned();
+        let mut finding = evidence.finding("slow-neighbour", netns, title).fact(fact).fact(rule);
+        finding.place = place;
+        return Some(finding.fix(
+            "let that rule pass more of them: each that is dropped is asked again after a second",
+        ));
+    }
     let title = "The next hop tells its link-layer address late".to_owned();
     let finding = evidence.finding("slow-neighbour", netns, title).fact(fact);
     Some(finding.severity(Severity::Warning).fix(
         "look at the next hop: it answers ARP or neighbour discovery late, or loses the first \
          questions (`ip neigh` shows INCOMPLETE meanwhile)",
     ))
+}
+
+/// The rule that may drop the questions that are asked on the flow's way, or their answers.
+fn limited(evidence: &Evidence<'_>, netns: Inum) -> Option<(Where, String)> {
+    let walks = evidence.ways.iter().flat_map(|way| way.walks());
+    let of_steps = walks.flat_map(|(_, walk)| {
+        walk.obstacles().filter(|(step, _)| walk.steps.get(*step).is_some_and(|s| s.netns == netns))
+    });
+    let about = |o: &&Obstacle| matches!(o.leg, Leg::Question | Leg::Answer);
+    of_steps.map(|(_, o)| o).filter(about).find_map(|o| by_rule(evidence, o))
 }
 
 /// Who answers the question that this namespace asks on the flow's way, and what is asked.

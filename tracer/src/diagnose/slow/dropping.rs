@@ -1,11 +1,15 @@
 //! Rules that drop some of the flow's packets, and let others by.
 
+use std::collections::BTreeSet;
+
 use super::passage::{Passage, passages};
 use super::ports::dropped_at;
 use super::{Check, Evidence};
 use crate::diagnose::finding::{Confidence, Finding};
 use crate::diagnose::remedy::{ChainAt, Edit, Spot};
+use crate::event::Tcp;
 use crate::firewall::{Chain, End, Hit, Match, Rule, Table, Target};
+use crate::journey::{Fate, Journey};
 use crate::net::Inum;
 
 pub(super) const CHECK: Check = Check {
@@ -32,8 +36,10 @@ const SOME: u64 = 3;
 fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
     let mut found: Vec<Finding> = Vec::new();
     for passage in passages(evidence) {
-        for is_first in [false, true] {
-            for finding in at(evidence, &passage, is_first) {
+        let dropped = flags_of_dropped(evidence, &passage);
+        let usual = [(false, None), (true, None)];
+        for packet in usual.into_iter().chain(dropped) {
+            for finding in at(evidence, &passage, packet) {
                 if !found.iter().any(|f| f.place == finding.place) {
                     found.push(finding);
                 }
@@ -43,13 +49,30 @@ fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
     found
 }
 
+/// Followed packets that were dropped there, by their TCP flags: a rule may look at any of them
+/// (those of ECN, for one).
+fn flags_of_dropped(evidence: &Evidence<'_>, passage: &Passage<'_>) -> BTreeSet<Flagged> {
+    let is_there = |j: &&Journey| {
+        let is_at = j.hops.last().is_some_and(|hop| hop.netns == passage.netns);
+        let hook = j.dropped.as_ref().and_then(|drop| drop.hook);
+        j.fate == Fate::Dropped && is_at && hook == Some(passage.hook)
+    };
+    let dropped = evidence.journeys.iter().filter(is_there);
+    let tcp = dropped.filter_map(|j| Some(j.first.as_ref()?.tcp()?.flags));
+    tcp.map(|flags| (flags & (Tcp::SYN | Tcp::ACK) == Tcp::SYN, Some(flags))).collect()
+}
+
+/// The first packet of a connection, or one of a connection that is known; its TCP flags where it is
+/// not just any.
+type Flagged = (bool, Option<u8>);
+
 /// What may drop a packet.
 type Dropper<'a> = (&'a Table, &'a Chain, Option<&'a Rule>);
 
 /// The rules and policies of a hook that dropped packets of the flow.
-fn at(evidence: &Evidence<'_>, passage: &Passage<'_>, is_first: bool) -> Vec<Finding> {
+fn at(evidence: &Evidence<'_>, passage: &Passage<'_>, packet: Flagged) -> Vec<Finding> {
     let Some(detail) = evidence.detail(passage.netns) else { return Vec::new() };
-    let passed = passage.traverse(&detail.firewall, is_first);
+    let passed = passage.traverse_flagged(&detail.firewall, packet);
     let last = match &passed.end {
         End::Drop(hit) | End::Reject(hit, _) => Some(hit),
         End::Accept | End::Queue(_) => None,
@@ -121,7 +144,9 @@ fn judge(
         None => {
             let what = if rule.is_some() { "A rule drops" } else { "The end of a chain drops" };
             let title = format!("{what} some of the flow's packets");
-            evidence.finding("slow-rule-drops", netns, title).follows(&["slow-policer"])
+            evidence
+                .finding("slow-rule-drops", netns, title)
+                .follows(&["slow-policer", "slow-dead-endpoint"])
         }
     };
     finding.place = finding.place.hook(hook).rule(&table.name, &at.0.name, at.1);

@@ -11,8 +11,8 @@ use crate::event::{Proto, Tuple};
 use crate::firewall::{Chain, Counter, Firewall, Rule, Table};
 use crate::journey::Journey;
 use crate::net::detail::{Detail, Socket};
-use crate::net::meter::{Connection, Cpu, Queue, Reading};
-use crate::net::{Inum, Netns, NetworkState};
+use crate::net::meter::{Connection, Cpu, Queue, Reading, Tunnels};
+use crate::net::{DeviceKind, Inum, Netns, NetworkState};
 
 /// Figures of the namespaces on the way at one moment.
 pub type Moment = BTreeMap<Inum, Reading>;
@@ -34,6 +34,19 @@ pub struct Lookup {
     pub rcode: Option<u8>,
     /// The addresses that it holds.
     pub addresses: Vec<IpAddr>,
+    /// The answer did not fit into a datagram: what came of the connection that has to carry it.
+    pub again: Option<Again>,
+}
+
+/// How a question over TCP goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// The name server takes the connection.
+    Connected,
+    /// Refused, or not possible.
+    Refused,
+    /// Nothing comes back.
+    Silent,
 }
 
 /// What stands for journeys where packets were timed and not followed (`pkttrace latency`).
@@ -74,6 +87,8 @@ pub struct Evidence<'a> {
     pub cpus: (Vec<Cpu>, Vec<Cpu>),
     /// Name look-ups, as the resolver library does them.
     pub lookups: Vec<Lookup>,
+    /// The programs behind tunnel devices, by the device's name.
+    pub tunnels: Tunnels,
     /// Connections of our own, and what came of them.
     pub probes: Vec<Probed>,
     /// Of a flow that was not followed.
@@ -214,6 +229,15 @@ impl Evidence<'_> {
 
     pub(super) fn sysctl(&self, inum: Inum, path: &str) -> Option<&str> {
         self.detail(inum)?.sysctls.get(path).map(String::as_str)
+    }
+
+    /// The programs behind the tunnel devices of a namespace that its packets come by.
+    pub(super) fn behind_tunnels(&self, netns: Inum) -> Vec<(&str, &(u32, String))> {
+        let devices = self.devices().into_iter().filter(|(at, _)| *at == netns);
+        let devices = devices.filter_map(|(netns, dev)| self.state.device(netns, dev));
+        let tunnels = devices.filter(|d| matches!(&d.kind, DeviceKind::Other(k) if k == "tun"));
+        let named = tunnels.filter_map(|d| self.tunnels.get_key_value(&d.name));
+        named.flat_map(|(name, all)| all.iter().map(move |one| (name.as_str(), one))).collect()
     }
 
     pub(super) fn name(&self, netns: Inum, dev: u32) -> String {

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use super::limits::{at_route, own_routes};
 use super::{Check, Evidence};
 use crate::diagnose::finding::{Finding, Severity};
 use crate::diagnose::remedy::{Link, Remedy};
 use crate::journey::Fate;
+use crate::net::detail::Route;
 use crate::net::meter::Connection;
 use crate::net::{Device, DeviceKind, Inum};
 
@@ -212,8 +214,30 @@ fn segments(evidence: &Evidence<'_>) -> Option<Finding> {
     Some(clamped(evidence, finding, now))
 }
 
+/// Made short by a route: of the sender (its MTU), or of the receiver (what it asks for).
+fn by_route(evidence: &Evidence<'_>, finding: &Finding, now: &Connection) -> Option<Finding> {
+    let limit = |route: &Route| {
+        let mtu = route.mtu.filter(|mtu| *mtu <= now.path_mtu && now.path_mtu < now.mss * 2);
+        // Options of each segment take room from it.
+        let advmss = route.limits.advmss.filter(|mss| (now.mss..now.mss + 60).contains(mss));
+        mtu.map(|mtu| format!("mtu {mtu}"))
+            .or_else(|| advmss.map(|advmss| format!("advmss {advmss}")))
+    };
+    let routes = own_routes(evidence);
+    let (netns, route, limit) =
+        routes.into_iter().find_map(|(netns, route)| Some((netns, route, limit(route)?)))?;
+    let at = evidence
+        .finding(finding.id, netns, format!("{}, by `{limit}` of a route", finding.title))
+        .severity(finding.severity)
+        .facts(finding.evidence.clone());
+    Some(at_route(at, evidence, (netns, route), &limit))
+}
+
 /// Who made them short.
 fn clamped(evidence: &Evidence<'_>, finding: Finding, now: &Connection) -> Finding {
+    if let Some(finding) = by_route(evidence, &finding, now) {
+        return finding;
+    }
     if now.path_mtu < now.mss * 2 {
         // A learned one is forgotten after ten minutes (net.ipv4.route.mtu_expires).
         return finding.severity(Severity::Info).fix(

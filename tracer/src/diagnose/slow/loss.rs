@@ -33,6 +33,7 @@ const CAUSES: &[&str] = &[
     "slow-socket-buffer",
     "slow-reassembly",
     "slow-cpu-quota",
+    "slow-dead-endpoint",
 ];
 
 fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
@@ -58,7 +59,7 @@ fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
         "{} to {}: {again} retransmissions, {needless} of them needless (DSACK)",
         now.local, now.peer
     ));
-    finding = match place(evidence) {
+    finding = match place(evidence.journeys.iter()) {
         Some((place, dev, what, count)) => {
             let mut at =
                 evidence.finding("slow-loss", place, finding.title).facts(finding.evidence);
@@ -80,7 +81,8 @@ fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
 fn datagrams(evidence: &Evidence<'_>) -> Vec<Finding> {
     let is_datagram = |j: &&Journey| j.first.is_some_and(|first| first.tuple.proto == Proto::Udp);
     let followed = evidence.journeys.iter().filter(is_datagram).count();
-    let Some((netns, dev, what, count)) = place(evidence) else { return Vec::new() };
+    let dropped = evidence.journeys.iter().filter(is_datagram);
+    let Some((netns, dev, what, count)) = place(dropped) else { return Vec::new() };
     if followed == 0 || count < 3 || count * 100 < followed {
         return Vec::new();
     }
@@ -95,9 +97,9 @@ fn datagrams(evidence: &Evidence<'_>) -> Vec<Finding> {
 type Dropped = (Inum, Option<String>, String, usize);
 
 /// Where most of the followed packets were dropped.
-fn place(evidence: &Evidence<'_>) -> Option<Dropped> {
+fn place<'a>(journeys: impl Iterator<Item = &'a Journey>) -> Option<Dropped> {
     let mut all: BTreeMap<(Inum, Option<String>, String), usize> = BTreeMap::new();
-    for journey in evidence.journeys.iter().filter(|j| j.fate == Fate::Dropped) {
+    for journey in journeys.filter(|j| j.fate == Fate::Dropped) {
         let (Some(drop), Some(hop)) = (&journey.dropped, journey.hops.last()) else { continue };
         // Copies of what came already, and what a closing socket had left.
         if matches!(drop.reason.as_str(), "TCP_OLD_DATA" | "TCP_OLD_SEQUENCE" | "QUEUE_PURGE") {

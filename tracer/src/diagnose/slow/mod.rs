@@ -9,12 +9,17 @@ mod addresses;
 mod buffers;
 mod capacity;
 mod connections;
+mod costly;
 mod delays;
 mod dropping;
 mod end;
+mod endpoints;
 mod evidence;
+mod expiry;
+mod flood;
 mod fragments;
 mod lengths;
+mod limits;
 mod loss;
 mod names;
 mod offload;
@@ -24,12 +29,13 @@ mod queues;
 mod quota;
 mod routing;
 mod rules;
+mod taps;
 #[cfg(test)]
 mod tests;
 mod times;
 mod verdict;
 
-pub use evidence::{Evidence, Lookup, Moment, Timed};
+pub use evidence::{Again, Evidence, Lookup, Moment, Timed};
 pub use times::Segment;
 
 use super::case::Case;
@@ -62,6 +68,12 @@ const CHECKS: &[&Check] = &[
     &connections::CHECK,
     &names::CHECK,
     &addresses::CHECK,
+    &endpoints::CHECK,
+    &limits::CHECK,
+    &taps::CHECK,
+    &flood::CHECK,
+    &costly::CHECK,
+    &expiry::CHECK,
     &loss::CHECK,
 ];
 

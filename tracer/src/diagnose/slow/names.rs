@@ -5,8 +5,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::evidence::human;
-use super::{Check, Evidence, Lookup};
-use crate::diagnose::finding::Finding;
+use super::{Again, Check, Evidence, Lookup};
+use crate::diagnose::finding::{Finding, Where};
+use crate::diagnose::walk::{Obstacle, ObstacleKind};
+use crate::event::Proto;
 use crate::net::Inum;
 
 pub(super) const CHECK: Check = Check {
@@ -26,6 +28,13 @@ pub(super) const CHECK: Check = Check {
              answering that there is none costs its time-out, five seconds, at every look-up.",
         ),
         (
+            "slow-dns-truncated",
+            "An answer that does not fit into a datagram comes with a mark (truncated), and the \
+             resolver asks again over TCP, port 53. Where that is dropped on the way, or the server \
+             does not take it, names with many addresses or long records take many seconds or fail, \
+             while short answers come at once.",
+        ),
+        (
             "slow-dns-server",
             "The name server answers late, or a server of the list does not answer, so that the \
              resolver library waits five seconds before it asks the next one.",
@@ -39,6 +48,9 @@ const LATE: Duration = Duration::from_millis(400);
 
 fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
     let Some(target) = &evidence.target else { return Vec::new() };
+    if let Some(finding) = truncated(evidence, target.netns) {
+        return vec![finding];
+    }
     let late: Vec<&Lookup> = evidence.lookups.iter().filter(|l| l.took > LATE).collect();
     let total = waited(evidence.lookups.iter());
     if late.is_empty() {
@@ -60,6 +72,51 @@ fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
     vec![finding]
 }
 
+/// An answer that needs a connection, which does not come about.
+fn truncated(evidence: &Evidence<'_>, netns: Inum) -> Option<Finding> {
+    let is_lost = |l: &&Lookup| l.again.is_some_and(|again| again != Again::Connected);
+    let lost = evidence.lookups.iter().find(is_lost)?;
+    let server = lost.server;
+    let what = match lost.again {
+        Some(Again::Silent) => "does not come about",
+        _ => "is refused",
+    };
+    let title = format!(
+        "Answers of {server} do not fit into a datagram, and the connection for them (TCP port 53) {what}"
+    );
+    let mut finding = evidence.finding("slow-dns-truncated", netns, title);
+    let to_server = evidence.ways.iter().filter(|way| {
+        let tuple = way.request.tuple;
+        (tuple.proto, tuple.dst) == (Proto::Tcp, server)
+    });
+    let walks = to_server.flat_map(|way| way.walks());
+    let mut obstacles = walks.flat_map(|(_, walk)| walk.obstacles().map(|(_, o)| o));
+    if let Some((place, fact)) = obstacles.find_map(|o| by_rule(evidence, o)) {
+        finding = finding.at(place).fact(fact);
+    }
+    Some(tries(finding, evidence).fix(format!(
+        "let TCP port 53 through to {server}, or let the server serve TCP; larger datagrams (options \
+         edns0 in {}) put it off only",
+        file(evidence, netns)
+    )))
+}
+
+/// The rule that an obstacle is, as a place and a fact.
+pub(super) fn by_rule(evidence: &Evidence<'_>, obstacle: &Obstacle) -> Option<(Where, String)> {
+    let (hook, rule) = match &obstacle.kind {
+        ObstacleKind::Filtered { hook, rule, .. }
+        | ObstacleKind::MayBeFiltered { hook, rule, .. } => (*hook, rule),
+        _ => return None,
+    };
+    let mut place = Where::netns(evidence.state, obstacle.place.netns);
+    (place.table, place.chain) = (Some(rule.table.clone()), Some(rule.chain.clone()));
+    place.hook = hook.map(|hook| hook.name());
+    place.rule = rule.number.map(|_| rule.text.clone());
+    let name = evidence.netns(obstacle.place.netns).map_or("?", |n| &n.name);
+    let text = format!("{} {}/{} in {name}: {}", rule.family, rule.table, rule.chain, rule.text);
+    Some((place, text))
+}
+
 /// How long all of it takes: questions for both addresses are asked at once.
 fn waited<'a>(lookups: impl Iterator<Item = &'a Lookup>) -> Duration {
     let mut longest: BTreeMap<(&str, IpAddr), Duration> = BTreeMap::new();
@@ -78,7 +135,9 @@ fn one_kind(
     total: Duration,
 ) -> Option<Finding> {
     let is_quick = |l: &Lookup| l.rcode.is_some() && l.took < LATE;
-    let of = |is_v6: bool| evidence.lookups.iter().filter(move |l| l.is_v6 == is_v6);
+    let server = late.first()?.server;
+    let its = || evidence.lookups.iter().filter(|l| l.server == server);
+    let of = |is_v6: bool| its().filter(move |l| l.is_v6 == is_v6);
     let slow = [true, false].into_iter().find(|is_v6| {
         late.iter().all(|l| l.is_v6 == *is_v6) && of(!is_v6).all(is_quick) && of(!is_v6).count() > 0
     })?;
@@ -106,6 +165,7 @@ fn one_kind(
 fn tries(finding: Finding, evidence: &Evidence<'_>) -> Finding {
     finding.facts(evidence.lookups.iter().map(|l| {
         let came = match l.rcode {
+            None if l.again.is_some() => "an answer that does not fit".to_owned(),
             None => "no answer".to_owned(),
             Some(0) if !l.addresses.is_empty() => "an address".to_owned(),
             Some(0) => "no address".to_owned(),

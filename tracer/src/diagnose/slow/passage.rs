@@ -5,14 +5,10 @@ use std::net::IpAddr;
 
 use super::Evidence;
 use crate::diagnose::walk::{Step, What};
-use crate::event::Tuple;
+use crate::event::{Tcp, Tuple};
 use crate::firewall::{self, At, Firewall, Packet, Stateful, Traversal};
 use crate::journey::Hook;
 use crate::net::{DeviceKind, Inum};
-
-/// SYN and ACK, as in [`Packet::tcp_flags`].
-const SYN: u8 = 2;
-const ACK: u8 = 16;
 
 /// A hook that the flow comes through.
 pub(super) struct Passage<'a> {
@@ -85,12 +81,19 @@ impl Passage<'_> {
         }
     }
 
+    /// A packet with these addresses comes to it, and not one of the other direction.
+    pub(super) fn takes(&self, tuple: &Tuple) -> bool {
+        let own = &self.tuples.0;
+        (own.src, own.dst, own.proto) == (tuple.src, tuple.dst, tuple.proto)
+    }
+
     /// A packet of a connection that is known, or the first of one.
-    fn packet(&self, is_first: bool) -> Packet {
-        let (t, ct, flags) = match is_first {
-            true => (self.tuples.0, Stateful::New, SYN),
-            false => (self.tuples.1, Stateful::Established, ACK),
+    fn packet(&self, is_first: bool, flags: Option<u8>) -> Packet {
+        let (t, ct, usual) = match is_first {
+            true => (self.tuples.0, Stateful::New, Tcp::SYN),
+            false => (self.tuples.1, Stateful::Established, Tcp::ACK),
         };
+        let flags = flags.unwrap_or(usual);
         let mut packet = Packet::new(t.src, t.dst, t.proto.number());
         (packet.sport, packet.dport, packet.ct, packet.tcp_flags) = (t.sport, t.dport, ct, flags);
         packet
@@ -98,6 +101,15 @@ impl Passage<'_> {
 
     /// What the rules do with such a packet.
     pub(super) fn traverse<'f>(&self, fw: &'f Firewall, is_first: bool) -> Traversal<'f> {
+        self.traverse_flagged(fw, (is_first, None))
+    }
+
+    /// The same with these TCP flags, not just those that such a packet has to have.
+    pub(super) fn traverse_flagged<'f>(
+        &self,
+        fw: &'f Firewall,
+        (is_first, flags): (bool, Option<u8>),
+    ) -> Traversal<'f> {
         let at = At {
             hook: self.hook,
             is_bridged: self.bridge.is_some(),
@@ -107,7 +119,7 @@ impl Passage<'_> {
             phys_out: None,
             locals: &self.locals,
         };
-        let packet = self.packet(is_first);
+        let packet = self.packet(is_first, flags);
         match self.bridge {
             Some(Bridge::Own) => firewall::traverse_bridge(fw, &packet, &at),
             _ => firewall::traverse(fw, &packet, &at),

@@ -1,5 +1,7 @@
 //! Translations that run out of ports, or race for an entry.
 
+use std::net::SocketAddr;
+
 use super::{Check, Evidence};
 use crate::diagnose::finding::{Confidence, Finding};
 use crate::diagnose::remedy::{ChainAt, Edit, Spec, Spot};
@@ -18,6 +20,13 @@ pub(super) const CHECK: Check = Check {
              time out until old entries expire.",
         ),
         (
+            "slow-local-ports",
+            "Every connection to the same address and port needs a local port of its own, from \
+             net.ipv4.ip_local_port_range. One that its client has closed keeps it for another minute \
+             (TIME-WAIT). When all are taken, connecting fails (cannot assign requested address), and \
+             before that the search for a free one takes longer and longer.",
+        ),
+        (
             "slow-dns-race",
             "A resolver asks for the IPv4 and the IPv6 address at once, two datagrams from one port. \
              Where their destination is translated (a Service's address), both make an entry of \
@@ -29,7 +38,40 @@ pub(super) const CHECK: Check = Check {
 };
 
 fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
-    evidence.namespaces().into_iter().filter_map(|netns| ports(evidence, netns)).collect()
+    let translated = evidence.namespaces().into_iter().filter_map(|netns| ports(evidence, netns));
+    translated.chain(own_ports(evidence)).collect()
+}
+
+/// The usual range of local ports.
+const USUAL: &str = "32768 60999";
+
+/// The client's own ports towards the target are used up.
+fn own_ports(evidence: &Evidence<'_>) -> Option<Finding> {
+    const PATH: &str = "ipv4/ip_local_port_range";
+    let target = evidence.target.as_ref()?;
+    let end = SocketAddr::new(target.addr?, target.port?);
+    let used = *evidence.detail(target.netns)?.connections.get(&end)?;
+    let range = evidence.sysctl(target.netns, PATH)?.trim();
+    let mut ends = range.split_whitespace().map(|n| n.parse::<u32>().ok());
+    let size = (1 - ends.next()?? as i64 + ends.next()?? as i64).max(1) as u64;
+    // Those that wait may be taken again at once.
+    let is_reused = evidence.sysctl(target.netns, "ipv4/tcp_tw_reuse").map(str::trim) == Some("1");
+    if is_reused || u64::from(used) * 100 < size * 90 {
+        return None;
+    }
+    let title = format!("Connections to {end} have used up {used} of {size} local ports");
+    let netns = evidence.netns(target.netns)?;
+    let finding = evidence.finding("slow-local-ports", target.netns, title).fact(format!(
+        "{used} connections to {end} hold a port, those in TIME-WAIT among them, of {size} that there are"
+    ));
+    let finding = match size < 28_000 {
+        true => finding.wrong_sysctl(netns, PATH, range, USUAL),
+        false => finding.sysctl(netns, PATH, range),
+    };
+    Some(finding.fix(
+        "keep connections open and use them again (keep-alive, a pool): a port is taken for a minute \
+         after its connection is closed",
+    ))
 }
 
 /// The first source translation of a namespace that has a range of ports, and that range.

@@ -3,6 +3,7 @@
 use super::evidence::{bits, human};
 use super::{Check, Evidence, Segment};
 use crate::diagnose::finding::{Finding, Severity};
+use crate::diagnose::remedy::quote;
 use crate::net::meter::Queue;
 use crate::net::{DeviceKind, Inum};
 
@@ -30,7 +31,8 @@ fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
     let queues = evidence.queues();
     let concerned = queues.iter().filter(|(netns, q, _)| is_on_the_way(evidence, *netns, q));
     // A device's disciplines may be nested: the one that limits tells it for all.
-    let mut found: Vec<Finding> = Vec::new();
+    let mut found: Vec<Finding> =
+        evidence.devices().into_iter().filter_map(|at| unread(evidence, at)).collect();
     for (netns, queue, grown) in concerned {
         let finding = match queue.shapes() {
             true => shaped(evidence, *netns, queue, grown),
@@ -117,6 +119,53 @@ fn dropping(evidence: &Evidence<'_>, netns: Inum, queue: &Queue, grown: &Queue) 
                 queue.name
             )),
     )
+}
+
+/// Fewer packets than this are no queue for a burst.
+const SHORT: u32 = 500;
+/// What `tun` begins with.
+const USUAL: u32 = 1000;
+
+/// The queue from which a program reads what is sent by a tunnel device was full.
+fn unread(evidence: &Evidence<'_>, (netns, dev): (Inum, u32)) -> Option<Finding> {
+    const SOME: u64 = 3;
+    let device = evidence.state.device(netns, dev)?;
+    let is_tun = matches!(&device.kind, DeviceKind::Other(kind) if kind == "tun");
+    let drops = evidence.grown(netns, &format!("if.{}.tx_dropped", device.name));
+    if !is_tun || drops < SOME {
+        return None;
+    }
+    let name = &device.name;
+    let programs = evidence.behind_tunnels(netns);
+    let who = programs.iter().find(|(of, _)| of == name);
+    let who = who.map_or_else(
+        || "the program that reads it".to_owned(),
+        |(_, (pid, program))| format!("{program} (PID {pid})"),
+    );
+    let title = format!("The queue of {name} was full: {who} reads it too late or too seldom");
+    let mut finding = evidence.finding("slow-queue-drops", netns, title);
+    finding.place = finding.place.dev(name);
+    let is_ours = evidence.journeys.iter().any(|j| {
+        let dropped = j.dropped.as_ref().and_then(|drop| j.hops.get(drop.hop));
+        dropped.and_then(|hop| hop.dev.as_ref()).is_some_and(|at| at.ifindex == dev)
+    });
+    if !is_ours {
+        finding = finding.severity(Severity::Warning);
+    }
+    let sent = evidence.grown(netns, &format!("if.{name}.tx_packets"));
+    let length = device.queue_length;
+    finding = finding.fact(format!(
+        "{name} dropped {drops} packets and sent {sent} in {:.1} s; its queue holds {length}",
+        evidence.span.as_secs_f64()
+    ));
+    Some(match length {
+        1..SHORT => finding.fix(format!(
+            "ip link set dev {} txqueuelen {USUAL} in {}",
+            quote(name),
+            evidence.netns(netns).map_or("?", |n| &n.name)
+        )),
+        _ => finding.fix("let that program read faster (its CPU limit, its load), or send less"),
+    })
 }
 
 fn size(bytes: u64) -> String {

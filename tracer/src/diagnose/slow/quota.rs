@@ -1,4 +1,4 @@
-//! Processes that their CPU limit stops, at both ends of the flow.
+//! Processes that their CPU limit stops, at both ends of the flow and between them.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -25,7 +25,8 @@ fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
     ends.filter_map(|(netns, pid, name)| stopped(evidence, netns, pid, &name)).collect()
 }
 
-/// The processes that take the flow's packets, and those that send them.
+/// The processes that take the flow's packets, those that send them, and those that carry them from
+/// one tunnel device to another.
 fn ends(evidence: &Evidence<'_>) -> Vec<(Inum, u32, String)> {
     let receivers = evidence.receivers().into_iter().filter_map(|(netns, history)| {
         let (pid, name) = history.iter().rev().find_map(|s| s.process.clone())?;
@@ -35,7 +36,11 @@ fn ends(evidence: &Evidence<'_>) -> Vec<(Inum, u32, String)> {
         let (pid, name) = now.process?;
         Some((netns, pid, name))
     });
-    receivers.chain(connected).collect()
+    let between = evidence.namespaces().into_iter().flat_map(|netns| {
+        let programs = evidence.behind_tunnels(netns).into_iter();
+        programs.map(move |(_, (pid, name))| (netns, *pid, name.clone()))
+    });
+    receivers.chain(connected).chain(between).collect()
 }
 
 fn stopped(evidence: &Evidence<'_>, netns: Inum, pid: u32, name: &str) -> Option<Finding> {

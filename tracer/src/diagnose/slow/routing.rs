@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::evidence::human;
-use super::{Check, Evidence, Segment};
+use super::{Check, Evidence};
 use crate::diagnose::finding::Finding;
 use crate::net::Inum;
 
@@ -32,7 +32,7 @@ fn long(evidence: &Evidence<'_>, netns: Inum) -> Option<Finding> {
     if rules < MANY {
         return None;
     }
-    let (time, n) = evidence.median(netns, Segment::Route, None)?;
+    let (time, n) = evidence.median_of_routes(netns)?;
     if time < FELT {
         return None;
     }

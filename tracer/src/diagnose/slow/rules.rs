@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::evidence::human;
 use super::passage::{Passage, passages};
-use super::{Check, Evidence, Segment};
+use super::{Check, Evidence};
 use crate::diagnose::finding::{Confidence, Finding, Severity};
 use crate::diagnose::remedy::{ChainAt, Edit, Spec, Spot};
 use crate::firewall::{Chain, Firewall, Rule, Table, Target};
@@ -23,9 +23,9 @@ pub(super) const CHECK: Check = Check {
 };
 
 /// Fewer cost less than a hop.
-const MANY: usize = 500;
+pub(super) const MANY: usize = 500;
 /// A hook that takes longer than this is felt.
-const FELT: Duration = Duration::from_micros(40);
+const FELT: Duration = Duration::from_micros(20);
 /// The same where only the first packet of a connection meets it.
 const FELT_ONCE: Duration = Duration::from_micros(500);
 /// About what one rule costs that does not match.
@@ -51,28 +51,28 @@ fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
 }
 
 /// What a packet goes through at a hook.
-struct Walked<'a> {
+pub(super) struct Walked<'a> {
     /// The first of a connection; else one of a connection that is known.
     is_first: bool,
     /// Rules that it is tried against.
-    rules: usize,
+    pub(super) rules: Vec<(&'a Table, &'a Chain, &'a Rule)>,
     /// The part of them behind one rule that jumps, or in a base chain itself, that is the longest.
     longest: Option<(&'a Table, &'a Chain, Option<&'a Rule>, usize)>,
 }
 
 impl<'a> Walked<'a> {
-    fn of(fw: &'a Firewall, passage: &Passage<'_>, is_first: bool) -> Self {
+    pub(super) fn of(fw: &'a Firewall, passage: &Passage<'_>, is_first: bool) -> Self {
         let passed = passage.traverse(fw, is_first);
         let is_met = |rule: &Rule| {
             passed.hits.iter().any(|h| h.rule.is_some_and(|met| std::ptr::eq(met, rule)))
         };
-        let mut walked = Self { is_first, rules: 0, longest: None };
+        let mut walked = Self { is_first, rules: Vec::new(), longest: None };
         for table in fw.tables.iter().filter(|t| passage.meets(&t.family)) {
             // Known connections do not see the rules of `nat`.
             let is_seen = |c: &&Chain| is_first || c.kind != "nat";
             let base = |c: &&Chain| c.hook == Some(passage.hook) && is_seen(c);
             for chain in table.chains.iter().filter(base) {
-                walked.rules += walked.chain(table, chain, &is_met, 0);
+                walked.chain(table, chain, &is_met, 0);
             }
         }
         walked
@@ -89,6 +89,7 @@ impl<'a> Walked<'a> {
         let (mut count, mut own) = (0, 0);
         for rule in &chain.rules {
             (count, own) = (count + 1, own + 1);
+            self.rules.push((table, chain, rule));
             if !is_met(rule) {
                 continue;
             }
@@ -122,12 +123,12 @@ impl<'a> Walked<'a> {
 fn judge(evidence: &Evidence<'_>, passage: &Passage<'_>, walked: &Walked<'_>) -> Option<Finding> {
     let (netns, hook) = (passage.netns, passage.hook);
     let (table, chain, jump, behind) = walked.longest.filter(|(.., n)| *n >= MANY)?;
-    let seen = match walked.is_first {
+    let seen = evidence.median_at(passage, walked.is_first);
+    if walked.is_first && seen.is_none() {
         // Without many of them nobody waits for what only first packets meet.
-        true => Some(evidence.median_of_first(netns, hook)?),
-        false => evidence.median(netns, Segment::Hook(hook), None),
-    };
-    let guessed = Duration::from_nanos(walked.rules as u64 * RULE_NS);
+        return None;
+    }
+    let guessed = Duration::from_nanos(walked.rules.len() as u64 * RULE_NS);
     let takes = seen.map_or(guessed, |(time, _)| time);
     if takes < if walked.is_first { FELT_ONCE } else { FELT } {
         return None;
@@ -145,7 +146,7 @@ fn judge(evidence: &Evidence<'_>, passage: &Passage<'_>, walked: &Walked<'_>) ->
     }
     finding = finding.fact(format!(
         "{} rules are walked at {} by {}, {behind} of them from {}/{inner}",
-        walked.rules,
+        walked.rules.len(),
         hook.name().to_uppercase(),
         if walked.is_first {
             "the first packet of a connection"
@@ -158,11 +159,11 @@ fn judge(evidence: &Evidence<'_>, passage: &Passage<'_>, walked: &Walked<'_>) ->
         Some((time, n)) => format!(
             "{} in this hook (median of {n} packets): {} ns a rule",
             human(time),
-            time.as_nanos() / walked.rules.max(1) as u128
+            time.as_nanos() / walked.rules.len().max(1) as u128
         ),
         None => format!("at some {RULE_NS} ns a rule that is {} a packet", human(guessed)),
     });
-    finding = finding.fact(as_a_set(walked.rules, behind, takes));
+    finding = finding.fact(as_a_set(walked.rules.len(), behind, takes));
     if let Some(fact) = counted(evidence, netns, table, chain, jump) {
         finding = finding.fact(fact);
     }

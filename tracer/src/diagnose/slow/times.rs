@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::Evidence;
-use crate::event::CtInfo;
+use super::passage::Passage;
+use crate::event::{CtInfo, Tuple};
 use crate::journey::{Hook, Hop, Stage};
 use crate::net::Inum;
 
@@ -13,10 +14,6 @@ const ENOUGH: usize = 5;
 /// A part of the way that takes time, by what lies between two hops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Segment {
-    /// The rules of a netfilter hook.
-    Hook(Hook),
-    /// The choice of a route.
-    Route,
     /// In a queueing discipline.
     Queue,
     /// Waiting for the next hop's link-layer address.
@@ -26,30 +23,41 @@ pub enum Segment {
 impl Evidence<'_> {
     /// The times that its packets took for a segment, in order.
     pub(super) fn times(&self, netns: Inum, segment: Segment, dev: Option<u32>) -> Vec<Duration> {
-        self.between(netns, |from, to| {
-            let out = to.dev.as_ref().map(|d| d.ifindex);
-            let is_there = dev.is_none_or(|dev| out == Some(dev));
-            is_there
-                && match segment {
-                    Segment::Hook(hook) => is_in(to, hook),
-                    // It is told of at its begin.
-                    Segment::Route => from.stage == Stage::Route,
-                    Segment::Queue => from.stage == Stage::Queue && to.stage == Stage::Xmit,
-                    Segment::Neighbour => from.stage == Stage::Neigh,
-                }
-        })
+        self.between(
+            netns,
+            |_| true,
+            |from, to| {
+                let out = to.dev.as_ref().map(|d| d.ifindex);
+                let is_there = dev.is_none_or(|dev| out == Some(dev));
+                is_there
+                    && match segment {
+                        Segment::Queue => from.stage == Stage::Queue && to.stage == Stage::Xmit,
+                        Segment::Neighbour => from.stage == Stage::Neigh,
+                    }
+            },
+        )
     }
 
-    /// The times between neighbouring hops in a namespace of which `is` holds, in order.
-    fn between(&self, netns: Inum, is: impl Fn(&Hop, &Hop) -> bool) -> Vec<Duration> {
-        let pairs = self.journeys.iter().flat_map(|j| j.hops.windows(2));
-        let here = pairs.filter_map(|pair| match pair {
-            [from, to] if from.netns == netns && to.netns == netns => Some((from, to)),
-            _ => None,
-        });
-        let its = here.filter(|(from, to)| is(from, to));
-        let took = |(from, to): (&Hop, &Hop)| to.ktime_ns.saturating_sub(from.ktime_ns);
-        let mut times: Vec<_> = its.map(took).map(Duration::from_nanos).collect();
+    /// The times between neighbouring hops in a namespace of which `is` holds, in order; of packets
+    /// whose addresses before the second one are `its`.
+    fn between(
+        &self,
+        netns: Inum,
+        its: impl Fn(Option<Tuple>) -> bool,
+        is: impl Fn(&Hop, &Hop) -> bool,
+    ) -> Vec<Duration> {
+        let mut times = Vec::new();
+        for journey in self.journeys {
+            let mut tuple = journey.first.map(|headers| headers.tuple);
+            for pair in journey.hops.windows(2) {
+                let [from, to] = pair else { continue };
+                tuple = from.tuple.or(tuple);
+                if from.netns == netns && to.netns == netns && its(tuple) && is(from, to) {
+                    let took = to.ktime_ns.saturating_sub(from.ktime_ns);
+                    times.push(Duration::from_nanos(took));
+                }
+            }
+        }
         times.sort();
         times
     }
@@ -70,9 +78,60 @@ impl Evidence<'_> {
         middle(&self.times(netns, segment, dev))
     }
 
-    /// The median time of first packets of connections in a hook, where there are enough of them.
-    pub(super) fn median_of_first(&self, netns: Inum, hook: Hook) -> Option<(Duration, usize)> {
-        middle(&self.between(netns, |_, to| is_in(to, hook) && to.ct == Some(CtInfo::New)))
+    /// The median time in a hook of packets that come to it as those of the passage do, where there
+    /// are enough of them: the other direction may meet other rules there. Of first packets of
+    /// connections alone, or of all.
+    pub(super) fn median_at(
+        &self,
+        passage: &Passage<'_>,
+        is_first: bool,
+    ) -> Option<(Duration, usize)> {
+        let is_asked =
+            |to: &Hop| is_in(to, passage.hook) && (!is_first || to.ct == Some(CtInfo::New));
+        let its = |tuple: Option<Tuple>| tuple.is_some_and(|tuple| passage.takes(&tuple));
+        middle(&self.between(passage.netns, its, |_, to| is_asked(to)))
+    }
+
+    /// The median time until the route was chosen, of the direction that waits longer for it: each
+    /// may match another rule.
+    pub(super) fn median_of_routes(&self, netns: Inum) -> Option<(Duration, usize)> {
+        let of = |is_up: bool| {
+            let its = |tuple: Option<Tuple>| tuple.is_some_and(|t| (t.src < t.dst) == is_up);
+            // It is told of at its begin.
+            middle(&self.between(netns, its, |from, _| from.stage == Stage::Route))
+        };
+        of(true).max(of(false))
+    }
+
+    /// The median time at a device, past packet sockets and filters of tc: of what comes in, up to
+    /// the next hop, or of what goes out, from the one before.
+    pub(super) fn median_of_device(
+        &self,
+        (netns, dev): (Inum, u32),
+        is_ingress: bool,
+    ) -> Option<(Duration, usize)> {
+        let (stage, program) = match is_ingress {
+            true => (Stage::Rx, Stage::TcIngress),
+            // What runs there has run when it is handed to the queue.
+            false => (Stage::Queue, Stage::TcEgress),
+        };
+        let is_there = |hop: &&Hop| {
+            let is_dev = hop.dev.as_ref().is_some_and(|d| d.ifindex == dev);
+            hop.netns == netns && hop.stage == stage && is_dev
+        };
+        let mut times = Vec::new();
+        for journey in self.journeys {
+            // Programs that only look are hops among them.
+            let hops: Vec<&Hop> = journey.hops.iter().filter(|h| h.stage != program).collect();
+            let pairs = hops.windows(2).filter_map(|pair| match pair {
+                [from, to] if is_there(if is_ingress { from } else { to }) => Some((from, to)),
+                _ => None,
+            });
+            let took = pairs.filter(|(from, to)| from.netns == to.netns);
+            times.extend(took.map(|(from, to)| to.ktime_ns.saturating_sub(from.ktime_ns)));
+        }
+        times.sort_unstable();
+        middle(&times.into_iter().map(Duration::from_nanos).collect::<Vec<_>>())
     }
 
     /// The longest that its packets took on this node, as far as it is known.

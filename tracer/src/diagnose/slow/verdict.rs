@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::evidence::human;
 use super::passage::{Passage, passages};
-use super::{Check, Evidence, Segment};
+use super::{Check, Evidence};
 use crate::diagnose::finding::Finding;
 use crate::firewall::{Hit, Target};
 
@@ -40,10 +40,7 @@ fn waited(evidence: &Evidence<'_>, passage: &Passage<'_>, is_first: bool) -> Opt
     let passed = passage.traverse(&evidence.detail(netns)?.firewall, is_first);
     let hands_over = |hit: &&Hit<'_>| hit.rule.is_some_and(|rule| rule.target == Target::Queue);
     let hit = passed.hits.iter().chain(&passed.maybe).find(hands_over)?;
-    let (time, count) = match is_first {
-        true => evidence.median_of_first(netns, hook),
-        false => evidence.median(netns, Segment::Hook(hook), None),
-    }?;
+    let (time, count) = evidence.median_at(passage, is_first)?;
     if time < FELT {
         return None;
     }

@@ -85,6 +85,7 @@ impl Watch {
                 after: std::collections::BTreeMap::new(),
                 cpus: (self.cpus, meter::cpus()),
                 lookups: Vec::new(),
+                tunnels: meter::Tunnels::new(),
                 probes: Vec::new(),
                 timed,
             };

@@ -1,7 +1,7 @@
 //! Why a connection is slow: figures before and after, with its traffic in between.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use crate::firewall::{self, Firewall};
 use crate::journey::Journey;
 use crate::net::detail::Resolver;
 use crate::net::meter::{self, Depth, Place};
-use crate::net::{Inum, setns};
+use crate::net::{Inum, inspect, setns};
 use crate::source::Capture;
 use crate::{privileges, ready, signals};
 
@@ -73,6 +73,7 @@ struct Watching {
     begun: Begun,
     places: Arc<Vec<Place>>,
     processes: Arc<meter::Processes>,
+    tunnels: meter::Tunnels,
     /// They were looked at when the traffic ran.
     is_settled: bool,
     capture: Option<Capture>,
@@ -92,7 +93,9 @@ impl Watching {
         };
         privileges::check(command, false)?;
         let begun = Begun::new(from, watch).await?;
-        let places = Arc::new(begun.places());
+        let tunnels = spawn_blocking(meter::tunnels).await?;
+        let places = begun.places().into_iter().map(|place| place.with(&tunnels)).collect();
+        let places = Arc::new(places);
         let processes = Arc::new(spawn_blocking(meter::processes).await?);
         let mut config = Config::capture(&begun.filter)?;
         config.max_journeys = RATE;
@@ -107,6 +110,7 @@ impl Watching {
             begun,
             places,
             processes,
+            tunnels,
             is_settled: false,
             capture,
             start: Instant::now(),
@@ -193,7 +197,10 @@ impl Watching {
         let span = self.start.elapsed();
         // Reading rules takes processes, and time.
         let after = if is_hasty { BTreeMap::new() } else { self.begun.rules().await };
-        let Begun { node, target, ways, .. } = self.begun;
+        let Begun { mut node, target, ways, .. } = self.begun;
+        if let Some((netns, end)) = target.as_ref().and_then(end_of) {
+            inspect::count_connections(&mut node.state, netns, end);
+        }
         let evidence = Evidence {
             target: target.clone(),
             state: &node.state,
@@ -204,6 +211,7 @@ impl Watching {
             after,
             cpus: (self.cpus, meter::cpus()),
             lookups: self.lookups,
+            tunnels: self.tunnels,
             probes: self.probes.clone(),
             timed: slow::Timed::default(),
         };
@@ -286,7 +294,17 @@ impl Begun {
 
     /// The ways to what a name stands for, now that it is known.
     fn resolve(&mut self, lookups: &[Lookup]) {
-        let Some(target) = self.target.as_mut().filter(|t| t.addr.is_none()) else { return };
+        let Some(target) = &mut self.target else { return };
+        // What stands in the way of the connections to name servers is seen on their way.
+        let again = lookups.iter().find(|l| l.again == Some(slow::Again::Silent));
+        if let Some(lookup) = again {
+            let (addr, port) = (Some(lookup.server), Some(53));
+            let one = Target { addr, port, proto: Method::Tcp, ..target.clone() };
+            self.ways.extend(ways(&self.node, &one));
+        }
+        if target.addr.is_some() {
+            return;
+        }
         for addr in lookups.iter().flat_map(|l| &l.addresses) {
             let one = Target { addr: Some(*addr), ..target.clone() };
             self.ways.extend(ways(&self.node, &one));
@@ -328,9 +346,16 @@ impl Begun {
         questions.name.clone_from(name);
         questions.candidates = candidates(resolver, name);
         questions.servers.clone_from(&resolver.nameservers);
+        questions.rotates = resolver.rotates;
         questions.port = target.port.filter(|_| target.proto == Method::Dns).unwrap_or(53);
         Ok(questions)
     }
+}
+
+/// Where connections of the asked namespace lead to.
+fn end_of(target: &Target) -> Option<(Inum, SocketAddr)> {
+    let end = SocketAddr::new(target.addr?, target.port?);
+    (target.proto == Method::Tcp).then_some((target.netns, end))
 }
 
 fn done(report: Report) -> Option<Probed> {

@@ -1,6 +1,7 @@
 //! Checks on hand-made evidence: what no network of the integration tests shows.
 
 mod lengths;
+mod tables;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -52,6 +53,7 @@ fn evidence<'a>(state: &'a NetworkState, journeys: &'a [Journey]) -> Evidence<'a
         after: BTreeMap::new(),
         cpus: (Vec::new(), Vec::new()),
         lookups: Vec::new(),
+        tunnels: Default::default(),
         probes: Vec::new(),
         timed: Timed::default(),
     }
@@ -103,6 +105,7 @@ fn connection() -> Connection {
         rtt: Duration::from_millis(80),
         min_rtt: Duration::from_millis(80),
         cwnd: 10,
+        max_pacing: 0,
         retransmits: 0,
         acked: 100,
         received: 100,
@@ -214,6 +217,7 @@ fn lookup(name: &str, suffix: Option<&str>, millis: u64, rcode: Option<u8>) -> L
         took: Duration::from_millis(millis),
         rcode,
         addresses: rcode.filter(|code| *code == 0).map(|_| addr("192.0.2.9")).into_iter().collect(),
+        again: None,
     }
 }
 
