@@ -31,6 +31,7 @@ const ALONE: &[&str] = &[
     "rules",
     "signals",
     "slow",
+    "slow_kinds",
     "slow_labs",
     "truth",
 ];

@@ -1,0 +1,152 @@
+//! `pkttrace diagnose --slow` where routes, endpoints, rules for a few packets, or lists at a device
+//! make a flow slow.
+
+mod slow_support;
+
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use pkttrace_tests::Site;
+use slow_support::*;
+
+/// Longer than a SYN that is sent again takes.
+const LONG: Duration = Duration::from_millis(2500);
+
+/// Connects again and again, and waits for each.
+fn connect(site: &Site, traffic: Traffic, to: &'static str) -> Traffic {
+    traffic.and(site, "app", move || {
+        let to: SocketAddr = to.parse().expect("an address");
+        Box::new(move || {
+            let _ = TcpStream::connect_timeout(&to, LONG);
+            std::thread::sleep(Duration::from_millis(20));
+        })
+    })
+}
+
+fn several(site: &Site, to: &'static str) -> Traffic {
+    let server = Traffic::none().and(site, "web", || echo(8080));
+    (0..4).fold(server, |traffic, _| connect(site, traffic, to))
+}
+
+/// Runs a file of commands, each after the other.
+fn batch(site: &Site, host: &str, tool: &str, commands: &str) {
+    let file = std::env::temp_dir().join(format!("{}-batch", site.netns(host)));
+    std::fs::write(&file, commands).expect("a file");
+    site.exec(host, &format!("{tool} -batch {}", file.display()));
+    let _ = std::fs::remove_file(&file);
+}
+
+#[test]
+fn a_route_that_asks_for_short_segments_is_named() {
+    let site = routed();
+    let default = "ip route replace default via 10.81.2.1";
+    site.exec("web", &format!("{default} advmss 300"));
+    let traffic = load(&site);
+    let found = glance(&site, "10.81.2.2:9000");
+    assert_eq!(found.first()["id"], "slow-small-segments", "{:#}", found.json);
+    assert_eq!(found.first()["where"]["netns"], site.netns("web").as_str(), "{:#}", found.json);
+    assert!(found.first()["title"].to_string().contains("advmss 300"), "{:#}", found.json);
+    drop(traffic);
+
+    // Limits that nobody reaches.
+    site.exec("web", &format!("{default} window 16777216 mtu 1400 advmss 1360 cwnd 5000"));
+    let _traffic = load(&site);
+    assert_quiet(&glance(&site, "10.81.2.2:9000"));
+}
+
+#[test]
+fn the_one_of_several_endpoints_that_is_dead_is_named() {
+    let site = routed();
+    site.exec("web", "ip addr add 10.81.2.3/24 dev eth0");
+    site.exec("web", "iptables -A INPUT -d 10.81.2.3 -p tcp -j DROP");
+    let nat = "iptables -t nat -A PREROUTING -d 10.96.0.20 -p tcp --dport 8080";
+    let half = "-m statistic --mode random --probability 0.5";
+    site.exec("node", &format!("{nat} {half} -j DNAT --to-destination 10.81.2.2:8080"));
+    site.exec("node", &format!("{nat} -j DNAT --to-destination 10.81.2.3:8080"));
+    let _traffic = several(&site, "10.96.0.20:8080");
+    let found = ask(&site, "10.96.0.20:8080", "tcp");
+    found.assert_first("slow-dead-endpoint", &site.netns("web"));
+    assert!(found.first()["title"].to_string().contains("10.81.2.3:8080, one of"));
+    site.exec("web", "iptables -F INPUT");
+    assert_quiet(&ask(&site, "10.96.0.20:8080", "tcp"));
+}
+
+#[test]
+fn a_rule_that_drops_what_asks_for_ecn_is_named() {
+    let site = routed();
+    site.exec("app", "sysctl -qw net.ipv4.tcp_ecn=1");
+    site.exec(
+        "node",
+        "nft add table ip q && nft add chain ip q f '{ type filter hook forward priority 0; }' \
+         && nft add rule ip q f 'tcp flags & (syn | ecn | cwr) == (syn | ecn | cwr)' counter drop",
+    );
+    let _traffic = several(&site, "10.81.2.2:8080");
+    let found = ask(&site, "10.81.2.2:8080", "tcp");
+    found.assert_first("slow-rule-drops", &site.netns("node"));
+    assert!(found.first()["where"]["rule"].to_string().contains("ecn"), "{:#}", found.json);
+}
+
+#[test]
+fn a_rule_that_lets_few_questions_of_arp_by_is_named() {
+    let site = routed();
+    site.exec(
+        "node",
+        "nft add table arp q && nft add chain arp q i '{ type filter hook input priority 0; }' \
+         && nft add rule arp q i iifname va arp operation request limit rate over 1/second burst 1 \
+         packets counter drop",
+    );
+    let app = site.netns("app");
+    let _traffic = Traffic::none().and(&site, "web", || echo(8080)).and(&site, "app", move || {
+        Box::new(move || {
+            let flush = ["-n", &app, "neigh", "flush", "dev", "eth0"];
+            let _ = std::process::Command::new("ip").args(flush).status();
+            let to = SocketAddr::new(SERVER.parse().expect("an address"), 8080);
+            let _ = TcpStream::connect_timeout(&to, LONG);
+        })
+    });
+    let found = ask_for("6s", &site, "10.81.2.2:8080", "tcp");
+    let first = found.first();
+    assert_eq!(first["id"], "slow-neighbour", "{:#}", found.json);
+    assert_eq!(first["where"]["netns"], site.netns("node").as_str(), "{:#}", found.json);
+    assert!(first["where"]["rule"].to_string().contains("limit rate"), "{:#}", found.json);
+}
+
+#[test]
+fn filters_of_a_device_and_rules_that_search_packets_are_felt() {
+    let site = routed();
+    let filters: String = (0..12_000)
+        .map(|n| {
+            let (prio, n) = (n / 3000 + 1, n % 3000);
+            format!(
+                "filter add dev va ingress protocol ip prio {prio} u32 match ip dst \
+                 172.{prio}.{}.{}/32 flowid 1:1\n",
+                n / 250,
+                n % 250
+            )
+        })
+        .collect();
+    site.exec("node", "tc qdisc add dev va clsact");
+    batch(&site, "node", "tc", &filters);
+    let traffic = talk(&site);
+    let found = glance(&site, "10.81.2.2:8080");
+    found.assert_first("slow-filter-list", &site.netns("node"));
+    assert_eq!(found.first()["where"]["dev"], "va", "{:#}", found.json);
+    assert!(evidence(&found).contains("12000 filters"), "{:#}", found.json);
+    site.exec("node", "tc qdisc del dev va clsact");
+    drop(traffic);
+
+    for n in 0..20 {
+        let search = format!("-m string --algo kmp --to 65535 --string signature-{n}");
+        site.exec("node", &format!("iptables -A FORWARD {search} -j DROP"));
+    }
+    let traffic = load(&site);
+    let found = glance(&site, "10.81.2.2:9000");
+    found.assert_first("slow-costly-rule", &site.netns("node"));
+    assert!(found.first()["where"]["rule"].to_string().contains("string"), "{:#}", found.json);
+    drop(traffic);
+    // Short packets are searched in no time.
+    site.exec("node", "iptables -F FORWARD");
+    site.exec("node", "iptables -A FORWARD -m string --algo bm --to 80 --string sig -j DROP");
+    let _traffic = talk(&site);
+    assert_quiet(&glance(&site, "10.81.2.2:8080"));
+}
