@@ -13,8 +13,7 @@ pub(super) const CHECK: Check = Check {
     explains: &[(
         "slow-costly-rule",
         "Some matches look at more than the headers of a packet: string searches all of its payload \
-         (up to 64 KB with offloads), bpf runs a program, recent and hashlimit look into lists \
-         under a lock. Behind a match on addresses and ports, or on new connections, few packets \
+         (up to 64 KB with offloads), bpf runs a program, recent looks into a list under a lock. Behind a match on addresses and ports, or on new connections, few packets \
          come to them; in front, every packet pays.",
     )],
     find,
@@ -22,8 +21,8 @@ pub(super) const CHECK: Check = Check {
 
 /// A hook that takes longer than this is felt.
 const FELT: Duration = Duration::from_micros(40);
-/// What reads the payload, runs programs or walks lists, in the words of iptables and nft.
-const COSTLY: [&str; 6] = ["-m string", "-m bpf", "-m u32", "-m recent", "-m hashlimit", "@th,"];
+/// What reads the payload, runs a program or walks a list, in the words of iptables.
+const COSTLY: [&str; 3] = ["-m string", "-m bpf", "-m recent"];
 
 fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
     let mut found: Vec<Finding> = Vec::new();

@@ -42,19 +42,23 @@ struct Opening<'a> {
 
 impl<'a> Opening<'a> {
     fn of(journeys: &'a [Journey], flow: &Flow) -> Option<Self> {
-        let opens = |j: &&Journey| {
-            let tcp = j.first.as_ref().and_then(Headers::tcp);
-            tcp.is_some_and(|tcp| tcp.flags & (Tcp::SYN | Tcp::ACK) == Tcp::SYN)
+        let sent = || {
+            let forward = flow.forward.iter().map(|i| &journeys[*i]);
+            forward.filter_map(|j| Some((j, j.first.as_ref().and_then(Headers::tcp)?)))
         };
-        let mut tries = flow.forward.iter().map(|i| &journeys[*i]).filter(opens);
-        let first = tries.next()?;
+        let opens = |tcp: &Tcp| tcp.flags & (Tcp::SYN | Tcp::ACK) == Tcp::SYN;
+        let (first, opening) = sent().find(|(_, tcp)| opens(tcp))?;
+        // Another connection from the same port has another number.
+        let tries = sent().filter(|(_, tcp)| opens(tcp) && tcp.seq == opening.seq).count();
+        // Answers may not have been followed; what follows upon one tells of it.
+        let goes_on = sent().any(|(_, tcp)| !opens(tcp));
         let last = first.last_tuple.or(first.first.map(|headers| headers.tuple))?;
         Some(Self {
             first,
             end: SocketAddr::new(last.dst, last.dport),
             via: first.hops.iter().find_map(|hop| hop.route.as_ref()?.via),
-            tries: 1 + tries.count(),
-            is_answered: !flow.backward.is_empty(),
+            tries,
+            is_answered: goes_on || !flow.backward.is_empty(),
         })
     }
 }

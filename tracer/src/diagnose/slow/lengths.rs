@@ -214,6 +214,9 @@ fn segments(evidence: &Evidence<'_>) -> Option<Finding> {
     Some(clamped(evidence, finding, now))
 }
 
+/// Segments that fit every path of the outside world (IPv6 takes 1280 bytes at least).
+const WIDE: u32 = 1200;
+
 /// Made short by a route: of the sender (its MTU), or of the receiver (what it asks for).
 fn by_route(evidence: &Evidence<'_>, finding: &Finding, now: &Connection) -> Option<Finding> {
     let limit = |route: &Route| {
@@ -226,9 +229,11 @@ fn by_route(evidence: &Evidence<'_>, finding: &Finding, now: &Connection) -> Opt
     let routes = own_routes(evidence);
     let (netns, route, limit) =
         routes.into_iter().find_map(|(netns, route)| Some((netns, route, limit(route)?)))?;
+    // What fits the outside world is set on purpose where links nearby take more.
+    let severity = if now.mss >= WIDE { Severity::Info } else { finding.severity };
     let at = evidence
         .finding(finding.id, netns, format!("{}, by `{limit}` of a route", finding.title))
-        .severity(finding.severity)
+        .severity(severity)
         .facts(finding.evidence.clone());
     Some(at_route(at, evidence, (netns, route), &limit))
 }

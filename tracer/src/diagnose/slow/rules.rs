@@ -25,7 +25,7 @@ pub(super) const CHECK: Check = Check {
 /// Fewer cost less than a hop.
 pub(super) const MANY: usize = 500;
 /// A hook that takes longer than this is felt.
-const FELT: Duration = Duration::from_micros(20);
+const FELT: Duration = Duration::from_micros(30);
 /// The same where only the first packet of a connection meets it.
 const FELT_ONCE: Duration = Duration::from_micros(500);
 /// About what one rule costs that does not match.

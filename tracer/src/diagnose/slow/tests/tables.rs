@@ -56,7 +56,14 @@ fn an_endpoint_that_never_answers_while_another_does_is_named() {
     let other = segment(3, "10.0.9.2", Tcp::SYN);
     assert_eq!(found(&[&dead[..], &[other.clone(), answer(&other)]].concat()), Vec::<&str>::new());
     assert_eq!(found(&silent), Vec::<&str>::new());
-    assert_eq!(found(&[one.clone(), answer(&one), two]), Vec::<&str>::new());
+    assert_eq!(found(&[one.clone(), answer(&one), two.clone()]), Vec::<&str>::new());
+    // Answered, though its answer was not followed; another connection from the same port.
+    let goes_on = segment(2, "10.0.9.2", Tcp::ACK);
+    assert_eq!(found(&[&dead[..], &[goes_on]].concat()), Vec::<&str>::new());
+    let mut anew = two.clone();
+    anew.first.as_mut().unwrap().l4 =
+        L4::Tcp(Tcp { seq: 9, ack: 0, flags: Tcp::SYN, payload_len: 0 });
+    assert_eq!(found(&[one.clone(), answer(&one), two, anew]), Vec::<&str>::new());
 }
 
 #[test]
@@ -246,4 +253,19 @@ fn a_bridge_sends_out_as_much_as_came_in_unless_it_floods() {
     // Each port has its own traffic; others' frames are flooded.
     assert_eq!(found(&copied, 1000), Vec::<&str>::new());
     assert_eq!(found(&passed, 5000), Vec::<&str>::new());
+}
+
+#[test]
+fn a_long_queue_that_tcp_fills_now_and_then_is_no_fault() {
+    let mut state = with_device(DeviceKind::Other("tun".to_owned()));
+    let netns = state.netns.get_mut(&APP).unwrap();
+    netns.devices.get_mut(&2).unwrap().queue_length = 1000;
+    let journeys = [journey()];
+    let mut seen = evidence(&state, &journeys);
+    seen.moments = counted(&[("if.eth0.tx_dropped", 8), ("if.eth0.tx_packets", 90_000)]);
+    assert_eq!(conclude(&seen).findings, []);
+    seen.moments = counted(&[("if.eth0.tx_dropped", 800), ("if.eth0.tx_packets", 90_000)]);
+    let found = conclude(&seen).findings;
+    assert_eq!(found[0].id, "slow-queue-drops");
+    assert!(found[0].fix[0].contains("read faster"), "{:?}", found[0].fix);
 }
