@@ -48,7 +48,10 @@ fn a_route_that_asks_for_short_segments_is_named() {
     assert!(found.first()["title"].to_string().contains("advmss 300"), "{:#}", found.json);
     drop(traffic);
 
-    // Limits that nobody reaches.
+    // Limits that nobody reaches, and segments as the outside takes them where links nearby take more.
+    for (host, dev) in [("app", "eth0"), ("node", "va"), ("node", "vw"), ("web", "eth0")] {
+        site.exec(host, &format!("ip link set {dev} mtu 9000"));
+    }
     site.exec("web", &format!("{default} window 16777216 mtu 1400 advmss 1360 cwnd 5000"));
     let _traffic = load(&site);
     assert_quiet(&glance(&site, "10.81.2.2:9000"));
