@@ -1,6 +1,8 @@
 //! The narrowest that heals: the asked flow is let through in front of what stops it, and nothing
 //! else changes.
 
+use std::net::IpAddr;
+
 use super::argv::{Argv, Word, argv, full};
 use super::rules::{ChainAt, Edit, Spec, Spot};
 use super::{Remedy, Step};
@@ -41,11 +43,14 @@ pub(crate) fn allow(
     (tuple, is_answer, leg): (Tuple, bool, Leg),
 ) -> Option<Vec<Step>> {
     let at = ChainAt::of(table, chain);
-    // What chains of other families and hooks accept says nothing about the packet's way on.
-    if !matches!(at.family.as_str(), "ip" | "ip6" | "inet") || chain.kind == "nat" {
+    // What chains that translate, or at devices, accept says nothing about the packet's way on.
+    if !matches!(at.family.as_str(), "ip" | "ip6" | "inet" | "bridge") || chain.kind == "nat" {
         return None;
     }
     let spec = match (leg, at.is_nft()) {
+        // Only rules of a bridge meet ARP as they meet packets.
+        (Leg::Question, _) if tuple.dst.is_ipv4() => asked(&at, "request")?,
+        (Leg::Answer, _) if tuple.dst.is_ipv4() => asked(&at, "reply")?,
         (Leg::Packet, true) => nft(&tuple, is_answer)?,
         (Leg::Packet, false) => iptables(&tuple, is_answer)?,
         // Who has an address is asked with the same two messages for every packet.
@@ -53,7 +58,9 @@ pub(crate) fn allow(
         (Leg::Answer, true) => argv!["icmpv6", "type", "nd-neighbor-advert", "accept"],
         (Leg::Question, false) => discovery("135"),
         (Leg::Answer, false) => discovery("136"),
-        (Leg::Error, _) => return None,
+        // To whoever sent it: the word quotes the packet, and says nothing else.
+        (Leg::Error, true) => too_long_nft(tuple.dst),
+        (Leg::Error, false) => too_long_iptables(tuple.dst),
     };
     let edit = match rule {
         Some(rule) => Edit::Insert(Some(Spot::of(rule)), Spec(spec)),
@@ -78,8 +85,34 @@ pub(crate) fn past(
     at.edit(Edit::Insert(Some(Spot::of(rule)), Spec(spec))).at(netns)
 }
 
+fn asked(at: &ChainAt, operation: &'static str) -> Option<Argv> {
+    let is_seen = at.family == "bridge" && at.is_nft();
+    is_seen.then(|| argv!["arp", "operation", operation, "accept"])
+}
+
 fn discovery(kind: &'static str) -> Argv {
     argv!["-p", "ipv6-icmp", "-m", "icmp6", "--icmpv6-type", kind, "-j", "ACCEPT"]
+}
+
+fn too_long_nft(sender: IpAddr) -> Argv {
+    match sender {
+        IpAddr::V4(_) => {
+            let word =
+                argv!["icmp", "type", "destination-unreachable", "icmp", "code", "frag-needed"];
+            argv!["ip", "daddr", sender].and(word).with("accept")
+        }
+        IpAddr::V6(_) => {
+            argv!["ip6", "daddr", sender, "icmpv6", "type", "packet-too-big", "accept"]
+        }
+    }
+}
+
+fn too_long_iptables(sender: IpAddr) -> Argv {
+    let word = match sender {
+        IpAddr::V4(_) => argv!["-p", "icmp", "-m", "icmp", "--icmp-type", "3/4"],
+        IpAddr::V6(_) => argv!["-p", "ipv6-icmp", "-m", "icmp6", "--icmpv6-type", "2"],
+    };
+    argv!["-d", Word::net((sender, full(sender)))].and(word).and(argv!["-j", "ACCEPT"])
 }
 
 /// What a rule can name of a packet: its protocol, and with it the server's port. A ping asks whether
@@ -125,7 +158,7 @@ fn nft(tuple: &Tuple, is_answer: bool) -> Option<Argv> {
 }
 
 /// A policy rule in front of one: packets to this address by table main.
-pub(crate) fn main_first(netns: Inum, before: &RoutingRule, dst: std::net::IpAddr) -> Vec<Step> {
+pub(crate) fn main_first(netns: Inum, before: &RoutingRule, dst: IpAddr) -> Vec<Step> {
     let Some(priority) = before.priority.checked_sub(1).filter(|p| *p > 0) else {
         return Vec::new();
     };

@@ -8,6 +8,7 @@ mod allow;
 mod argv;
 mod beside;
 mod conclude;
+mod ebtables;
 mod path;
 mod prove;
 mod rules;

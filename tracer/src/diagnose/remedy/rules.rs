@@ -96,7 +96,7 @@ impl ChainAt {
         super::Remedy::Rules(Rules { at: self, edit })
     }
 
-    /// `ebtables-nft` keeps its rules in nftables, and `nft` changes those by handle too.
+    /// `ebtables-nft` keeps its rules in nftables, and `nft` deletes those by handle too.
     #[must_use]
     pub fn is_nft(&self) -> bool {
         matches!(self.flavour, Flavour::Nft | Flavour::Ebtables)
@@ -142,6 +142,9 @@ impl Spec {
 #[must_use]
 pub(super) fn command(change: &Rules) -> Argv {
     let at = &change.at;
+    if let (Flavour::Ebtables, Edit::Insert(Some(spot), spec)) = (at.flavour, &change.edit) {
+        return super::ebtables::insert((&at.table, &at.chain, spot.number), &spec.0);
+    }
     if at.is_nft() { nft(at, &change.edit) } else { iptables(at, &change.edit) }
 }
 

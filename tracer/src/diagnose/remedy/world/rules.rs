@@ -1,14 +1,16 @@
 //! Firewalls that change.
 
-use super::super::rules::{Edit, Rules, Spec, Spot};
-use crate::firewall::{self, Chain, Element, Firewall, Rule, Table};
+use super::super::rules::{ChainAt, Edit, Rules, Spec, Spot};
+use crate::firewall::{self, Chain, Element, Firewall, Flavour, Policy, Rule, Table};
+use crate::journey::Hook;
 
 pub(super) fn edit(firewall: &mut Firewall, change: &Rules) -> Option<()> {
     let at = &change.at;
-    let table = firewall
-        .tables
-        .iter_mut()
-        .find(|t| t.flavour == at.flavour && t.family == at.family && t.name == at.table)?;
+    let is_its = |t: &Table| t.flavour == at.flavour && t.family == at.family && t.name == at.table;
+    if !firewall.tables.iter().any(is_its) {
+        firewall.tables.push(made(at)?);
+    }
+    let table = firewall.tables.iter_mut().find(|t| is_its(t))?;
     match &change.edit {
         Edit::NewChain => {
             let name = at.chain.clone();
@@ -60,6 +62,38 @@ pub(super) fn edit(firewall: &mut Firewall, change: &Rules) -> Option<()> {
         rule.number = at + 1;
     }
     Some(())
+}
+
+/// What iptables makes when it is first asked to change it: the chains of table `nat`.
+fn made(at: &ChainAt) -> Option<Table> {
+    let is_iptables = matches!(at.flavour, Flavour::IptablesNft | Flavour::IptablesLegacy);
+    if !is_iptables || at.table != "nat" {
+        return None;
+    }
+    let hooks = [
+        ("PREROUTING", Hook::Prerouting, -100),
+        ("INPUT", Hook::Input, 100),
+        ("OUTPUT", Hook::Output, -100),
+        ("POSTROUTING", Hook::Postrouting, 100),
+    ];
+    let chain = |(name, hook, priority): (&str, Hook, i32)| Chain {
+        name: name.to_owned(),
+        hook: Some(hook),
+        devices: None,
+        priority,
+        kind: "nat".to_owned(),
+        policy: Some(Policy::Accept),
+        counter: None,
+        rules: Vec::new(),
+    };
+    Some(Table {
+        flavour: at.flavour,
+        family: at.family.clone(),
+        name: at.table.clone(),
+        command: at.command.clone(),
+        chains: hooks.into_iter().map(chain).collect(),
+        sets: Vec::new(),
+    })
 }
 
 fn elements<'a>(table: &'a mut Table, set: &str) -> Option<&'a mut Vec<Element>> {
