@@ -49,6 +49,8 @@ pub struct Detail {
     pub conntrack: Option<(u64, u64)>,
     /// `/etc/resolv.conf` as the processes in it see it, where that is known.
     pub resolver: Option<Resolver>,
+    /// Their `/etc/hosts`, where that is known.
+    pub hosts: Option<Hosts>,
     /// What could not be read, and why; one sentence each.
     pub unread: Vec<String>,
 }
@@ -318,6 +320,26 @@ pub struct IpvsService {
     pub scheduler: String,
     /// Address, port, weight of its real servers.
     pub servers: Vec<(IpAddr, u16, u32)>,
+}
+
+/// `hosts(5)`: names that are looked up before any server is asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hosts {
+    /// The file that was read.
+    pub path: String,
+    /// Addresses and their names, in order.
+    pub entries: Vec<(IpAddr, Vec<String>)>,
+}
+
+impl Hosts {
+    /// The address that the file gives a name: of several, the first of IPv4.
+    #[must_use]
+    pub fn address(&self, name: &str) -> Option<IpAddr> {
+        let name = name.trim_end_matches('.').to_lowercase();
+        let all = || self.entries.iter().filter(|(_, names)| names.contains(&name));
+        let first_v4 = all().find(|(addr, _)| addr.is_ipv4());
+        first_v4.or_else(|| all().next()).map(|(addr, _)| *addr)
+    }
 }
 
 /// `resolv.conf`.

@@ -246,6 +246,7 @@ fn read_here(job: &Job, what: What, shared: &Shared) -> Detail {
     if what.resolver {
         let pids = shared.pids.get(&job.inum).map_or(&[][..], Vec::as_slice);
         detail.resolver = detail.take("resolv.conf", resolver::read(&job.path, pids));
+        detail.hosts = resolver::hosts(&job.path, pids);
     }
     if what.firewall {
         detail.firewall = firewall::read_here();

@@ -1,4 +1,4 @@
-//! Which `resolv.conf` the programs of a namespace read.
+//! Which `resolv.conf` and which `hosts` the programs of a namespace read.
 //!
 //! The file is the container's own work: see [`crate::foreign`] for how it is opened.
 
@@ -10,11 +10,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::foreign::{self, Root};
-use crate::net::detail::Resolver;
+use crate::net::detail::{Hosts, Resolver};
 use crate::net::discover;
 use crate::net::state::Inum;
 
-const FILE: &str = "/etc/resolv.conf";
 /// Larger than any that is of use.
 const LIMIT: u64 = 64 << 10;
 /// How long a file system may take. That of a container can be one that never answers.
@@ -37,6 +36,18 @@ pub(super) fn pids() -> Pids {
 ///
 /// Why a file that is there cannot be read: then nobody knows what it says.
 pub(super) fn read(netns_file: &Path, pids: &[u32]) -> io::Result<Option<Resolver>> {
+    let found = file(netns_file, pids, "resolv.conf")?;
+    Ok(found.map(|(path, text)| Resolver { path, ..parse(&text) }))
+}
+
+/// The names that are looked up there before any server is asked; `None` where that is not known.
+pub(super) fn hosts(netns_file: &Path, pids: &[u32]) -> Option<Hosts> {
+    let (path, text) = file(netns_file, pids, "hosts").ok()??;
+    Some(Hosts { path, entries: entries(&text) })
+}
+
+/// A file of `/etc`: its path, and what it says.
+fn file(netns_file: &Path, pids: &[u32], name: &str) -> io::Result<Option<(String, String)>> {
     let own_view = fs::read_link("/proc/self/ns/mnt").ok();
     let other_view = || {
         pids.iter().find(|pid| {
@@ -44,16 +55,17 @@ pub(super) fn read(netns_file: &Path, pids: &[u32]) -> io::Result<Option<Resolve
             view.is_some() && view != own_view
         })
     };
-    let of = |pid: u32| (PathBuf::from(format!("/proc/{pid}/root")), PathBuf::from(FILE));
-    let ours = || (PathBuf::from("/"), PathBuf::from(FILE));
+    let path = || Path::new("/etc").join(name);
+    let of = |pid: u32| (PathBuf::from(format!("/proc/{pid}/root")), path());
+    let ours = || (PathBuf::from("/"), path());
     let candidates = match (other_view(), named(netns_file)) {
         // The node's own: services with a view of their own see what they were given.
         _ if pids.contains(&1) => vec![of(1), ours()],
         _ if pids.contains(&std::process::id()) => vec![ours()],
         (Some(pid), _) => vec![of(*pid)],
-        (None, Some(name)) => {
-            let dir = Path::new("/etc/netns").join(name);
-            vec![("/".into(), dir.join("resolv.conf")), ours()]
+        (None, Some(netns)) => {
+            let dir = Path::new("/etc/netns").join(netns);
+            vec![("/".into(), dir.join(name)), ours()]
         }
         (None, None) => vec![ours()],
     };
@@ -70,11 +82,22 @@ pub(super) fn read(netns_file: &Path, pids: &[u32]) -> io::Result<Option<Resolve
     Ok(None)
 }
 
-fn read_below(root: &Path, file: &Path) -> io::Result<Resolver> {
+fn read_below(root: &Path, file: &Path) -> io::Result<(String, String)> {
     let spot = Root::open(root)?.at(file).settled()?;
     let text = spot.read(LIMIT)?.bytes;
-    let path = spot.outside().display().to_string();
-    Ok(Resolver { path, ..parse(&String::from_utf8_lossy(&text)) })
+    Ok((spot.outside().display().to_string(), String::from_utf8_lossy(&text).into_owned()))
+}
+
+/// `hosts(5)`: an address, and its names.
+fn entries(text: &str) -> Vec<(IpAddr, Vec<String>)> {
+    let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default());
+    lines
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            let addr = words.next()?.parse().ok()?;
+            Some((addr, words.map(str::to_lowercase).collect()))
+        })
+        .collect()
 }
 
 /// The name that `ip netns` knows it by.
@@ -129,16 +152,27 @@ mod tests {
     }
 
     #[test]
+    fn of_a_name_with_several_addresses_ipv4_comes_first() {
+        let text =
+            "127.0.0.1 localhost # mine\n#10.0.0.1 old\nfd00::2 DB db2\n10.0.0.2\tdb\n\nbad line\n";
+        let hosts = Hosts { path: String::new(), entries: entries(text) };
+        assert_eq!(hosts.entries.len(), 3);
+        assert_eq!(hosts.address("Db"), Some([10, 0, 0, 2].into()));
+        assert_eq!(hosts.address("db2."), Some("fd00::2".parse().unwrap()));
+        assert_eq!(hosts.address("old"), None);
+    }
+
+    #[test]
     fn the_path_is_that_of_the_file_itself() {
         let root = std::env::temp_dir().join(format!("pkttrace-resolver-{}", std::process::id()));
         fs::create_dir_all(root.join("etc")).unwrap();
         fs::create_dir_all(root.join("run")).unwrap();
         fs::write(root.join("run/stub"), "nameserver 127.0.0.53\n").unwrap();
         std::os::unix::fs::symlink("/run/stub", root.join("etc/resolv.conf")).unwrap();
-        let resolver = read_below(&root, Path::new(FILE));
+        let read = read_below(&root, Path::new("/etc/resolv.conf"));
         fs::remove_dir_all(&root).unwrap();
-        let resolver = resolver.unwrap();
-        assert_eq!(resolver.path, root.join("run/stub").display().to_string());
-        assert_eq!(resolver.nameservers, ["127.0.0.53".parse::<IpAddr>().unwrap()]);
+        let (path, text) = read.unwrap();
+        assert_eq!(path, root.join("run/stub").display().to_string());
+        assert_eq!(text, "nameserver 127.0.0.53\n");
     }
 }
