@@ -151,6 +151,8 @@ pub struct Tcp {
     pub flags: u8,
     /// Bytes of payload.
     pub payload_len: u32,
+    /// The longest segment that its sender takes, where it says so: with its SYN.
+    pub mss: Option<u16>,
 }
 
 impl Tcp {

@@ -153,13 +153,33 @@ fn tcp(headers: &mut Headers, bytes: &[u8], l4_len: u32) -> Option<usize> {
     ports(headers, bytes)?;
     let seq = be32(bytes, 4)?;
     let header_len = bytes.get(12).map_or(20, |b| usize::from(b >> 4) * 4).max(20);
+    let flags = bytes.get(13).copied().unwrap_or(0);
     headers.l4 = L4::Tcp(Tcp {
         seq,
         ack: be32(bytes, 8).unwrap_or(0),
-        flags: bytes.get(13).copied().unwrap_or(0),
+        flags,
         payload_len: l4_len.saturating_sub(header_len as u32),
+        mss: if flags & Tcp::SYN != 0 { mss(bytes, header_len) } else { None },
     });
     Some(header_len)
+}
+
+/// The option "maximum segment size" (RFC 9293), as far as the bytes reach.
+fn mss(bytes: &[u8], header_len: usize) -> Option<u16> {
+    const END: u8 = 0;
+    const PADDING: u8 = 1;
+    const MSS: u8 = 2;
+    let mut options = bytes.get(20..header_len.min(bytes.len()))?;
+    while let Some(kind) = options.first() {
+        let len = match *kind {
+            END => return None,
+            PADDING => 1,
+            MSS => return be16(options, 2),
+            _ => usize::from(*options.get(1)?).max(2),
+        };
+        options = options.get(len..)?;
+    }
+    None
 }
 
 fn udp(headers: &mut Headers, bytes: &[u8]) -> Option<usize> {

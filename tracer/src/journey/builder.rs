@@ -512,6 +512,7 @@ fn build(open: &Open, lost: u64, mut walk: Walk<'_>) -> Option<Journey> {
         last_tuple: walk.tuple,
         // Met at its end, the skb has lost its headers already.
         len: shown.map_or(head.len, |(e, h)| if e.is_end() { e.len.max(h.len) } else { e.len }),
+        mss: open.events.iter().filter_map(|e| e.followed()?.tcp()?.mss).min(),
         parent: open.parent,
         continues: open.continues,
         fate,

@@ -20,6 +20,8 @@ pub struct Journey {
     pub last_tuple: Option<Tuple>,
     /// `skb->len` as first seen.
     pub len: u32,
+    /// The longest segment that a SYN announces; where rules clamp that, as it was clamped.
+    pub mss: Option<u16>,
     /// The journey that this one comes from.
     pub parent: Option<Parent>,
     /// The journey that this one goes on in.
@@ -84,6 +86,7 @@ impl Journey {
             quoted: None,
             last_tuple: None,
             len: first.len,
+            mss: first.tcp().and_then(|tcp| tcp.mss),
             parent: None,
             continues: None,
             fate: Fate::Delivered,

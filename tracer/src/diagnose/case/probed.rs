@@ -134,6 +134,9 @@ impl Probed {
             Outcome::Silent { asked: true } => {
                 format!("{what} accepts the connection{rtt} and does not answer the request")
             }
+            Outcome::Silent { asked: false } if self.method == Method::Udp => {
+                format!("{what} takes the datagram, and sends no answer")
+            }
             Outcome::Silent { asked: false } => {
                 format!("{what} accepts the connection{rtt} and waits")
             }
@@ -199,7 +202,7 @@ impl Probed {
 pub enum Outcome {
     /// The answer came: an echo reply, data, a datagram.
     Answered,
-    /// TCP: connected, and nothing came in the time given to it.
+    /// TCP: connected, and nothing came in the time given to it. UDP: a socket took it.
     Silent {
         /// It had been asked something. Else it may well be waiting for that.
         asked: bool,

@@ -1,9 +1,9 @@
 //! Packets too long for the way: small ones get through, and large ones vanish.
 
-use super::located::delete;
+use super::located::{delete, located};
 use super::met::each;
 use super::{Case, Finding, Rule};
-use crate::diagnose::remedy::{Link, Remedy, Step};
+use crate::diagnose::remedy::{Link, Remedy, Step, allow};
 use crate::diagnose::walk::{Leg, Obstacle, ObstacleKind as Kind, RuleRef, What};
 use crate::diagnose::{
     Confidence, Direction, Drop, Met, Probed, Purpose, Severity, Where, overlay,
@@ -108,15 +108,24 @@ fn too_long(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
     let dev = case.dev_name(netns.inum, dev);
     let has = format!("ip link of {node}: {dev} mtu {mtu}");
     if let Some((error, rule)) = silenced(met) {
+        let dropper = case.state.netns_name(error.place.netns);
+        let by =
+            if error.place.netns == netns.inum { String::new() } else { format!(" of {dropper}") };
         let title = format!(
-            "{node} cannot tell senders that {dev} takes no more than {mtu} bytes: a rule drops the ICMP error"
+            "{node} cannot tell senders that {dev} takes no more than {mtu} bytes: a rule{by} drops the ICMP error"
         );
         let mut finding = met
             .finding(case, SILENCED, title)
             .fact(has)
-            .fact(format!("{} of {node}: {}", rule.table, rule.text))
+            .fact(format!("{} of {dropper}: {}", rule.table, rule.text))
             .facts(long_sender(case, met, mtu))
             .fix(delete(case, error.place.netns, rule));
+        let spared = located(case, error.place.netns, rule).and_then(|at| {
+            let word = met.walk.steps[met.step].tuple.reversed();
+            allow(error.place.netns, at, (word, false, Leg::Error))
+        });
+        finding = spared.into_iter().fold(finding, Finding::rather);
+        finding.place = Where { dev: None, ..Where::netns(case.state, error.place.netns) };
         finding.place.table = Some(rule.table.clone());
         finding.place.chain = Some(rule.chain.clone());
         finding.place.rule = Some(rule.text.clone());

@@ -1,12 +1,14 @@
 //! What `pkttrace diagnose` does: captures, probes, reads the configuration, concludes.
 
 mod active;
+mod answers;
 mod ask;
 mod check;
 mod passive;
 mod seen;
 mod slow;
 mod stalled;
+mod taken;
 mod upstream;
 
 use std::collections::BTreeSet;
@@ -294,8 +296,15 @@ fn judge(
     case.view = view.iter().copied().collect();
     let mut diagnosis = match what {
         Watched::Target => {
+            let outcomes = taken::outcomes(&case);
+            case.probes.iter_mut().zip(outcomes).for_each(|(probe, came)| probe.outcome = came);
             case.ways = ask::ways(&case);
-            conclude(&case)
+            let (long, ways) = answers::lost(&case).unzip();
+            case.probes.extend(long);
+            case.ways.extend(ways.into_iter().flatten());
+            let diagnosis = conclude(&case);
+            answers::forget(&mut case.probes);
+            diagnosis
         }
         Watched::Chosen { until_ns } => passive::judge(&mut case, until_ns),
         Watched::Everything => {

@@ -1,11 +1,9 @@
 //! A packet that came in: PREROUTING, the routing decision and its checks, forwarding.
 
-use super::address::{bad_source, forwarding_off, source_on, unverified};
+use super::address::{bad_source, forwarding_off, unverified};
 use super::hooks::Devs;
-use super::verdict::reference;
 use super::walker::{Next, Walker};
-use super::{Effect, End, Leg, Obstacle, ObstacleKind, Place};
-use crate::firewall::{self, At};
+use super::{Effect, End, ObstacleKind};
 use crate::journey::Hook;
 use crate::net::detail::RouteType;
 use crate::net::{DeviceKind, Inum};
@@ -91,49 +89,15 @@ impl Walker<'_> {
             self.hinder(Effect::Degrades, netns, Some(out), kind);
             return;
         }
-        let error = self.error_filter(netns, dev);
+        let error = self.unheard(netns, dev);
         let tells_sender = error.is_none();
-        let effect = if tells_sender { Effect::Degrades } else { Effect::Stops };
+        let effect = error.as_ref().map_or(Effect::Degrades, |error| error.effect);
         let kind = ObstacleKind::TooLong { dev: out, mtu, len, tells_sender };
         self.hinder(effect, netns, Some(out), kind);
         if let Some(error) = error {
             self.hinder_with(error);
         }
         self.flight.len = mtu;
-    }
-
-    /// The rule that drops the "fragmentation needed" (or "packet too big") on its way out.
-    fn error_filter(&self, netns: Inum, dev: u32) -> Option<Obstacle> {
-        let fw = &self.conf.detail(netns)?.firewall;
-        let dst = self.flight.tuple.src;
-        let locals = self.conf.locals(netns);
-        let mut packet = self.flight.for_rules();
-        packet.src = source_on(self.conf, netns, dev, dst)?;
-        packet.dst = dst;
-        (packet.proto, packet.icmp) =
-            if dst.is_ipv4() { (1, Some((3, 4))) } else { (58, Some((2, 0))) };
-        (packet.sport, packet.dport, packet.tcp_flags) = (0, 0, 0);
-        packet.ct = firewall::Stateful::Related;
-        for (hook, oif) in [(Hook::Output, true), (Hook::Postrouting, true)] {
-            let at = At {
-                hook,
-                is_bridged: false,
-                iif: None,
-                oif: oif.then(|| self.conf.name(netns, dev)),
-                phys_in: None,
-                phys_out: None,
-                locals: &locals,
-            };
-            let passed = firewall::traverse(fw, &packet, &at);
-            if let firewall::End::Drop(hit) | firewall::End::Reject(hit, _) = &passed.end {
-                let rule = reference(hit);
-                let kind = ObstacleKind::Filtered { hook: Some(hook), rule, is_reject: false };
-                let place = Place { netns, dev: None };
-                let effect = if hit.is_certain { Effect::Stops } else { Effect::MayStop };
-                return Some(Obstacle { kind, effect, place, leg: Leg::Error });
-            }
-        }
-        None
     }
 
     fn martian_destination(&mut self, netns: Inum, dev: u32) {

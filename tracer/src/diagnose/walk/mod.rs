@@ -35,6 +35,7 @@ mod stack;
 #[cfg(test)]
 pub(super) mod tests;
 mod tunnel;
+mod unheard;
 mod unplugged;
 mod verdict;
 mod vlan;
@@ -77,6 +78,9 @@ pub struct Ask {
     pub mark: u32,
     /// It answers another packet: conntrack has seen the other direction.
     pub is_reply: bool,
+    /// Length of what answers it, not to be cut, where that is longer: a full segment of the
+    /// connection that it begins.
+    pub answer: Option<u32>,
     /// It was not made in `from`, but comes in there from beyond what is known.
     pub entry: Option<Entry>,
 }
@@ -133,6 +137,7 @@ impl Ask {
             df: false,
             mark: 0,
             is_reply: false,
+            answer: None,
             entry: None,
         }
     }

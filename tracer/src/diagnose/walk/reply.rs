@@ -26,6 +26,8 @@ pub fn walk_reply(state: &NetworkState, scope: &Scope, request: &Walk) -> Option
         sport: tuple.sport,
         dport: tuple.dport,
         mark: 0,
+        len: request.ask.answer.unwrap_or(request.ask.len),
+        df: request.ask.df || request.ask.answer.is_some(),
         is_reply: true,
         entry: None,
         ..request.ask.clone()

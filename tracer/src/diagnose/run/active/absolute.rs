@@ -1,16 +1,18 @@
-//! A name by itself, beside what the search list makes of it.
+//! What the name servers say of a name by itself, beside what the search list or `/etc/hosts` makes
+//! of it.
 
 use super::{
     Ask, BESIDE, Came, Method, Plan, Purpose, Resolver, Sent, Session, Target, nameserver,
 };
 
 impl Session {
-    /// Where the name was found with a domain of the search list behind it: what it means by itself,
-    /// and whether that is reached.
-    pub(super) async fn ask_absolute(
+    /// Where the name was found in `/etc/hosts` (`is_written`), or with a domain of the search list
+    /// behind it: what it means by itself, and whether that is reached.
+    pub(super) async fn ask_otherwise(
         &mut self,
         ask: &Ask,
         target: &Target,
+        is_written: bool,
         resolver: Option<&Resolver>,
     ) {
         let Some(name) = &target.name else { return };
@@ -21,7 +23,8 @@ impl Session {
             }
             _ => None,
         };
-        if self.sent.values().find_map(found).is_none_or(|question| question == plain) {
+        let question = self.sent.values().find_map(found);
+        if !is_written && question.is_none_or(|question| question == plain) {
             return;
         }
         let server = nameserver(resolver);

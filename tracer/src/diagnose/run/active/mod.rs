@@ -1,6 +1,7 @@
 //! Active diagnosis: own probes, followed both ways.
 
 mod absolute;
+mod name;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -20,7 +21,7 @@ use crate::diagnose::probe::{Plan, Report, Running, candidates};
 use crate::diagnose::walk::{self, End};
 use crate::journey::Journey;
 use crate::net::detail::Resolver;
-use crate::net::{Inum, inspect, setns};
+use crate::net::{Device, Inum, inspect, setns};
 use crate::owner::Owners;
 use crate::privileges;
 use crate::source::{Capture, Captured};
@@ -212,10 +213,16 @@ impl Session {
             self.wait().await;
             return target;
         }
-        if target.name.is_some() {
+        let written = target.name.as_deref().and_then(|name| written(node, target.netns, name));
+        if written.is_some() {
+            target.addr = written;
+        } else if target.name.is_some() {
             self.ask_dns(ask, &target, resolver, Purpose::Resolve);
             self.wait().await;
             target.addr = self.resolved();
+            if target.addr.is_none() {
+                target.addr = self.ask_v6(ask, &target, resolver).await;
+            }
         }
         if let Some(addr) = target.addr {
             self.reach(ask, &target, addr, node);
@@ -226,7 +233,7 @@ impl Session {
                     && s.probed.as_ref().is_some_and(Probed::was_reached)
             };
             if !self.sent.values().any(is_reached) {
-                self.ask_absolute(ask, &target, resolver).await;
+                self.ask_otherwise(ask, &target, written.is_some(), resolver).await;
             }
             // Not before: a question from over there would teach this side what it cannot learn by
             // itself, and so heal what is looked for.
@@ -482,8 +489,34 @@ fn full_size(node: &Node, netns: Inum, addr: IpAddr) -> Option<u32> {
         d.kind != crate::net::DeviceKind::Loopback
             && d.addresses.iter().any(|(a, _)| a.is_ipv4() == addr.is_ipv4())
     });
-    let is_own = netns.devices.values().any(|d| d.addresses.iter().any(|(a, _)| *a == addr));
-    devices.map(|d| d.mtu).min().filter(|_| !is_own && !addr.is_loopback())
+    let has = |d: &Device| d.addresses.iter().any(|(a, _)| *a == addr);
+    let is_own = netns.devices.values().any(has);
+    // Whoever takes less announces less (TCP's MSS).
+    let there = node.state.holders(addr).flat_map(|n| n.devices.values().filter(|d| has(d)));
+    let taken = there.map(|d| d.mtu).filter(|mtu| *mtu > 0).max();
+    let sent = devices.map(|d| d.mtu).min().filter(|_| !is_own && !addr.is_loopback());
+    Some(untold(node, netns.inum, addr, sent?.min(taken.unwrap_or(u32::MAX))))
+}
+
+/// The length of a packet that no router on the way has to complain about. What it says is kept by
+/// the kernel for ten minutes: the sender's connections announce less from then on, and what was to
+/// be found out would be healed.
+fn untold(node: &Node, from: Inum, to: IpAddr, len: u32) -> u32 {
+    let scope = ask::scope(node.view.iter().copied());
+    let ask = walk::Ask { len, ..walk::Ask::ping(from, to) };
+    let walk = walk::walk(&node.state, &scope, &ask);
+    let packed = walk.steps.iter().position(|s| matches!(s.what, walk::What::Encap { .. }));
+    let told = walk.obstacles().filter(|(at, _)| packed.is_none_or(|packed| *at < packed));
+    let told = told.filter_map(|(_, o)| match o.kind {
+        walk::ObstacleKind::TooLong { mtu, tells_sender: true, .. } => Some(mtu),
+        _ => None,
+    });
+    told.min().map_or(len, |mtu| mtu.min(len))
+}
+
+/// The address that `/etc/hosts` there has for the name.
+fn written(node: &Node, netns: Inum, name: &str) -> Option<IpAddr> {
+    node.state.netns.get(&netns)?.detail.as_ref()?.hosts.as_ref()?.address(name)
 }
 
 /// Who answers, where that can be seen, and the address that the answers go to.

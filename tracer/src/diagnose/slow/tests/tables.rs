@@ -13,7 +13,7 @@ fn segment(sport: u16, end: &str, flags: u8) -> Journey {
     let mut journey = journey();
     let headers = journey.first.as_mut().unwrap();
     let payload_len = if flags & Tcp::SYN == 0 { 100 } else { 0 };
-    headers.l4 = L4::Tcp(Tcp { seq: 1, ack: 0, flags, payload_len });
+    headers.l4 = L4::Tcp(Tcp { seq: 1, ack: 0, flags, payload_len, mss: None });
     headers.tuple.sport = sport;
     journey.last_tuple = Some(Tuple { dst: addr(end), ..headers.tuple });
     journey
@@ -23,7 +23,8 @@ fn segment(sport: u16, end: &str, flags: u8) -> Journey {
 fn answer(to: &Journey) -> Journey {
     let mut answer = to.clone();
     let headers = answer.first.as_mut().unwrap();
-    headers.l4 = L4::Tcp(Tcp { seq: 1, ack: 2, flags: Tcp::SYN | Tcp::ACK, payload_len: 0 });
+    headers.l4 =
+        L4::Tcp(Tcp { seq: 1, ack: 2, flags: Tcp::SYN | Tcp::ACK, payload_len: 0, mss: None });
     let back = to.last_tuple.unwrap().reversed();
     (headers.tuple, answer.last_tuple) = (back, Some(to.first.unwrap().tuple.reversed()));
     answer
@@ -62,7 +63,7 @@ fn an_endpoint_that_never_answers_while_another_does_is_named() {
     assert_eq!(found(&[&dead[..], &[goes_on]].concat()), Vec::<&str>::new());
     let mut anew = two.clone();
     anew.first.as_mut().unwrap().l4 =
-        L4::Tcp(Tcp { seq: 9, ack: 0, flags: Tcp::SYN, payload_len: 0 });
+        L4::Tcp(Tcp { seq: 9, ack: 0, flags: Tcp::SYN, payload_len: 0, mss: None });
     assert_eq!(found(&[one.clone(), answer(&one), two, anew]), Vec::<&str>::new());
 }
 
