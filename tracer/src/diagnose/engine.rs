@@ -69,7 +69,11 @@ pub fn conclude(case: &Case<'_>) -> Diagnosis {
     if case.ways.iter().any(|w| w.purpose == Purpose::Check) {
         temper(&mut findings);
     }
-    let is_explained = |f: &Finding| f.severity == Severity::Error || f.id == "svc-ping-unanswered";
+    // Of several connections some met a rule that counts them.
+    let is_counted = |f: &Finding| f.severity == Severity::Warning && f.place.rule.is_some();
+    let is_explained = |f: &Finding| {
+        f.severity == Severity::Error || is_counted(f) || f.id == "svc-ping-unanswered"
+    };
     if case.is_failing() && !findings.iter().any(is_explained) {
         findings.extend(unexplained::check(case));
         findings = settle(findings, true);

@@ -10,6 +10,7 @@
 pub(super) mod elsewhere;
 pub(super) mod ipv6;
 pub(super) mod names;
+pub(super) mod past_node;
 mod say;
 mod undo;
 
@@ -37,6 +38,7 @@ fn cause(case: &Case<'_>, findings: &[Finding]) -> Option<Finding> {
     to_blame(case)
         .and_then(|(way, alteration)| say::finding(case, way, &alteration, findings))
         .or_else(|| names::finding(case))
+        .or_else(|| past_node::finding(case))
         .or_else(|| elsewhere::finding(case, findings))
 }
 

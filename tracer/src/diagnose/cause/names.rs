@@ -9,13 +9,43 @@ use crate::diagnose::walk::{Nat, RuleRef};
 
 const SEARCH: &str = "dns-search-takes-name";
 const BY_TCP: &str = "dns-tcp-unreachable";
+const WRITTEN: &str = "name-hosts-file";
 
 pub(in crate::diagnose) const RULE: Rule =
-    Rule { id: SEARCH, covers: &[SEARCH, BY_TCP], check: |_| Vec::new() };
+    Rule { id: SEARCH, covers: &[SEARCH, BY_TCP, WRITTEN], check: |_| Vec::new() };
 
 /// What the conversation with the name servers says, where the target was not reached.
 pub(super) fn finding(case: &Case<'_>) -> Option<Finding> {
-    searched(case).or_else(|| cut_off(case))
+    searched(case).or_else(|| cut_off(case)).or_else(|| written(case))
+}
+
+/// `/etc/hosts` gives the name an address that is not reached; the name server has another one.
+fn written(case: &Case<'_>) -> Option<Finding> {
+    let target = case.target.as_ref()?;
+    let name = target.name.as_deref()?;
+    let hosts = case.detail(target.netns)?.hosts.as_ref()?;
+    let taken = hosts.address(name).filter(|addr| target.addr == Some(*addr))?;
+    let beside = || case.probes.iter().filter(|p| p.purpose == Purpose::Beside);
+    let (_, own) = beside().filter_map(told).next()?;
+    let own = *own.first().filter(|_| !own.contains(&taken))?;
+    let reached = beside().find(|p| p.to == own && p.was_reached());
+    let (path, node) = (&hosts.path, case.state.netns_name(target.netns));
+    let title = format!(
+        "{path} of {node} gives {name} the address {taken}, which is not reached; the name server says \
+         {own}, and is not asked"
+    );
+    Some(
+        Finding::error(WRITTEN, Scenario::Dns, title)
+            .confidence(crate::diagnose::Confidence::Likely)
+            .at(Where::netns(case.state, target.netns))
+            .fact(format!("{path}: {taken} {name}"))
+            .facts(beside().find(|p| told(p).is_some()).map(Probed::sentence))
+            .facts(reached.map(Probed::sentence))
+            .fix(format!(
+                "in {path}: give {name} the address {own}, or take the line out (a container's file is \
+                 written when it is made: make it anew)"
+            )),
+    )
 }
 
 /// What a name server has found for a question.

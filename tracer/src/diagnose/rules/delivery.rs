@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::met::each;
-use super::{Case, Finding, Rule, chains, docker, duplicate, in_front, met, service};
+use super::{Case, Finding, Rule, chains, docker, duplicate, in_front, met, not_local, service};
 use crate::diagnose::remedy::{Edit, Remedy, Spec, argv, sysctl_name};
 use crate::diagnose::walk::{End, ObstacleKind as Kind};
 use crate::diagnose::{Confidence, Drop, Met, Outcome, Severity, Where, place, show};
@@ -159,6 +159,7 @@ fn no_socket(case: &Case<'_>, drop: &Drop<'_>) -> Option<Finding> {
         return None;
     }
     let taken = taken_before(case, drop, tuple);
+    let taken = taken.or_else(|| not_local::own(case, drop, &tuple));
     if let Some(finding) = taken.or_else(|| duplicate::mistaken(case, drop, &tuple)) {
         return Some(finding);
     }

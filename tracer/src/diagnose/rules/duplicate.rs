@@ -20,7 +20,7 @@ pub(super) fn address(case: &Case<'_>, met: &Met<'_>, addr: IpAddr, holders: &[H
     let mut finding = met
         .finding(case, "duplicate-address", title)
         .confidence(Confidence::Likely)
-        .facts(holders.iter().map(|h| format!("{addr} is on {}", place(case, *h))));
+        .facts(holders.iter().map(|h| holds(case, *h, addr)));
     let Some((wrong, why)) = wrong(case, met, addr, holders) else {
         return finding.fix(format!("# take {addr} away from the one that it was not given to"));
     };
@@ -29,10 +29,20 @@ pub(super) fn address(case: &Case<'_>, met: &Met<'_>, addr: IpAddr, holders: &[H
         finding.place = Where::netns(case.state, netns.inum).dev(&device.name);
     }
     for (netns, device) in wrong.iter().filter_map(|h| found(case, *h)) {
-        let len = device.addresses.iter().find(|(a, _)| *a == addr).map_or(32, |(_, len)| *len);
+        let Some((device, len)) = having(netns, device, addr) else { continue };
         finding = finding.fix(Remedy::del_addr(&device.name, (addr, len)).at(netns.inum));
     }
     finding.fix(met.remedy(Remedy::ForgetNeigh { addr }))
+}
+
+/// The device that has the address, and the length of its network: whoever answers for it on one
+/// device may have it on another.
+fn having<'a>(netns: &'a Netns, device: &'a Device, addr: IpAddr) -> Option<(&'a Device, u8)> {
+    let all = std::iter::once(device).chain(netns.devices.values());
+    all.into_iter().find_map(|d| {
+        let own = d.addresses.iter().find(|(a, _)| *a == addr)?;
+        Some((d, own.1))
+    })
 }
 
 /// It came by one device to whoever has the address on another and serves nothing there, while
@@ -214,6 +224,18 @@ fn unused(case: &Case<'_>, mac: Mac) -> Mac {
 fn found<'a>(case: &Case<'a>, (netns, dev): Holder) -> Option<(&'a Netns, &'a Device)> {
     let netns = case.netns(netns)?;
     Some((netns, netns.devices.get(&dev)?))
+}
+
+/// Who has the address, and where.
+fn holds(case: &Case<'_>, holder: Holder, addr: IpAddr) -> String {
+    let at = place(case, holder);
+    let on = found(case, holder).and_then(|(netns, device)| {
+        having(netns, device, addr).filter(|(own, _)| own.ifindex != device.ifindex)
+    });
+    match on {
+        Some((own, _)) => format!("{at} answers ARP for {addr}, which is on {}", own.name),
+        None => format!("{addr} is on {at}"),
+    }
 }
 
 fn place(case: &Case<'_>, (netns, dev): Holder) -> String {

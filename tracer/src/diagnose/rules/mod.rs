@@ -27,6 +27,7 @@ mod local_endpoint;
 pub(super) mod located;
 pub(super) mod met;
 mod neighbours;
+mod not_local;
 mod other_address;
 mod paths;
 mod plug;
@@ -74,6 +75,7 @@ pub const RULES: &[Rule] = &[
     super::cause::ipv6::RULE,
     super::cause::elsewhere::RULE,
     super::cause::names::RULE,
+    super::cause::past_node::RULE,
     unexplained::DROP,
     unexplained::NO_REPLY,
     unexplained::SILENT,

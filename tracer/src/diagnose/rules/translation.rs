@@ -4,7 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::met::each;
 use super::{
-    Case, Finding, Rule, chains, dns, in_front, kube_nft, located, ports, refusal, service,
+    Case, Finding, Rule, chains, dns, in_front, kube_nft, located, not_local, ports, refusal,
+    service,
 };
 use crate::diagnose::remedy::{ChainAt, Edit, Foreign, Spec, Word, argv, full, sysctl_name};
 use crate::diagnose::walk::{ObstacleKind as Kind, RuleRef};
@@ -25,6 +26,7 @@ pub(super) const RULE: Rule = Rule {
         "ipvs-no-destination",
         "svc-reply-bypasses-node",
         ports::ID,
+        not_local::ID,
     ],
     check,
 };
@@ -93,6 +95,8 @@ fn bypassed_by(
     );
     let mut nats = met.way.request.nat.iter();
     let nat = nats.rfind(|n| n.netns == bypassed && n.kind.is_destination());
+    let of_kube = |r: &RuleRef| r.table.starts_with("kube") || r.chain.starts_with("KUBE-");
+    let is_kube = nat.and_then(|n| n.rule.as_ref()).is_some_and(of_kube);
     let masquerade = nat.map(|nat| {
         let (from, to) = (nat.after.src, nat.after.dst);
         let net = |addr| Word::net((addr, full(addr)));
@@ -106,7 +110,12 @@ fn bypassed_by(
             "{} gets an answer from {got}, which it never asked",
             case.state.netns_name(met.obstacle.place.netns)
         ))
-        .fix("# restart kube-proxy, whose rules masquerade it (KUBE-POSTROUTING, masquerading); until then, for this client:")
+        .facts(nat.and_then(|n| n.rule.as_ref()).map(|r| format!("{}/{} of {node}: {}", r.table, r.chain, r.text)))
+        .fix(if is_kube {
+            "# restart kube-proxy, whose rules masquerade it (KUBE-POSTROUTING, masquerading); until then, for this client:"
+        } else {
+            "# masquerade what goes from that network to the server (NAT reflection); for this client:"
+        })
         .fixes(masquerade)
         .follows(&["svc-hairpin-unmasqueraded"])
 }

@@ -36,11 +36,46 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
     if case.obstacles().any(is_own) {
         return findings;
     }
-    let dropped =
-        case.drops().filter_map(|d| unheard::check(case, &d).or_else(|| dropped(case, &d)));
+    let dropped = case.drops().filter_map(|d| {
+        unheard::check(case, &d).or_else(|| taken_for_own(case, &d)).or_else(|| dropped(case, &d))
+    });
     let new: Vec<Finding> = dropped.filter(|f| !known.contains(&f.id)).collect();
     findings.extend(new);
     findings
+}
+
+/// The ends of a tunnel have the same link-layer address: each takes what comes from the other for
+/// its own that went round (`vxlan_set_mac`).
+fn taken_for_own(case: &Case<'_>, drop: &Drop<'_>) -> Option<Finding> {
+    let here = case.netns(drop.hop.netns).filter(|_| drop.reason == "LOCAL_MAC")?;
+    let ends = |netns: &'_ Netns| -> Vec<(String, Mac, u32)> {
+        let all = netns.devices.values();
+        all.filter_map(|d| Some((d.name.clone(), d.mac?, d.vxlan.as_ref()?.vni))).collect()
+    };
+    let own = ends(here);
+    let others = case.state.netns.values().filter(|n| n.inum != here.inum);
+    let (other, (dev, mac, _)) = others
+        .flat_map(|n| ends(n).into_iter().map(move |end| (n, end)))
+        .find(|(_, (_, mac, vni))| own.iter().any(|(_, m, v)| (m, v) == (mac, vni)))?;
+    let (name, ..) = own.iter().find(|(_, m, _)| *m == mac)?;
+    let (node, far, text) = (&here.name, &other.name, show::mac(mac));
+    let title = format!(
+        "{name} of {node} and {dev} of {far} have the same MAC {text}: {node} takes what comes from \
+         {far} for its own, and drops it"
+    );
+    Some(
+        Finding::error("duplicate-mac", case.scenario(), title)
+            .at(Where::netns(case.state, here.inum).dev(name))
+            .fact(drop.fact())
+            .fact(format!("ip link of {node}: {name} {text}"))
+            .fact(format!("ip link of {far}: {dev} {text}"))
+            .fix(format!(
+                "# make {name} of {node} anew with another MAC (delete the device and restart the \
+                 overlay's agent; machines made from one image: give each its own /etc/machine-id first)"
+            ))
+            .journeys([drop.journey.id])
+            .depth(case.depth_of(drop)),
+    )
 }
 
 fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {

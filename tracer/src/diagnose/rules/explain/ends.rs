@@ -69,6 +69,12 @@ pub(super) const TEXTS: super::Texts = &[
          cannot ask whom it would have to ask, or does not serve this client.",
     ),
     (
+        &["name-hosts-file"],
+        "A program that wants the address of a name looks into /etc/hosts first, and asks no server \
+         for what it finds there. The file is written when a container is made, or by hand, and \
+         follows nobody who moves to another address.",
+    ),
+    (
         &["dns-search-takes-name"],
         "A resolver tries a name that has fewer dots than ndots with each domain of its search list \
          first. Where one of those domains answers every name (a wildcard record), that answer is \

@@ -30,6 +30,18 @@ pub(super) const TEXTS: super::Texts = &[
          none that has a weight, it refuses them.",
     ),
     (
+        &["translation-not-local"],
+        "What comes in meets the rules of PREROUTING, what a host sends itself those of OUTPUT. A \
+         forwarded or published port whose rule is in PREROUTING alone works for all others, and at \
+         the host itself nobody listens at it.",
+    ),
+    (
+        &["service-route-elsewhere"],
+        "The address of a Service is nobody's: a packet for it has to come to a node, whose rules \
+         translate it. A pod with a second network whose default route leads out there sends it to \
+         somebody who never heard of it.",
+    ),
+    (
         &["svc-reply-bypasses-node"],
         "The node that translated the request has to translate the answer back. Where the endpoint \
          answers the client by another way, it comes from an address that the client never asked, \

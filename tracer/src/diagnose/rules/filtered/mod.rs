@@ -11,7 +11,7 @@ use super::met::each;
 use super::{Case, Finding, Rule, docker, in_front, kube_nft, local_endpoint, refusal};
 use crate::diagnose::case::{Purpose, REPLY_DEPTH};
 use crate::diagnose::walk::{Leg, ObstacleKind as Kind, RuleRef};
-use crate::diagnose::{Confidence, Direction, Drop, Met};
+use crate::diagnose::{Confidence, Direction, Drop, Met, Where};
 use crate::event::Tuple;
 use crate::firewall::Firewall;
 use crate::journey::Hook;
@@ -70,6 +70,13 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
         findings.iter().filter(|f| !is_of_reply(f)).map(|f| (f.id, f.place.netns)).collect();
     // Rules of one kind take both directions: the one that takes the request is enough.
     findings.retain(|f| !is_of_reply(f) || !stopped.contains(&(f.id, f.place.netns)));
+    // A rule of a bridge takes the packet, and before it the question for its next hop.
+    let mut told = BTreeSet::new();
+    findings.sort_by_key(|f| f.depth);
+    findings.retain(|f| {
+        let Where { netns, table, chain, rule, .. } = &f.place;
+        rule.is_none() || told.insert((*netns, table.clone(), chain.clone(), rule.clone()))
+    });
     for drop in case.drops().filter(is_firewalls) {
         findings.extend(seen::unforeseen(case, &drop, &findings));
     }

@@ -2,11 +2,12 @@
 //! and what heals it.
 
 use super::{Blocked, RULE};
+use crate::diagnose::case::Purpose;
 use crate::diagnose::remedy::{Step, allow};
 use crate::diagnose::rules::located::{delete, located};
 use crate::diagnose::rules::{conntrack, in_front, kube_nft, local_endpoint, refusal, service};
 use crate::diagnose::walk::RuleRef;
-use crate::diagnose::{Case, Direction, Finding, Scenario, place};
+use crate::diagnose::{Case, Direction, Finding, Probed, Scenario, Severity, place};
 use crate::firewall::{self, Flavour, Table};
 use crate::journey::Hook;
 
@@ -208,6 +209,13 @@ impl Blocked<'_> {
         if let Some(counter) = rule.counter.filter(|c| c.packets > 0) {
             finding = finding.fact(format!("it has counted {} packets", counter.packets));
         }
+        let reached = |p: &Probed| p.purpose == Purpose::Reach && p.was_reached();
+        if limits(rule) && case.probes.iter().any(reached) {
+            finding = finding.severity(Severity::Warning).fact(
+                "the rule limits how much comes in a time; other connections of this diagnosis got \
+                 through",
+            );
+        }
         if finding.id == "docker-isolation" {
             return finding.fix("# networks of Docker are isolated on purpose: connect the container to the other network (docker network connect)");
         }
@@ -252,6 +260,13 @@ impl Blocked<'_> {
 
 fn has_kube(table: &Table) -> bool {
     table.chains.iter().any(|c| c.name.starts_with("KUBE-") || c.name.starts_with("FLANNEL"))
+}
+
+/// The rule drops what is too much of a kind: `pkttrace` asks several times at once, to meet every
+/// endpoint.
+fn limits(rule: &RuleRef) -> bool {
+    const BY_COUNT: [&str; 5] = ["connlimit", "hashlimit", "recent", "limit", "ct count"];
+    rule.number.is_some() && BY_COUNT.iter().any(|by| rule.text.contains(by))
 }
 
 /// Chains that network policies are written into.

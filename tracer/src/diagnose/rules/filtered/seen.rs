@@ -9,7 +9,7 @@ use crate::diagnose::walk::{Leg, RuleRef, reference};
 use crate::diagnose::{Case, Confidence, Direction, Drop, Finding, Where};
 use crate::event::Tcp;
 use crate::firewall::{self, Flavour, Stateful};
-use crate::journey::{Hook, Layer};
+use crate::journey::{Hook, Journey, Layer};
 
 /// A drop that was seen and that no walk foretold.
 pub(super) fn unforeseen(case: &Case<'_>, drop: &Drop<'_>, known: &[Finding]) -> Option<Finding> {
@@ -31,7 +31,7 @@ pub(super) fn unforeseen(case: &Case<'_>, drop: &Drop<'_>, known: &[Finding]) ->
         firewall: case.detail(drop.hop.netns).map(|d| &d.firewall),
         dst: drop.tuple().map(|t| (t.dst, t.dport)),
         tuples: drop.tuple().into_iter().collect(),
-        leg: Leg::Packet,
+        leg: if lengths::is_about_length(drop.journey) { Leg::Error } else { Leg::Packet },
     };
     let (id, title) = match lengths::is_about_length(drop.journey) {
         true => (lengths::SILENCED, blocked.silences(case)),
@@ -42,6 +42,10 @@ pub(super) fn unforeseen(case: &Case<'_>, drop: &Drop<'_>, known: &[Finding]) ->
     let finding = Finding::error(id, case.scenario(), title)
         .at(at)
         .fact(drop.fact())
+        .facts(is_half_seen(case, drop).then(|| {
+            let way = answers_elsewhere(case, drop).map_or("", |j| j.path.as_str());
+            format!("conntrack there has not seen the answers, which take another way: {way}")
+        }))
         .journeys([drop.journey.id])
         .depth(case.depth_of(drop));
     Some(blocked.fill(case, finding))
@@ -81,6 +85,24 @@ fn anonymous(case: &Case<'_>, drop: &Drop<'_>, hook: Option<Hook>) -> Finding {
         .follows(CAUSES)
 }
 
+/// The client goes on with a connection whose answers take another way: to conntrack here, which
+/// waits for the answer to the SYN, what follows that is invalid.
+fn is_half_seen(case: &Case<'_>, drop: &Drop<'_>) -> bool {
+    drop.direction == Direction::Request
+        && drop.journey.first.is_some_and(|h| h.tcp().is_some_and(|t| t.flags & Tcp::SYN == 0))
+        && answers_elsewhere(case, drop).is_some()
+}
+
+/// An answer to the packet that arrived without coming by where that was dropped.
+fn answers_elsewhere<'a>(case: &'a Case<'_>, drop: &Drop<'_>) -> Option<&'a Journey> {
+    let is_its = |i: &usize| case.journeys[*i].id == drop.journey.id;
+    let flow = case.flows.iter().find(|flow| flow.forward.iter().any(is_its))?;
+    let mut answers = case.packets(flow, Direction::Reply).peekable();
+    let arrived = *answers.peek()?;
+    let comes_by = |j: &Journey| j.hops.iter().any(|h| h.netns == drop.hop.netns);
+    answers.all(|j| !comes_by(j)).then_some(arrived)
+}
+
 /// The rule by which the configuration says that this packet ends there.
 fn attribute(case: &Case<'_>, drop: &Drop<'_>, hook: Option<Hook>) -> Option<RuleRef> {
     if let Some(rule) = &drop.hop.rule {
@@ -112,6 +134,8 @@ fn attribute(case: &Case<'_>, drop: &Drop<'_>, hook: Option<Hook>) -> Option<Rul
         // What is sent on a connection that is made has an ACK, as its answers have.
         ct: if drop.direction == Direction::Request && flags & Tcp::ACK == 0 {
             Stateful::New
+        } else if is_half_seen(case, drop) {
+            Stateful::Invalid
         } else {
             Stateful::Established
         },
