@@ -15,6 +15,7 @@ use tracer_common::event::{
 use tracer_common::filter::terms;
 use tracer_common::{Control, Probe, Stat};
 
+use crate::again::{begins_again, birthmark, is_stale};
 use crate::config::{filter, option};
 use crate::emit::{Site, emit, emit_note};
 use crate::filter::{self, Match};
@@ -78,11 +79,13 @@ pub(crate) fn observe<const DIRECT: bool, D: Copy>(
         && !rule.may_begin
     {
         // SAFETY: a map value; this CPU works on the packet.
-        let entry = unsafe { &*entry };
+        let entry = unsafe { &mut *entry };
         // One that was refused is looked at no more than it has to be.
         if entry.journey == 0 || is_stale(entry) {
             if rule.ends {
                 forget(address, entry);
+            } else if entry.journey == 0 && matches!(probe, Probe::CgSocket) {
+                settle(entry);
             }
             return null_mut();
         }
@@ -106,14 +109,6 @@ pub(crate) fn observe<const DIRECT: bool, D: Copy>(
     let entry = look(skb, slot, (l3, protocol), known, rule, site, detail);
     slot.release();
     entry
-}
-
-/// Whether the packet of an entry may have ended unseen, or be elsewhere by now: it was not met since
-/// all points are attached. Where a packet may begin it is compared, and that it is dropped is told;
-/// elsewhere it may be one that only looks the same, as a copy does that a socket gets.
-#[inline(always)]
-fn is_stale(entry: &Tracked) -> bool {
-    entry.birthmark != 0 && entry.ktime_ns < control(Control::WholeSince)
 }
 
 /// A packet cannot be looked at: what is followed has lost an event.
@@ -155,7 +150,7 @@ fn look<const DIRECT: bool, D: Copy>(
         let is_over = entry.state == state::SETTLED && rule.may_begin && !rule.ends;
         if !is_over
             && same_packet(skb, slot, network, entry)
-            && !begins_again(slot.packet(), rule, site, entry)
+            && !(rule.may_begin && !rule.ends && begins_again(slot.packet(), site, entry))
         {
             return go_on(skb, slot.packet(), network, rule, site, entry, detail);
         }
@@ -179,25 +174,6 @@ fn look<const DIRECT: bool, D: Copy>(
         }
     }
     begin(skb, slot, network, rule, site, ancestor, detail)
-}
-
-/// Whether a packet that looks like the one of `entry` is another one: while the ends of packets are
-/// not seen, it is met again where that one was met first.
-#[inline(always)]
-fn begins_again(packet: &Packet, rule: Rule, site: Site, entry: &Tracked) -> bool {
-    rule.may_begin
-        && !rule.ends
-        && entry.birthmark != 0
-        && entry.birthmark == birthmark(packet, entry.tunnels, site)
-}
-
-/// Stands for the packet as it is met first, and for the place; never 0. One that comes round again
-/// has fewer hops left to live.
-#[inline(always)]
-fn birthmark(packet: &Packet, tunnels: u8, site: Site) -> u32 {
-    let place = u64::from(site.netns) << 32 | u64::from(site.ifindex);
-    let seen = u64::from(packet.ttl) << 16 | u64::from(tunnels) << 8 | u64::from(site.probe as u8);
-    (packet::mix(packet::mix(packet.tuple().into(), place), seen) >> 32) as u32 | 1
 }
 
 /// Whether the packet that a namespace sends as its own is the one that was last seen going into
@@ -375,7 +351,9 @@ fn begin<const DIRECT: bool, D: Copy>(
         return null_mut();
     }
     held_add();
-    live_add();
+    if entry.journey != 0 {
+        live_add();
+    }
     let Some(entry) = TRACKED.get_ptr_mut(skb.address()) else { return null_mut() };
     // SAFETY: a map value; this CPU works on the packet.
     let entry = unsafe { &mut *entry };
@@ -533,10 +511,10 @@ fn end_unseen(entry: &mut Tracked) {
 /// Drops the entry of a packet that is gone.
 #[inline(always)]
 pub(crate) fn forget(address: u64, entry: &Tracked) {
-    let settled = entry.state == state::SETTLED;
+    let is_live = entry.journey != 0 && entry.state != state::SETTLED;
     if TRACKED.remove(address).is_ok() {
         held_sub();
-        if !settled {
+        if is_live {
             live_sub();
         }
     }
@@ -594,6 +572,8 @@ pub(crate) fn followed<const DIRECT: bool>(skb: Skb<DIRECT>) -> Option<&'static 
 pub(crate) fn settle(entry: &mut Tracked) {
     if entry.state != state::SETTLED {
         entry.state = state::SETTLED;
-        live_sub();
+        if entry.journey != 0 {
+            live_sub();
+        }
     }
 }

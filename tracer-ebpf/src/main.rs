@@ -7,6 +7,7 @@
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
+mod again;
 mod asked;
 #[cfg(target_arch = "bpf")]
 mod config;

@@ -348,7 +348,7 @@ impl Trace {
         Summary {
             journeys: self.finished,
             events: counters.events,
-            lost_events: counters.lost_events.saturating_sub(self.builder.lost_late()),
+            lost_events: self.lost(counters),
             refused_journeys: counters.refused() + self.untold(counters),
             probes: report::Probes {
                 attached: u32::try_from(attached).unwrap_or(u32::MAX),
@@ -359,6 +359,12 @@ impl Trace {
             },
             ..Summary::new()
         }
+    }
+
+    /// Events that the journeys lack which were told.
+    fn lost(&self, counters: &Counters) -> u64 {
+        let elsewhere = self.builder.lost_late() + self.builder.lost_untold();
+        counters.lost_events.saturating_sub(elsewhere)
     }
 
     /// Packets that were admitted and not told, but for want of need: their events did not arrive,
@@ -393,7 +399,7 @@ impl Trace {
             }
             text.push_str(&format!("; {refused} packets not followed ({})", why.join(", ")));
         }
-        let lost = counters.lost_events.saturating_sub(self.builder.lost_late());
+        let lost = self.lost(counters);
         if lost > 0 {
             text.push_str(&format!("; {lost} events lost (marked where)"));
         }

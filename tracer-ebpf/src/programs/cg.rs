@@ -10,7 +10,7 @@ use tracer_common::Probe;
 use tracer_common::event::DETAIL_LEN;
 
 use crate::identity::{Rule, observe, settle};
-use crate::maps::any_live;
+use crate::maps::any_held;
 use crate::packet::{TCP, UDP};
 use crate::skb::{Skb, probe_read};
 
@@ -19,7 +19,7 @@ const ALLOW: i32 = 1;
 /// A socket is about to take the packet.
 #[cgroup_skb]
 pub fn cg_socket(ctx: SkBuffContext) -> i32 {
-    if !any_live() {
+    if !any_held() {
         return ALLOW;
     }
     let skb = Skb::<false>::new(ctx.as_ptr().cast::<u8>().cast_const());

@@ -17,7 +17,7 @@ use tracer_common::offsets::ABSENT;
 use crate::config::{offset, option};
 use crate::emit::{Site, emit, emit_note};
 use crate::identity::{Rule, followed, hand_over, observe, settle};
-use crate::maps::{STACK, STACK_FRAMES, TRACKED, any_live, current, take_origin};
+use crate::maps::{STACK, STACK_FRAMES, TRACKED, any_held, current, take_origin};
 use crate::skb::{Kptr, Skb, ifindex, is_netns, netns_of};
 
 type Ptr = *const u8;
@@ -157,7 +157,7 @@ fn callers(ctx: *mut c_void, location: u64) -> [i32; 5] {
 /// `trace_consume_skb(skb)`, with `location` since 6.12.
 #[btf_tracepoint(function = "consume_skb")]
 pub fn consume(ctx: BtfTracePointContext) -> i32 {
-    if !any_live() {
+    if !any_held() {
         return 0;
     }
     let skb = Skb::<true>::new(ctx.arg::<Ptr>(0));

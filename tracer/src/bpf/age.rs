@@ -14,7 +14,8 @@ const SETTLED: Duration = Duration::from_secs(2);
 /// A neighbour that does not answer holds its packets for 3.1 s, a socket as long as it likes:
 /// after this the packet is no longer waited for.
 const MOVING: Duration = Duration::from_secs(30);
-/// Where ends were not seen, that is no more than the wait for a neighbour.
+/// Where ends were not seen, and of one that was refused, that is no more than the wait for a
+/// neighbour.
 const UNSEEN: Duration = Duration::from_secs(5);
 /// Entries looked at in one turn.
 const LIMIT: usize = 8_192;
@@ -44,7 +45,7 @@ impl KernelSide {
                 let Ok(entry) = tracked.get(&key, 0) else { continue };
                 if is_old(&entry, now) && tracked.remove(&key).is_ok() {
                     held += 1;
-                    aged += u64::from(entry.state != state::SETTLED);
+                    aged += u64::from(entry.journey != 0 && entry.state != state::SETTLED);
                 }
             }
         }
@@ -61,7 +62,7 @@ impl KernelSide {
 fn is_old(entry: &Tracked, now: u64) -> bool {
     let limit = match entry.state {
         state::SETTLED | state::SENT => SETTLED,
-        _ if entry.birthmark != 0 => UNSEEN,
+        _ if entry.birthmark != 0 || entry.journey == 0 => UNSEEN,
         _ => MOVING,
     };
     now.saturating_sub(entry.ktime_ns) > limit.as_nanos() as u64

@@ -246,6 +246,12 @@ impl Builder {
         self.lost_late
     }
 
+    /// Lost events of journeys that are not handed out, once everything is that came.
+    #[must_use]
+    pub fn lost_untold(&self) -> u64 {
+        self.lost.values().sum()
+    }
+
     /// Journeys that are none to tell of: a free that was no drop, and nothing else.
     #[must_use]
     pub fn dismissed(&self) -> u64 {

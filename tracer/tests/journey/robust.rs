@@ -146,9 +146,9 @@ fn lost_events_are_marked_in_their_journey_though_none_of_it_follows() {
     assert_eq!((gaps(a), a.lost_events), (vec![(a.hops.len(), 3)], 3));
     assert_eq!((gaps(b), b.lost_events), (vec![], 0));
     // Of one nothing arrived at all; what another one loses when it is told already, it lacks not.
-    assert_eq!((builder.unheard(), builder.lost_late()), (1, 0));
+    assert_eq!((builder.unheard(), builder.lost_late(), builder.lost_untold()), (1, 0, 2));
     builder.lose(1, 1);
-    assert_eq!((builder.unheard(), builder.lost_late()), (1, 1));
+    assert_eq!((builder.unheard(), builder.lost_late(), builder.lost_untold()), (1, 1, 2));
 }
 
 #[test]
