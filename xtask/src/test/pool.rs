@@ -50,6 +50,8 @@ pub(super) struct Settings {
     pub(super) directory: PathBuf,
     /// Their environment beside the caller's.
     pub(super) environment: Vec<(&'static str, PathBuf)>,
+    /// Of the tests that run by themselves, one in so many.
+    pub(super) sample: usize,
 }
 
 /// One test of a suite.
@@ -72,6 +74,7 @@ pub(super) fn run(
     sink: &mut (dyn Write + Send),
 ) -> Result<Tally> {
     let (alone, together) = order(suites);
+    let alone = alone.into_iter().step_by(settings.sample).collect();
     let slots = PER_PROCESSOR * available_parallelism().map_or(1, usize::from);
     let mut tally = Tally::default();
     for (tests, slots) in [(together, slots), (alone, 1)] {
@@ -207,9 +210,13 @@ mod tests {
             suite(&dir, "ignores", ignores, 0),
             suite(&dir, "dies", "half a word", 134),
         ];
-        let settings = Settings { directory: dir.clone(), environment: Vec::new() };
+        let settings = Settings { directory: dir.clone(), environment: Vec::new(), sample: 1 };
         let mut sink = Vec::new();
         let tally = run(&suites, &settings, &mut sink).expect("runs");
+        let sampled = Settings { sample: 2, ..settings };
+        let twice = [suite(&dir, "truth", passes, 0), suite(&dir, "rules", passes, 0)];
+        let sample = run(&twice, &sampled, &mut Vec::new()).expect("runs");
+        assert_eq!(sample.passed, 1, "the first of two");
         fs::remove_dir_all(&dir).expect("removed");
         let said = String::from_utf8(sink).expect("text");
         assert_eq!((tally.passed, tally.failed), (1, 2), "{said}");
