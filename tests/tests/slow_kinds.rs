@@ -3,6 +3,7 @@
 
 mod slow_support;
 
+use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -152,4 +153,81 @@ fn filters_of_a_device_and_rules_that_search_packets_are_felt() {
     site.exec("node", "iptables -A FORWARD -m string --algo bm --to 80 --string sig -j DROP");
     let _traffic = talk(&site);
     assert_quiet(&glance(&site, "10.81.2.2:8080"));
+}
+
+#[test]
+fn a_rule_at_a_device_and_ports_that_are_kept_back_are_named() {
+    let site = routed();
+    site.exec(
+        "node",
+        "nft add table netdev q && nft add chain netdev q i '{ type filter hook ingress device va \
+         priority 0; }' && nft add rule netdev q i meta l4proto tcp numgen random mod 100 lt 5 counter drop",
+    );
+    let traffic = load(&site);
+    let found = ask(&site, "10.81.2.2:9000", "tcp");
+    found.assert_first("slow-rule-drops", &site.netns("node"));
+    assert_eq!(found.first()["where"]["dev"], "va", "{:#}", found.json);
+    assert!(found.first()["where"]["rule"].to_string().contains("numgen"), "{:#}", found.json);
+    drop(traffic);
+
+    site.exec("node", "nft delete table netdev q");
+    site.exec("app", "sysctl -qw net.ipv4.ip_local_reserved_ports=22,32768-60983");
+    let traffic = several(&site, "10.81.2.2:8080");
+    let found = ask(&site, "10.81.2.2:8080", "tcp");
+    found.assert_first("slow-local-ports", &site.netns("app"));
+    assert!(
+        found.first()["fix"].to_string().contains("ip_local_reserved_ports"),
+        "{:#}",
+        found.json
+    );
+    drop(traffic);
+}
+
+/// Asks and waits for the answer, on one connection.
+fn patient(port: u16) -> Box<dyn FnMut()> {
+    let mut server = TcpStream::connect((SERVER, port)).expect("a server");
+    server.set_read_timeout(Some(LONG)).expect("a stream");
+    Box::new(move || {
+        let _ = server.write(b"x");
+        let _ = server.read(&mut [0; 64]);
+        std::thread::sleep(Duration::from_millis(5));
+    })
+}
+
+/// Answers each byte once it has tried to connect to `to`.
+fn behind(to: &'static str) -> Box<dyn FnMut()> {
+    let listener = std::net::TcpListener::bind(("0.0.0.0", 8080)).expect("a port");
+    listener.set_nonblocking(true).expect("a listener");
+    let to: SocketAddr = to.parse().expect("an address");
+    let mut client = None;
+    Box::new(move || {
+        client = client.take().or_else(|| Some(listener.accept().ok()?.0));
+        let Some(open) = &mut client else { return std::thread::sleep(Duration::from_millis(5)) };
+        open.set_nonblocking(false).expect("a stream");
+        open.set_read_timeout(Some(Duration::from_millis(50))).expect("a stream");
+        match open.read(&mut [0; 64]) {
+            Ok(0) => client = None,
+            Ok(_) => {
+                let _ = TcpStream::connect_timeout(&to, Duration::from_millis(900));
+                let _ = open.write(b"x");
+            }
+            Err(_) => {}
+        }
+    })
+}
+
+#[test]
+fn a_server_that_waits_for_what_does_not_answer_is_named() {
+    let site = routed();
+    site.exec("node", "iptables -A FORWARD -p tcp --dport 5432 -j DROP");
+    let _traffic =
+        Traffic::none()
+            .and(&site, "web", || behind("10.81.1.2:5432"))
+            .and(&site, "app", || patient(8080));
+    let found = ask_for("5s", &site, "10.81.2.2:8080", "tcp");
+    found.assert_first("slow-upstream", &site.netns("web"));
+    assert!(found.first()["title"].to_string().contains("10.81.1.2:5432"), "{:#}", found.json);
+    // Refused at once: nobody waits.
+    site.exec("node", "iptables -F FORWARD");
+    assert_quiet(&ask_for("5s", &site, "10.81.2.2:8080", "tcp"));
 }

@@ -18,6 +18,7 @@ mod evidence;
 mod expiry;
 mod flood;
 mod fragments;
+mod ingress;
 mod lengths;
 mod limits;
 mod loss;
@@ -33,6 +34,7 @@ mod taps;
 #[cfg(test)]
 mod tests;
 mod times;
+mod upstream;
 mod verdict;
 
 pub use evidence::{Again, Evidence, Lookup, Moment, Timed};
@@ -74,6 +76,8 @@ const CHECKS: &[&Check] = &[
     &flood::CHECK,
     &costly::CHECK,
     &expiry::CHECK,
+    &ingress::CHECK,
+    &upstream::CHECK,
     &loss::CHECK,
 ];
 

@@ -1,6 +1,7 @@
 //! Translations that run out of ports, or race for an entry.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 
 use super::{Check, Evidence};
 use crate::diagnose::finding::{Confidence, Finding};
@@ -45,6 +46,19 @@ fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
 /// The usual range of local ports.
 const USUAL: &str = "32768 60999";
 
+const RESERVED: &str = "ipv4/ip_local_reserved_ports";
+
+/// How many of the `ports` are in a list of single ones and ranges.
+fn kept_back(list: &str, ports: &RangeInclusive<u16>) -> u64 {
+    let count = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let first = first.parse::<u16>().ok()?.max(*ports.start());
+        let last = last.parse::<u16>().ok()?.min(*ports.end());
+        Some((first..=last).len() as u64)
+    };
+    list.split(',').filter_map(count).sum()
+}
+
 /// The client's own ports towards the target are used up.
 fn own_ports(evidence: &Evidence<'_>) -> Option<Finding> {
     const PATH: &str = "ipv4/ip_local_port_range";
@@ -52,8 +66,11 @@ fn own_ports(evidence: &Evidence<'_>) -> Option<Finding> {
     let end = SocketAddr::new(target.addr?, target.port?);
     let used = *evidence.detail(target.netns)?.connections.get(&end)?;
     let range = evidence.sysctl(target.netns, PATH)?.trim();
-    let mut ends = range.split_whitespace().map(|n| n.parse::<u32>().ok());
-    let size = (1 - ends.next()?? as i64 + ends.next()?? as i64).max(1) as u64;
+    let mut ends = range.split_whitespace().map(|n| n.parse::<u16>().ok());
+    let ports = ends.next()??..=ends.next()??;
+    let reserved = evidence.sysctl(target.netns, RESERVED).unwrap_or_default().trim();
+    let kept = kept_back(reserved, &ports);
+    let size = (ports.len() as u64).saturating_sub(kept).max(1);
     // Those that wait may be taken again at once.
     let is_reused = evidence.sysctl(target.netns, "ipv4/tcp_tw_reuse").map(str::trim) == Some("1");
     if is_reused || u64::from(used) * 100 < size * 90 {
@@ -65,6 +82,12 @@ fn own_ports(evidence: &Evidence<'_>) -> Option<Finding> {
         "{used} connections to {end} hold a port, those in TIME-WAIT among them, of {size} that there are"
     ));
     let finding = match size < 28_000 {
+        true if kept > 0 => finding.sysctl(netns, RESERVED, reserved).fix(format!(
+            "shorten net.ipv4.ip_local_reserved_ports in {}: it keeps {kept} of the {} ports of \
+             net.ipv4.ip_local_port_range from being used",
+            netns.name,
+            ports.len()
+        )),
         true => finding.wrong_sysctl(netns, PATH, range, USUAL),
         false => finding.sysctl(netns, PATH, range),
     };

@@ -1,9 +1,12 @@
 //! Queueing disciplines that shape or drop.
 
+use std::time::Duration;
+
 use super::evidence::{bits, human};
 use super::{Check, Evidence, Segment};
 use crate::diagnose::finding::{Finding, Severity};
 use crate::diagnose::remedy::quote;
+use crate::journey::Journey;
 use crate::net::meter::Queue;
 use crate::net::{DeviceKind, Inum};
 
@@ -60,9 +63,34 @@ fn is_on_the_way(evidence: &Evidence<'_>, netns: Inum, queue: &Queue) -> bool {
             && evidence.journeys.is_empty()
 }
 
+/// Longer is a wait for a rate.
+const WAIT: Duration = Duration::from_micros(500);
+
+/// The flow's own packets hardly wait in it, and none was dropped there: its class has what it needs,
+/// and others' is held back.
+fn passes_at_once(evidence: &Evidence<'_>, netns: Inum, queue: &Queue) -> bool {
+    let is_here = |j: &Journey| {
+        let hop = j.dropped.as_ref().and_then(|drop| j.hops.get(drop.hop));
+        let dev = hop.filter(|hop| hop.netns == netns).and_then(|hop| hop.dev.as_ref());
+        dev.is_some_and(|dev| dev.ifindex == queue.dev) && is_asked_for(evidence, j)
+    };
+    let median = evidence.median(netns, Segment::Queue, Some(queue.dev));
+    median.is_some_and(|(time, _)| time < WAIT) && !evidence.journeys.iter().any(is_here)
+}
+
+/// Between the same addresses others are followed, too: those of other ports.
+fn is_asked_for(evidence: &Evidence<'_>, journey: &Journey) -> bool {
+    let port = evidence.target.as_ref().and_then(|target| target.port);
+    let tuples = [journey.first.map(|headers| headers.tuple), journey.last_tuple];
+    port.is_none_or(|port| tuples.iter().flatten().any(|t| [t.sport, t.dport].contains(&port)))
+}
+
 fn shaped(evidence: &Evidence<'_>, netns: Inum, queue: &Queue, grown: &Queue) -> Option<Finding> {
     // It held something back: a rate that nobody reaches limits nothing.
     if grown.overlimits == 0 || grown.drops == 0 && grown.backlog == 0 {
+        return None;
+    }
+    if queue.has_classes() && passes_at_once(evidence, netns, queue) {
         return None;
     }
     let rate = queue.rate.map(|r| format!(" of {}", bits(r))).unwrap_or_default();

@@ -1,5 +1,6 @@
 //! TCP connections with what the kernel measures of each (`sock_diag`, `struct tcp_info`).
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ const INET_DIAG_SKMEMINFO: u16 = 7;
 const HEADER: usize = 72;
 /// `ESTABLISHED` and `CLOSE_WAIT`: states in which data flows.
 const STATES: [u8; 2] = [1, 8];
+const SYN_SENT: u8 = 2;
 /// `TCPI_OPT_WSCALE`.
 const WINDOW_SCALING: u8 = 4;
 
@@ -80,6 +82,58 @@ pub struct Connection {
     pub peer_window: u32,
 }
 
+/// A connection that is asked for and not answered yet.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Connecting {
+    /// This end.
+    pub local: SocketAddr,
+    /// Whom.
+    pub peer: SocketAddr,
+    /// The process, where it is one of those that were known by then.
+    pub pid: Option<u32>,
+}
+
+/// Those of the calling thread's namespace. Such sockets are younger than `processes`, so they are
+/// looked for with the `holders` of others.
+pub(super) fn connecting(
+    netlink: &mut Netlink,
+    processes: &Processes,
+    holders: &BTreeSet<u32>,
+) -> Vec<Connecting> {
+    let mut all = Vec::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let kind = (family, libc::IPPROTO_TCP);
+        let Ok(answer) = sockets::dump(netlink, kind, &[SYN_SENT], &[]) else { continue };
+        all.extend(answer.messages().filter_map(|(_, body)| {
+            let inode = u32_at(body, 68)?;
+            let known = processes.get(&inode).map(|(pid, _)| *pid);
+            let pid = known.or_else(|| holders.iter().copied().find(|pid| holds(*pid, inode)));
+            let (local, peer) = ends(body)?;
+            Some(Connecting { local, peer, pid })
+        }));
+    }
+    all.sort();
+    all
+}
+
+/// Whether a descriptor of the process is that socket.
+fn holds(pid: u32, inode: u32) -> bool {
+    let Ok(files) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    let socket = format!("socket:[{inode}]");
+    files.flatten().any(|f| std::fs::read_link(f.path()).is_ok_and(|to| to.as_os_str() == &*socket))
+}
+
+/// This end and the other one.
+fn ends(body: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
+    let family = u8_at(body, 0)?;
+    let end = |addr: &[u8], port| {
+        let addr: IpAddr = addr_of(family, addr)?.to_canonical();
+        Some(SocketAddr::new(addr, port))
+    };
+    let local = end(body.get(8..24)?, be16_at(body, 4)?)?;
+    Some((local, end(body.get(24..40)?, be16_at(body, 6)?)?))
+}
+
 /// The connections of the calling thread's namespace.
 pub(super) fn connections(netlink: &mut Netlink, processes: &Processes) -> Vec<Connection> {
     let mut all = Vec::new();
@@ -94,11 +148,7 @@ pub(super) fn connections(netlink: &mut Netlink, processes: &Processes) -> Vec<C
 }
 
 fn connection(body: &[u8], processes: &Processes) -> Option<Connection> {
-    let family = u8_at(body, 0)?;
-    let end = |addr: &[u8], port| {
-        let addr: IpAddr = addr_of(family, addr)?.to_canonical();
-        Some(SocketAddr::new(addr, port))
-    };
+    let (local, peer) = ends(body)?;
     let (mut info, mut memory) = (&[][..], &[][..]);
     for (kind, value) in attributes_after(body, HEADER) {
         match kind {
@@ -111,8 +161,8 @@ fn connection(body: &[u8], processes: &Processes) -> Option<Connection> {
     let micros = |at| Duration::from_micros(word(at).into());
     Some(Connection {
         cookie: u64::from(u32_at(body, 44)?) | u64::from(u32_at(body, 48)?) << 32,
-        local: end(body.get(8..24)?, be16_at(body, 4)?)?,
-        peer: end(body.get(24..40)?, be16_at(body, 6)?)?,
+        local,
+        peer,
         process: processes.get(&u32_at(body, 68)?).cloned(),
         unread: u32_at(body, 56)?,
         receive_buffer: u32_at(memory, 4).unwrap_or(0),

@@ -22,7 +22,7 @@ use super::setns;
 use super::state::{Inum, Netns};
 
 pub use super::inspect::sockets::Processes;
-pub use connections::Connection;
+pub use connections::{Connecting, Connection};
 pub use cpu::{Cpu, Quota, cpus};
 pub use features::{Feature, Features};
 pub use programs::{Taps, Tunnels, tunnels};
@@ -65,6 +65,8 @@ pub struct Reading {
     pub queues: Vec<Queue>,
     /// TCP connections that carry data.
     pub connections: Vec<Connection>,
+    /// Connections that are asked for and not answered yet.
+    pub connecting: Vec<Connecting>,
     /// Sockets that take what comes.
     pub sockets: Vec<Socket>,
     /// Offloads by interface index; read once, at the start.
@@ -116,6 +118,8 @@ fn read_here(place: &Place, processes: &Processes, depth: Depth) -> Reading {
     if let Ok(mut netlink) = Netlink::open(libc::NETLINK_SOCK_DIAG) {
         reading.connections = connections::connections(&mut netlink, processes);
         reading.sockets = sockets::sockets(&mut netlink, processes, &mut Vec::new());
+        let holders = reading.holders();
+        reading.connecting = connections::connecting(&mut netlink, processes, &holders);
     }
     if depth >= Depth::Quotas {
         let mut holders = reading.holders();

@@ -48,6 +48,12 @@ impl Queue {
     pub fn shapes(&self) -> bool {
         matches!(self.kind.as_str(), "tbf" | "htb" | "hfsc" | "cbq" | "cake" | "netem")
     }
+
+    /// Its packets are in classes, each with limits of its own.
+    #[must_use]
+    pub fn has_classes(&self) -> bool {
+        matches!(self.kind.as_str(), "htb" | "hfsc" | "cbq")
+    }
 }
 
 /// Those of the calling thread's namespace.

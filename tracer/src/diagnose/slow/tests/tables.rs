@@ -5,8 +5,8 @@ use crate::diagnose::slow::Again;
 use crate::event::{CtInfo, Tcp};
 use crate::journey::{Dev, Fate, Hook};
 use crate::net::DeviceKind;
-use crate::net::detail::TcFilter;
-use crate::net::meter::{Quota, Taps};
+use crate::net::detail::{Socket, TcFilter};
+use crate::net::meter::{Connecting, Queue, Quota, Taps};
 
 /// A segment of the connection with this port of the client's, led to `end`.
 fn segment(sport: u16, end: &str, flags: u8) -> Journey {
@@ -269,4 +269,89 @@ fn a_long_queue_that_tcp_fills_now_and_then_is_no_fault() {
     let found = conclude(&seen).findings;
     assert_eq!(found[0].id, "slow-queue-drops");
     assert!(found[0].fix[0].contains("read faster"), "{:?}", found[0].fix);
+}
+
+/// Packets of the flow that waited so long in the queue of eth0.
+fn queued(wait: Duration) -> Vec<Journey> {
+    let mut journey = journey();
+    let queue = journey.hops[0].clone();
+    let ktime_ns = queue.ktime_ns + wait.as_nanos() as u64;
+    journey.hops.push(Hop { stage: Stage::Xmit, ktime_ns, ..queue });
+    vec![journey; 8]
+}
+
+#[test]
+fn a_class_that_others_fill_is_no_fault_of_the_flow() {
+    let state = state(Detail::default());
+    let found = |kind: &str, wait| {
+        let journeys = queued(wait);
+        let mut seen = evidence(&state, &journeys);
+        let moment = |overlimits| -> Moment {
+            let (name, kind) = ("eth0".to_owned(), kind.to_owned());
+            let drops = overlimits / 2;
+            let queue =
+                Queue { dev: 2, name, kind, overlimits, drops, bytes: drops, ..Queue::default() };
+            [(APP, Reading { queues: vec![queue], ..Reading::default() })].into()
+        };
+        seen.moments = vec![moment(0), moment(900)];
+        ids(&seen, Severity::Error)
+    };
+    assert_eq!(found("htb", Duration::from_micros(7)), Vec::<&str>::new());
+    assert_eq!(found("htb", Duration::from_millis(9)), ["slow-shaper"]);
+    // One queue for all.
+    assert_eq!(found("tbf", Duration::from_micros(7)), ["slow-shaper"]);
+}
+
+/// Looks at a server of port 80 every 100 ms: whom it connects to, and what its client got so far.
+fn looks(all: &[(Option<u16>, u64)]) -> Vec<Moment> {
+    let listener = Socket {
+        proto: 6,
+        addr: addr("0.0.0.0"),
+        port: 80,
+        v6only: false,
+        peer: None,
+        queued: 0,
+        limit: 128,
+        drops: 0,
+        dev: None,
+        process: Some((5, "api".to_owned())),
+    };
+    let look = |(port, acked): &(Option<u16>, u64)| {
+        let asked = port.map(|port| Connecting {
+            local: SocketAddr::new(addr("192.0.2.9"), port),
+            peer: SocketAddr::new(addr("10.0.7.7"), 5432),
+            pid: Some(5),
+        });
+        let client = connection();
+        let server = Connection { local: client.peer, peer: client.local, acked: *acked, ..client };
+        let reading = Reading {
+            sockets: vec![listener.clone()],
+            connecting: asked.into_iter().collect(),
+            connections: vec![server],
+            ..Reading::default()
+        };
+        [(APP, reading)].into()
+    };
+    all.iter().map(look).collect()
+}
+
+#[test]
+fn a_server_that_waits_for_another_is_told_from_one_that_serves_meanwhile() {
+    let state = state(Detail::default());
+    let found = |all: &[(Option<u16>, u64)]| {
+        let mut seen = evidence(&state, &[]);
+        seen.moments = looks(all);
+        seen.timed.delivered = [APP].into();
+        seen.span = Duration::from_millis(100 * all.len() as u64);
+        ids(&seen, Severity::Error)
+    };
+    let waiting = |port: u16, acked: u64| [(Some(port), acked); 6];
+    let stuck = [waiting(1, 0), waiting(2, 9), waiting(3, 18)].concat();
+    assert_eq!(found(&stuck), ["slow-upstream"]);
+    // Something else in it tries, again and again; a far one that answers; nobody asks it anything.
+    let busy: Vec<_> = (0..18).map(|n| (Some(1), n * 9)).collect();
+    assert_eq!(found(&busy), Vec::<&str>::new());
+    let far: Vec<_> = (0..18_u16).map(|n| (Some(n / 2), u64::from(n / 2))).collect();
+    assert_eq!(found(&far), Vec::<&str>::new());
+    assert_eq!(found(&[waiting(1, 0), waiting(1, 0)].concat()), Vec::<&str>::new());
 }
