@@ -27,7 +27,7 @@ pub use lab::{Lab, Ran};
 pub use pick::{Pick, arp, fin, icmp, icmp6, packets, tcp, udp};
 pub use reports::Reports;
 pub use run::Run;
-pub use server::{greeter, name_server, name_server_at, tun};
+pub use server::{greeter, greeter_by, name_server, name_server_at, tun};
 pub use site::{Place, Site};
 pub use tracer::Tracer;
 

@@ -15,7 +15,29 @@ use crate::lab::inside;
 /// If the port cannot be had.
 pub fn greeter(site: &Site, host: &str, port: u16) {
     let bind = || TcpListener::bind(("::", port));
-    let listener = inside(&site.netns(host), bind).expect("a listener");
+    greet(inside(&site.netns(host), bind).expect("a listener"));
+}
+
+/// The same, of a socket that is bound to a device.
+///
+/// # Panics
+///
+/// If the port cannot be had, or there is no such device.
+pub fn greeter_by(site: &Site, host: &str, dev: &str, port: u16) {
+    let bind = || {
+        let listener = TcpListener::bind(("0.0.0.0", port)).expect("a listener");
+        let (value, length) = (dev.as_ptr().cast(), dev.len() as libc::socklen_t);
+        let fd = listener.as_raw_fd();
+        // SAFETY: the name outlives the call, and its length is given.
+        let rc =
+            unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, value, length) };
+        assert_eq!(rc, 0, "setsockopt: {}", std::io::Error::last_os_error());
+        listener
+    };
+    greet(inside(&site.netns(host), bind));
+}
+
+fn greet(listener: TcpListener) {
     std::thread::spawn(move || {
         for client in listener.incoming() {
             let Ok(mut client) = client else { return };

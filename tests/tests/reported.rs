@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use pkttrace_tests::{Diagnosis, Site, greeter, name_server_at};
+use pkttrace_tests::{Diagnosis, Site, greeter, greeter_by, name_server_at};
 
 /// A client and a server on a bridge, by the addresses .2 and .9.
 fn switched() -> Site {
@@ -206,4 +206,30 @@ fn a_rule_that_counts_is_met_by_many_questions() {
     site.exec("rt", &format!("iptables {seen} --update --seconds 30 --hitcount 6 -j REJECT"));
     let found = Diagnosis::of(&["--from", &site.netns("cl"), "--to", "10.96.2.1:80"]);
     assert_eq!(found.json["healthy"], true, "{:#}", found.json);
+}
+
+#[test]
+fn a_socket_that_is_bound_to_another_device_says_which() {
+    let site = routed();
+    greeter_by(&site, "rt", "out0", 5201);
+    Diagnosis::of(&["--from", &site.netns("sv"), "--to", "10.96.3.1:5201"]).assert_healthy();
+    let found = Diagnosis::of(&["--from", &site.netns("cl"), "--to", "10.96.2.1:5201"]);
+    found.assert_first("app-listens-localhost", &site.netns("rt"));
+    let first = found.first().to_string();
+    assert!(first.contains("comes in by out0") && first.contains("SO_BINDTODEVICE"), "{first}");
+    assert!(!first.contains("0.0.0.0:5201 (or"), "it listens there already: {first}");
+}
+
+#[test]
+fn what_a_host_leads_elsewhere_from_its_loopback_is_masqueraded() {
+    let site = routed();
+    site.exec(
+        "rt",
+        "sysctl -qw net.ipv4.conf.all.route_localnet=1 && iptables -t nat -A OUTPUT -d 127.0.0.1/32 \
+         -p tcp --dport 30080 -j DNAT --to-destination 10.96.3.9:2022",
+    );
+    let node = site.netns("rt");
+    let asked = ["--from", node.as_str(), "--to", "127.0.0.1:30080"];
+    Diagnosis::of(&asked).assert_first("masquerade-missing", &node).run_fix();
+    Diagnosis::of(&asked).assert_healthy();
 }

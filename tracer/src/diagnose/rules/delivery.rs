@@ -40,31 +40,7 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
     let netns = met.netns(case)?;
     let node = &netns.name;
     Some(match &met.obstacle.kind {
-        Kind::ListensElsewhere { sockets } => {
-            let port = sockets.first()?.port;
-            let title = format!(
-                "nothing in {node} listens at port {port} of the address asked for, only at {}",
-                list(sockets)
-            );
-            let all = if met.walk.tuple.dst.is_ipv4() { "0.0.0.0" } else { "[::]" };
-            let bound = sockets.iter().filter_map(|s| Some((s, s.dev?)));
-            let bound = bound.map(|(s, dev)| {
-                format!(
-                    "{} takes only what comes in by {}",
-                    process(s),
-                    case.dev_name(netns.inum, dev)
-                )
-            });
-            let is_v6only = |s: &&Socket| s.v6only && s.addr.is_unspecified();
-            let deaf = sockets.iter().filter(is_v6only).filter(|_| all == "0.0.0.0");
-            let led = in_front::is_redirected(case, netns.inum, port);
-            met.finding(case, "app-listens-localhost", title)
-                .follows(if led { REDIRECTED } else { &[] })
-                .facts(sockets.iter().map(|s| socket_fact(node, s)))
-                .facts(bound.collect::<Vec<_>>())
-                .facts(deaf.map(|s| format!("{} takes IPv6 only (IPV6_V6ONLY)", process(s))))
-                .fix(format!("# make the application in {node} listen at {all}:{port} (or at the pod's address)"))
-        }
+        Kind::ListensElsewhere { sockets } => elsewhere(case, met, netns, sockets)?,
         Kind::NoListener { .. } => {
             let tuple = met.walk.steps[met.step].tuple;
             // Without a drop that proves it: only of a pod, and of a way that is free up to it.
@@ -107,6 +83,48 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
         }
         _ => return None,
     })
+}
+
+/// Somebody listens at the port, but takes what comes to another address, or by another device.
+fn elsewhere(case: &Case<'_>, met: &Met<'_>, netns: &Netns, sockets: &[Socket]) -> Option<Finding> {
+    let node = &netns.name;
+    let port = sockets.first()?.port;
+    let dst = met.walk.tuple.dst;
+    let by = |dev| case.dev_name(netns.inum, dev);
+    let only = |s: &Socket| s.dev.map(|d| format!("takes only what comes in by {}", by(d)));
+    // It would take this, did it come in by the device that it is bound to.
+    let deaf = sockets.iter().find(|s| s.dev.is_some_and(|d| s.takes(dst, port, d)));
+    let all = if dst.is_ipv4() { "0.0.0.0" } else { "[::]" };
+    let (title, fix) = match deaf.and_then(|s| Some((process(s), only(s)?))) {
+        Some((who, only)) => (
+            format!(
+                "{who} in {node} {only} at port {port}, and this comes in by {}",
+                met.obstacle.place.dev.map_or_else(|| "another device".to_owned(), by)
+            ),
+            format!("# let {who} listen without binding its socket to a device (SO_BINDTODEVICE)"),
+        ),
+        None => (
+            format!(
+                "nothing in {node} listens at port {port} of the address asked for, only at {}",
+                list(sockets)
+            ),
+            format!(
+                "# make the application in {node} listen at {all}:{port} (or at the pod's address)"
+            ),
+        ),
+    };
+    let bound = sockets.iter().filter_map(|s| Some(format!("{} {}", process(s), only(s)?)));
+    let is_v6only = |s: &&Socket| s.v6only && s.addr.is_unspecified();
+    let v6only = sockets.iter().filter(is_v6only).filter(|_| dst.is_ipv4());
+    let led = in_front::is_redirected(case, netns.inum, port);
+    Some(
+        met.finding(case, "app-listens-localhost", title)
+            .follows(if led { REDIRECTED } else { &[] })
+            .facts(sockets.iter().map(|s| socket_fact(node, s)))
+            .facts(bound)
+            .facts(v6only.map(|s| format!("{} takes IPv6 only (IPV6_V6ONLY)", process(s))))
+            .fix(fix),
+    )
 }
 
 /// That nobody listens at a port to which a rule leads what was asked elsewhere.

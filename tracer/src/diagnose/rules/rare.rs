@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use super::met::each;
-use super::{Case, Finding, Rule, duplicate, plug};
+use super::{Case, Finding, Rule, duplicate, plug, service};
 use crate::diagnose::remedy::{ChainAt, Edit, Link, Path, Remedy, Spot, Step, sysctl_name};
 use crate::diagnose::walk::{Effect, End, How, Nat, ObstacleKind as Kind, Place, Walk, What};
 use crate::diagnose::{Confidence, Direction, Drop, Met, Severity, Where, show};
@@ -160,13 +160,11 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
                 .fixes(readdressed(case, met, netns, &dev))
                 .fix("# and give it the other IPv6 addresses and routes that it had")
         }
-        Kind::Martian { addr } => met
-            .finding(
-                case,
-                "martian-source",
-                format!("{node} drops packets from {addr}: no link may carry that address"),
-            )
-            .fix("# let the sender use an address of its own device"),
+        Kind::Martian { addr } => service::from_loopback(case, met, *addr).unwrap_or_else(|| {
+            let title = format!("{node} drops packets from {addr}: no link may carry that address");
+            met.finding(case, "martian-source", title)
+                .fix("# let the sender use an address of its own device")
+        }),
         Kind::ConntrackFull { entries, limit } => {
             let refused =
                 case.grown(netns.inum, "ct.drop") + case.grown(netns.inum, "ct.early_drop");

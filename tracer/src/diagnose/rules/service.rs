@@ -71,17 +71,47 @@ pub(super) fn hairpin(case: &Case<'_>, met: &Met<'_>, src: IpAddr) -> Option<Fin
     let mut place = Where::netns(case.state, nat.netns);
     place.table = Some(rule.table.clone());
     place.chain = Some(rule.chain.clone());
-    let own = Word::net((src, full(src)));
-    let spec = Spec(argv!["-s", own.clone(), "-d", own, "-j", "MASQUERADE"]);
-    let masquerade = nat_chain(case, nat.netns, src, "POSTROUTING").edit(Edit::Insert(None, spec));
     Some(
         met.finding(case, "svc-hairpin-unmasqueraded", title)
             .at(place)
             .fact(format!("{} {}", rule.chain, rule.text))
             .fact(format!("no rule of {} masquerades {src} on its way to {src}", case.state.netns_name(nat.netns)))
             .fix("# restart kube-proxy: its rules for each endpoint mark what comes from it; until then:")
-            .fix(masquerade.at(nat.netns)),
+            .fix(masqueraded(case, nat)),
     )
+}
+
+/// What a host asks itself from a loopback address, and a rule leads elsewhere, needs a source that
+/// may be on a link.
+pub(super) fn from_loopback(case: &Case<'_>, met: &Met<'_>, src: IpAddr) -> Option<Finding> {
+    let is_led = |n: &&Nat| n.kind.is_destination() && n.after.src == src;
+    let nat = met.way.request.nat.iter().rfind(is_led).filter(|_| src.is_loopback())?;
+    let rule = nat.rule.as_ref()?;
+    let node = case.state.netns_name(nat.netns);
+    let title = format!(
+        "{node} leads what it asks from {src} to {}, and nothing masquerades that: no link may \
+         carry that source",
+        nat.after.dst
+    );
+    let mut place = Where::netns(case.state, nat.netns);
+    place.table = Some(rule.table.clone());
+    place.chain = Some(rule.chain.clone());
+    Some(
+        met.finding(case, "masquerade-missing", title)
+            .at(place)
+            .fact(format!("{} {}", rule.chain, rule.text))
+            .fact(format!("no rule of {node} masquerades {src} on its way to {}", nat.after.dst))
+            .fix(masqueraded(case, nat))
+            .fix("# or ask for an address of the node instead of the loopback one"),
+    )
+}
+
+/// The source of what was led elsewhere becomes that of the node which did it.
+fn masqueraded(case: &Case<'_>, nat: &Nat) -> Step {
+    let net = |addr| Word::net((addr, full(addr)));
+    let (src, dst) = (nat.after.src, nat.after.dst);
+    let spec = Spec(argv!["-s", net(src), "-d", net(dst), "-j", "MASQUERADE"]);
+    nat_chain(case, nat.netns, src, "POSTROUTING").edit(Edit::Insert(None, spec)).at(nat.netns)
 }
 
 /// An address that was translated to, and that nobody has; the fact says how that shows.

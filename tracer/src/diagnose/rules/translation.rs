@@ -117,7 +117,7 @@ fn bypassed_by(
             "# masquerade what goes from that network to the server (NAT reflection); for this client:"
         })
         .fixes(masquerade)
-        .follows(&["svc-hairpin-unmasqueraded"])
+        .follows(&["svc-hairpin-unmasqueraded", "masquerade-missing"])
 }
 
 /// A Service's address that nothing translated.

@@ -16,8 +16,9 @@ pub(super) const TEXTS: super::Texts = &[
     ),
     (
         &["app-listens-localhost"],
-        "A socket that listens at 127.0.0.1 is reached from its own namespace alone: for everybody \
-         else nobody listens at that port.",
+        "A socket takes what is addressed to its own address, and one that is bound to a device \
+         (SO_BINDTODEVICE) only what comes in there. What listens at 127.0.0.1 is reached from its \
+         own namespace alone: for everybody else nobody listens at that port.",
     ),
     (
         &["app-hung", "app-backlog-full"],

@@ -167,7 +167,9 @@ pub(super) const TEXTS: super::Texts = &[
         ],
         "Pods and containers have private addresses that nobody outside has a route to. The node \
          puts its own in their place (MASQUERADE, SNAT) when a packet leaves, and undoes it for the \
-         answer. Without that, requests leave as if all were well and no answer ever comes.",
+         answer. Without that, requests leave as if all were well and no answer ever comes. The same \
+         holds for what a node asks from 127.0.0.1 and a rule leads to a pod: no link may carry \
+         that address.",
     ),
     (
         &["masquerade-excepts-target"],
