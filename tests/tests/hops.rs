@@ -127,14 +127,21 @@ fn a_neighbour_answers_or_is_silent_at_its_hop() {
     lab.exec("p1", "ip neigh flush all");
     let tracer = Tracer::start(&lab, &["--src", "10.244.1.2", "--proto", "icmp"]);
     lab.ping("p1", "10.244.1.3");
-    lab.ping_fails("p1", "10.244.1.99");
-    tracer.await_journeys(1, &icmp(8).to("10.244.1.99").fate("dropped"));
+    // The kernel leaves out a program that it interrupted itself: of one among many drops on a busy
+    // node the end may not be seen.
+    let (asked, dropped) = (icmp(8).to("10.244.1.99"), icmp(8).to("10.244.1.99").fate("dropped"));
+    let is_told = (1..10).any(|n| {
+        lab.ping_fails("p1", "10.244.1.99");
+        tracer.await_journeys(n, &asked);
+        !tracer.so_far().all(&dropped).is_empty()
+    });
+    assert!(is_told, "{}", tracer.so_far().listing());
     let run = tracer.finish();
     let answered = run.first(&icmp(8).to("10.244.1.3"));
     let neigh = &answered.hops_at("p1/eth0/neigh")[0]["neigh"];
     assert_eq!((&neigh["address"], &neigh["outcome"]), (&"10.244.1.3".into(), &"answered".into()));
     assert_eq!(neigh["mac"].as_str(), Some(mac(&lab, "p2", "eth0").as_str()), "{answered}");
-    let silent = run.first(&icmp(8).to("10.244.1.99"));
+    let silent = run.first(&dropped);
     let neigh = &silent.hops_at("p1/eth0/neigh")[0]["neigh"];
     assert_eq!((&neigh["outcome"], &neigh["mac"]), (&"silent".into(), &serde_json::Value::Null));
     assert!(neigh["waited_ns"].as_u64().is_some_and(|ns| ns > 1_000_000_000), "{silent}");
