@@ -8,6 +8,7 @@
 
 #[cfg(target_arch = "bpf")]
 mod again;
+#[cfg(target_arch = "bpf")]
 mod asked;
 #[cfg(target_arch = "bpf")]
 mod config;

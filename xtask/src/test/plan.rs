@@ -82,7 +82,8 @@ const ROWS: &[Row] = &[
     Row { weight: 2, ..row("ipvs", FUNCTIONS) },
     Row { only: "on_the_other_node", weight: 2, ..row("ipvs", LINKS) },
     Row { weight: 3, ..row("vlan", ANY) },
-    Row { weight: 3, ..row("stages", BOTH) },
+    Row { only: "a_quiet_time", weight: 3, ..row("stages", FUNCTIONS) },
+    Row { weight: 3, ..row("stages", LINKS) },
 ];
 
 /// The tests of a suite that a kernel runs.
