@@ -21,9 +21,6 @@ const FUNCTIONS: Kinds = &[&["5.10", "6.1"]];
 /// Hooks are seen by links and functions. 6.18 lies between two others of its kind.
 const LINKS: Kinds = &[&["6.12", "7.2"]];
 
-/// Hooks are seen by functions alone, or by links and functions.
-const BOTH: Kinds = &[&["5.10", "6.1"], &["6.12", "7.2"]];
-
 /// What this machine's kernel may lack, and which differs from none to none.
 const ANY: Kinds = &[&["5.10", "6.1", "6.12", "6.18", "7.2"]];
 
@@ -182,7 +179,7 @@ pub(super) mod tests {
     #[test]
     fn every_kernel_is_in_the_lists_and_the_lists_know_no_other() {
         let all: BTreeSet<_> = KERNELS.iter().map(|kernel| kernel.series).collect();
-        for kinds in [EACH, FUNCTIONS, LINKS, BOTH, ANY, DROPS, TRACED_RULES, PREEMPTED] {
+        for kinds in [EACH, FUNCTIONS, LINKS, ANY, DROPS, TRACED_RULES, PREEMPTED] {
             assert!(kinds.iter().copied().flatten().all(|series| all.contains(series)));
         }
         assert_eq!(EACH.iter().copied().flatten().copied().collect::<BTreeSet<_>>(), all);
