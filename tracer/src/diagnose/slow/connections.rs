@@ -75,10 +75,7 @@ const LONG_ACK: Duration = Duration::from_millis(15);
 
 fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
     let connections = evidence.connections();
-    let ends: Vec<End<'_>> = connections
-        .iter()
-        .map(|(netns, now, before)| End { evidence, netns: *netns, now, before: before.as_ref() })
-        .collect();
+    let ends = End::all(evidence, &connections);
     // Several connections of a flow tell the same: the first one that does is enough.
     let kinds: [fn(&End<'_>) -> Option<Finding>; 9] = [
         unscaled,

@@ -16,7 +16,21 @@ pub(super) struct End<'a> {
     pub(super) before: Option<&'a Connection>,
 }
 
-impl End<'_> {
+impl<'a> End<'a> {
+    /// Those of the flow, as [`Evidence::connections`] gives them.
+    pub(super) fn all(
+        evidence: &'a Evidence<'a>,
+        connections: &'a [(Inum, Connection, Option<Connection>)],
+    ) -> Vec<Self> {
+        let end = |(netns, now, before): &'a (Inum, Connection, Option<Connection>)| Self {
+            evidence,
+            netns: *netns,
+            now,
+            before: before.as_ref(),
+        };
+        connections.iter().map(end).collect()
+    }
+
     pub(super) fn grown(&self, of: impl Fn(&Connection) -> u64) -> u64 {
         of(self.now).saturating_sub(self.before.map_or(0, &of))
     }

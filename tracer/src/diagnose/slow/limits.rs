@@ -22,10 +22,7 @@ pub(super) const CHECK: Check = Check {
 
 fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
     let connections = evidence.connections();
-    let ends: Vec<End<'_>> = connections
-        .iter()
-        .map(|(netns, now, before)| End { evidence, netns: *netns, now, before: before.as_ref() })
-        .collect();
+    let ends = End::all(evidence, &connections);
     let routes = own_routes(evidence);
     let own: Vec<(&End<'_>, &Route)> = ends
         .iter()
