@@ -231,3 +231,148 @@ fn a_server_that_waits_for_what_does_not_answer_is_named() {
     site.exec("node", "iptables -F FORWARD");
     assert_quiet(&ask_for("5s", &site, "10.81.2.2:8080", "tcp"));
 }
+
+#[test]
+fn the_class_that_a_filter_leads_to_is_named() {
+    let site = routed();
+    for words in [
+        "qdisc add dev vw root handle 1: htb default 10",
+        "class add dev vw parent 1: classid 1:10 htb rate 5gbit",
+        "class add dev vw parent 1: classid 1:20 htb rate 8mbit",
+        "filter add dev vw parent 1: protocol ip u32 match ip dport 9000 0xffff flowid 1:20",
+    ] {
+        site.exec("node", &format!("tc {words}"));
+    }
+    let _traffic = load(&site);
+    let found = ask(&site, "10.81.2.2:9000", "tcp");
+    found.assert_first("slow-shaper", &site.netns("node"));
+    assert!(found.first()["title"].to_string().contains("htb class 1:20"), "{:#}", found.json);
+    assert!(found.first()["title"].to_string().contains("8.0 Mbit/s"), "{:#}", found.json);
+    assert!(evidence(&found).contains("a filter leads there: u32 match"), "{:#}", found.json);
+    // It goes into the wide one by default.
+    site.exec("node", "tc filter del dev vw parent 1:");
+    assert_quiet(&ask(&site, "10.81.2.2:9000", "tcp"));
+}
+
+#[test]
+fn a_route_that_locks_the_congestion_window_is_named() {
+    let site = routed();
+    site.exec("app", "ip route replace default via 10.81.1.1 cwnd lock 2");
+    let traffic = Traffic::none().and(&site, "web", || sink(9000, Duration::ZERO));
+    // It holds from the second connection to an address on (`ip tcp_metrics`).
+    site.exec("app", "bash -c 'echo first > /dev/tcp/10.81.2.2/9000'");
+    site.exec("app", "timeout 10 sh -c 'until ip tcp_metrics | grep -q cwnd; do sleep .05; done'");
+    let traffic = traffic.and(&site, "app", || bulk(9000));
+    let found = glance(&site, "10.81.2.2:9000");
+    found.assert_first("slow-route-limit", &site.netns("app"));
+    assert!(found.first()["title"].to_string().contains("2 segments"), "{:#}", found.json);
+    drop(traffic);
+    site.exec("app", "ip route replace default via 10.81.1.1 && ip tcp_metrics flush all");
+    let _traffic = load(&site);
+    assert_quiet(&glance(&site, "10.81.2.2:9000"));
+}
+
+#[test]
+fn the_next_hop_of_several_that_forwards_nothing_is_named() {
+    let site = Site::new(&["app", "one", "two", "web"]);
+    for (n, router) in [(1, "one"), (2, "two")] {
+        let (dev, net) = (format!("eth{n}"), format!("10.81.{n}."));
+        site.wire(("app", &dev, &format!("{net}2/24")), (router, "lan0", &format!("{net}1/24")));
+        site.wire(
+            ("web", &dev, &format!("10.82.{n}.2/24")),
+            (router, "wan0", &format!("10.82.{n}.1/24")),
+        );
+        site.exec(router, &format!("ip route add 10.83.0.2 via 10.82.{n}.2"));
+        site.exec(router, "ip route add 10.81.9.2 via 10.81.1.2 || true");
+    }
+    site.exec("web", "ip addr add 10.83.0.2/32 dev lo && ip route add 10.81.9.2 via 10.82.1.1");
+    site.exec("one", "sysctl -qw net.ipv4.ip_forward=1");
+    site.exec(
+        "app",
+        "ip addr add 10.81.9.2/32 dev lo && sysctl -qw net.ipv4.fib_multipath_hash_policy=1 \
+         && ip route add 10.83.0.2 src 10.81.9.2 nexthop via 10.81.1.1 nexthop via 10.81.2.1",
+    );
+    let _traffic = several(&site, "10.83.0.2:8080");
+    let found = ask_for("4s", &site, "10.83.0.2:8080", "tcp");
+    assert_eq!(found.first()["id"], "slow-dead-endpoint", "{:#}", found.json);
+    assert!(found.first()["title"].to_string().contains("10.81.2.1"), "{:#}", found.json);
+}
+
+#[test]
+fn one_address_behind_two_ports_of_a_bridge_is_named() {
+    let site = Site::new(&["node", "app", "web", "twin"]);
+    site.exec("node", "ip link add br0 type bridge && ip link set br0 up");
+    for (n, host) in [(1, "app"), (2, "web"), (3, "twin")] {
+        site.plug("node", "br0", host);
+        site.exec(host, &format!("ip addr add 10.81.2.{n}/24 dev e0"));
+    }
+    site.exec("web", "ip link set e0 address 02:00:00:00:00:77");
+    let talks = |site: &Site| {
+        talk(site).and(site, "twin", || {
+            let socket = std::net::UdpSocket::bind("10.81.2.3:0").expect("a port");
+            socket.set_broadcast(true).expect("a socket");
+            Box::new(move || {
+                let _ = socket.send_to(b"here", "10.81.2.255:9");
+                std::thread::sleep(Duration::from_millis(30));
+            })
+        })
+    };
+    let traffic = talks(&site);
+    assert_quiet(&ask(&site, "10.81.2.2:8080", "tcp"));
+    drop(traffic);
+    site.exec("twin", "ip link set e0 address 02:00:00:00:00:77");
+    let _traffic = talks(&site);
+    let found = ask(&site, "10.81.2.2:8080", "tcp");
+    found.assert_first("slow-duplicate-mac", &site.netns("node"));
+    assert!(evidence(&found).contains(&site.netns("twin")), "{:#}", found.json);
+}
+
+/// A server that may have few open files, until it is dropped.
+struct Cramped(std::process::Child);
+
+impl Cramped {
+    fn serve(site: &Site, host: &str, files: u32) -> Self {
+        const SCRIPT: &str = "import select,socket,time
+server=socket.create_server(('0.0.0.0',8080),backlog=5); all=[]
+while 1:
+    for s in select.select([server]+all,[],[],1)[0]:
+        try:
+            if s is server: all.append(s.accept()[0])
+            elif not s.recv(99): all.remove(s); s.close()
+        except OSError: time.sleep(.05)";
+        let netns = site.netns(host);
+        let limit = format!("--nofile={files}");
+        let mut command = std::process::Command::new("ip");
+        command.args(["netns", "exec", &netns, "prlimit", &limit, "python3", "-c", SCRIPT]);
+        Self(command.spawn().expect("a server"))
+    }
+}
+
+impl Drop for Cramped {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_server_that_may_open_no_more_files_is_named() {
+    let site = routed();
+    let _server = Cramped::serve(&site, "web", 16);
+    let held = Traffic::none().and(&site, "app", || {
+        let to: SocketAddr = "10.81.2.2:8080".parse().expect("an address");
+        let mut open = Vec::new();
+        let mut one_more = move || match TcpStream::connect_timeout(&to, PATIENCE) {
+            Ok(stream) => open.push(stream),
+            Err(_) => std::thread::sleep(Duration::from_millis(50)),
+        };
+        while TcpStream::connect(to).is_err() {
+            one_more();
+        }
+        Box::new(one_more)
+    });
+    let found = ask(&site, "10.81.2.2:8080", "tcp");
+    found.assert_first("slow-open-files", &site.netns("web"));
+    assert!(found.first()["title"].to_string().contains("may have 16"), "{:#}", found.json);
+    drop(held);
+}

@@ -118,6 +118,12 @@ pub struct RouteLimits {
     pub cwnd: Option<u32>,
     /// `RTAX_ADVMSS`: the segments that they ask for, bytes.
     pub advmss: Option<u32>,
+    /// `RTAX_INITCWND`: segments that they begin with.
+    pub initcwnd: Option<u32>,
+    /// `RTAX_INITRWND`: segments that they offer room for at first.
+    pub initrwnd: Option<u32>,
+    /// `RTAX_RTO_MIN`: how long they wait at least before they send again, milliseconds.
+    pub rto_min: Option<u32>,
 }
 
 /// One way of a route.

@@ -129,7 +129,8 @@ fn backlog(evidence: &Evidence<'_>, netns: Inum, history: &[&Socket]) -> Option<
         holder(socket),
         socket.limit
     );
-    let mut finding = evidence.finding("slow-accept-queue", netns, title).fact(format!(
+    let finding = evidence.finding("slow-accept-queue", netns, title);
+    let mut finding = finding.follows(&["slow-open-files"]).fact(format!(
         "ListenOverflows grew by {overflows} in {:.1} s, the listener dropped {own} SYNs, up to \
          {fullest} connections waited to be accepted",
         evidence.span.as_secs_f64()

@@ -1,5 +1,9 @@
 //! Routes that limit the connections that go by them.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
 use super::end::{End, SOME};
 use super::evidence::{bits, human};
 use super::{Check, Evidence};
@@ -8,6 +12,7 @@ use crate::diagnose::show;
 use crate::diagnose::walk::What;
 use crate::net::Inum;
 use crate::net::detail::Route;
+use crate::net::fib::{self, FibQuery};
 use crate::net::meter::Connection;
 
 pub(super) const CHECK: Check = Check {
@@ -15,7 +20,9 @@ pub(super) const CHECK: Check = Check {
         "slow-route-limit",
         "A route may carry limits for the TCP connections that go by it: the window that they offer \
          (window), or the segments that they have under way (cwnd, where it is locked). Whatever the \
-         link could do, no more than that moves in a round trip.",
+         link could do, no more than that moves in a round trip. Where they begin with few segments \
+         (initcwnd, initrwnd) short answers take several round trips; where the first \
+         retransmission has to wait (rto_min) each lost last segment costs that long.",
     )],
     find,
 };
@@ -34,20 +41,42 @@ fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
     // Several connections of a flow tell the same: the first one that does is enough.
     let windows = own.iter().find_map(|(end, route)| window(end, route, &ends));
     let senders = own.iter().find_map(|(end, route)| congestion(end, route));
-    windows.into_iter().chain(senders).collect()
+    let late = own.iter().find_map(|(end, route)| retransmission(end, route));
+    windows.into_iter().chain(senders).chain(late).collect()
 }
 
 /// The routes by which the ends of the flow send, each with its end's namespace.
 pub(super) fn own_routes<'a>(evidence: &'a Evidence<'_>) -> Vec<(Inum, &'a Route)> {
     let walks = evidence.ways.iter().flat_map(|way| way.walks());
-    let first = walks.filter_map(|(_, walk)| {
+    let walked = walks.filter_map(|(_, walk)| {
         let netns = walk.steps.first()?.netns;
         walk.steps.iter().take_while(|step| step.netns == netns).find_map(|step| match &step.what {
             What::Route { route: Some(route), is_input: false, .. } => Some((netns, &**route)),
             _ => None,
         })
     });
-    first.collect()
+    // An end that a walk does not reach (a program's tunnel is in between).
+    let seen = senders(evidence).into_iter().filter_map(|(netns, to)| {
+        Some((netns, fib::lookup(evidence.netns(netns)?, &FibQuery::to(to)).route?))
+    });
+    let mut routes: Vec<(Inum, &Route)> = walked.collect();
+    for found in seen {
+        if !routes.contains(&found) {
+            routes.push(found);
+        }
+    }
+    routes
+}
+
+/// The namespaces in which followed packets were made, and whom they were for.
+fn senders(evidence: &Evidence<'_>) -> BTreeSet<(Inum, IpAddr)> {
+    let made = evidence.journeys.iter().filter(|j| evidence.is_asked_for(j)).filter_map(|j| {
+        let (tuple, netns) = (j.first?.tuple, j.hops.first()?.netns);
+        let devices = evidence.netns(netns)?.devices.values();
+        let is_own = devices.flat_map(|d| &d.addresses).any(|(addr, _)| *addr == tuple.src);
+        is_own.then_some((netns, tuple.dst))
+    });
+    made.collect()
 }
 
 /// The other end of a connection, where it is seen.
@@ -99,6 +128,32 @@ fn congestion(end: &End<'_>, route: &Route) -> Option<Finding> {
         bits(end.rate(end.grown(|c| c.acked)))
     );
     Some(limited("slow-route-limit", end, route, (title, format!("cwnd {most}"))).fact(fact))
+}
+
+/// A sender that has to wait before it sends again what was lost.
+fn retransmission(end: &End<'_>, route: &Route) -> Option<Finding> {
+    /// The kernel's own is 200 ms.
+    const LONG: u32 = 1000;
+    let least = route.limits.rto_min.filter(|least| *least >= LONG)?;
+    let waits = Duration::from_millis(least.into());
+    let again = end.grown(|c| c.retransmits.into());
+    let timeouts = end.evidence.grown(end.netns, "TcpExtTCPTimeouts");
+    let is_its = end.now.rto * 10 >= waits * 9 && end.now.rtt * 4 < waits;
+    if again == 0 || timeouts == 0 || !is_its {
+        return None;
+    }
+    let wait = human(waits);
+    let title = format!("A route lets what was lost wait {wait} before it is sent again (rto_min)");
+    let fact = format!(
+        "{}: {again} segments sent again, some of {timeouts} time-outs here; one takes {} at a round \
+         trip of {}",
+        end.what(),
+        human(end.now.rto),
+        human(end.now.rtt)
+    );
+    let limit = format!("rto_min {least}ms");
+    let finding = limited("slow-route-limit", end, route, (title, limit)).fact(fact);
+    Some(finding.follows(&["slow-policer", "slow-rule-drops", "slow-queue-drops", "slow-shaper"]))
 }
 
 /// A finding at a route.

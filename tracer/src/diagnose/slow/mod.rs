@@ -8,6 +8,7 @@
 mod addresses;
 mod buffers;
 mod capacity;
+mod classes;
 mod connections;
 mod costly;
 mod delays;
@@ -16,6 +17,8 @@ mod end;
 mod endpoints;
 mod evidence;
 mod expiry;
+mod files;
+mod flights;
 mod flood;
 mod fragments;
 mod ingress;
@@ -30,6 +33,7 @@ mod queues;
 mod quota;
 mod routing;
 mod rules;
+mod stations;
 mod taps;
 #[cfg(test)]
 mod tests;
@@ -63,6 +67,7 @@ const CHECKS: &[&Check] = &[
     &routing::CHECK,
     &capacity::CHECK,
     &quota::CHECK,
+    &files::CHECK,
     &fragments::CHECK,
     &lengths::CHECK,
     &offload::CHECK,
@@ -72,8 +77,10 @@ const CHECKS: &[&Check] = &[
     &addresses::CHECK,
     &endpoints::CHECK,
     &limits::CHECK,
+    &flights::CHECK,
     &taps::CHECK,
     &flood::CHECK,
+    &stations::CHECK,
     &costly::CHECK,
     &expiry::CHECK,
     &ingress::CHECK,

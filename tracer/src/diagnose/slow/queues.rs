@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::evidence::{bits, human};
-use super::{Check, Evidence, Segment};
+use super::{Check, Evidence, Segment, classes};
 use crate::diagnose::finding::{Finding, Severity};
 use crate::diagnose::remedy::quote;
 use crate::journey::Journey;
@@ -72,17 +72,10 @@ fn passes_at_once(evidence: &Evidence<'_>, netns: Inum, queue: &Queue) -> bool {
     let is_here = |j: &Journey| {
         let hop = j.dropped.as_ref().and_then(|drop| j.hops.get(drop.hop));
         let dev = hop.filter(|hop| hop.netns == netns).and_then(|hop| hop.dev.as_ref());
-        dev.is_some_and(|dev| dev.ifindex == queue.dev) && is_asked_for(evidence, j)
+        dev.is_some_and(|dev| dev.ifindex == queue.dev) && evidence.is_asked_for(j)
     };
     let median = evidence.median(netns, Segment::Queue, Some(queue.dev));
     median.is_some_and(|(time, _)| time < WAIT) && !evidence.journeys.iter().any(is_here)
-}
-
-/// Between the same addresses others are followed, too: those of other ports.
-fn is_asked_for(evidence: &Evidence<'_>, journey: &Journey) -> bool {
-    let port = evidence.target.as_ref().and_then(|target| target.port);
-    let tuples = [journey.first.map(|headers| headers.tuple), journey.last_tuple];
-    port.is_none_or(|port| tuples.iter().flatten().any(|t| [t.sport, t.dport].contains(&port)))
 }
 
 fn shaped(evidence: &Evidence<'_>, netns: Inum, queue: &Queue, grown: &Queue) -> Option<Finding> {
@@ -93,8 +86,16 @@ fn shaped(evidence: &Evidence<'_>, netns: Inum, queue: &Queue, grown: &Queue) ->
     if queue.has_classes() && passes_at_once(evidence, netns, queue) {
         return None;
     }
-    let rate = queue.rate.map(|r| format!(" of {}", bits(r))).unwrap_or_default();
-    let title = format!("A rate limit{rate} ({}) on {} shapes the flow", queue.kind, queue.name);
+    let held = classes::held(evidence, netns, queue).filter(|_| queue.has_classes());
+    let rate = held.as_ref().map(|held| held.limit.ceiling).or(queue.rate);
+    let rate = rate.map(|r| format!(" of {}", bits(r))).unwrap_or_default();
+    let class = held.as_ref().map(|held| format!(" class {}", classes::id(held.limit.id)));
+    let title = format!(
+        "A rate limit{rate} ({}{}) on {} shapes the flow",
+        queue.kind,
+        class.unwrap_or_default(),
+        queue.name
+    );
     let mut finding = evidence.finding("slow-shaper", netns, title);
     finding.place = finding.place.dev(&queue.name);
     let seconds = evidence.span.as_secs_f64();
@@ -117,10 +118,15 @@ fn shaped(evidence: &Evidence<'_>, netns: Inum, queue: &Queue, grown: &Queue) ->
             queue.name
         ));
     }
-    Some(finding.fix(format!(
-        "raise the limit where it is set (the pod's bandwidth annotations, or whatever ran `tc qdisc` on {}), or remove that qdisc",
-        queue.name
-    )))
+    Some(match held {
+        Some(held) => held
+            .tell(evidence, (netns, queue), finding)
+            .fix(held.advice(evidence, netns, queue)),
+        None => finding.fix(format!(
+            "raise the limit where it is set (the pod's bandwidth annotations, or whatever ran `tc qdisc` on {}), or remove that qdisc",
+            queue.name
+        )),
+    })
 }
 
 fn dropping(evidence: &Evidence<'_>, netns: Inum, queue: &Queue, grown: &Queue) -> Option<Finding> {

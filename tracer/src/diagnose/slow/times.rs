@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Evidence;
 use super::passage::Passage;
 use crate::event::{CtInfo, Tuple};
-use crate::journey::{Hook, Hop, Stage};
+use crate::journey::{Hook, Hop, Journey, Stage};
 use crate::net::Inum;
 
 /// Packets without which a median means little.
@@ -21,6 +21,13 @@ pub enum Segment {
 }
 
 impl Evidence<'_> {
+    /// Between the same addresses others are followed, too: those of other ports.
+    pub(super) fn is_asked_for(&self, journey: &Journey) -> bool {
+        let port = self.target.as_ref().and_then(|target| target.port);
+        let tuples = [journey.first.map(|headers| headers.tuple), journey.last_tuple];
+        port.is_none_or(|port| tuples.iter().flatten().any(|t| [t.sport, t.dport].contains(&port)))
+    }
+
     /// The times that its packets took for a segment, in order.
     pub(super) fn times(&self, netns: Inum, segment: Segment, dev: Option<u32>) -> Vec<Duration> {
         self.between(
@@ -47,7 +54,7 @@ impl Evidence<'_> {
         is: impl Fn(&Hop, &Hop) -> bool,
     ) -> Vec<Duration> {
         let mut times = Vec::new();
-        for journey in self.journeys {
+        for journey in self.journeys.iter().filter(|j| self.is_asked_for(j)) {
             let mut tuple = journey.first.map(|headers| headers.tuple);
             for pair in journey.hops.windows(2) {
                 let [from, to] = pair else { continue };

@@ -10,14 +10,14 @@ pub(super) mod counters;
 #[cfg(test)]
 pub(crate) mod fuzz;
 mod groups;
-mod neighbours;
+pub(super) mod neighbours;
 pub(crate) mod nftables;
 mod policies;
 mod resolver;
 pub(super) mod routes;
 pub(super) mod sockets;
 mod sysctls;
-mod tc;
+pub(super) mod tc;
 mod vlans;
 pub(super) mod wire;
 

@@ -30,7 +30,7 @@ pub(super) fn neighbours(netlink: &mut Netlink) -> io::Result<Vec<Neighbour>> {
 }
 
 /// All forwarding databases: the bridges' own and what the devices keep themselves.
-pub(super) fn fdb(netlink: &mut Netlink) -> io::Result<Vec<FdbEntry>> {
+pub(in crate::net) fn fdb(netlink: &mut Netlink) -> io::Result<Vec<FdbEntry>> {
     let mut header = [0; HEADER];
     header[0] = libc::AF_BRIDGE as u8;
     let answer = netlink.dump(libc::RTM_GETNEIGH, &header)?;

@@ -124,12 +124,21 @@ fn limits(metrics: &[u8]) -> (Option<u32>, RouteLimits) {
     const RTAX_WINDOW: u16 = 3;
     const RTAX_CWND: u16 = 7;
     const RTAX_ADVMSS: u16 = 8;
+    const RTAX_INITCWND: u16 = 11;
+    const RTAX_RTO_MIN: u16 = 13;
+    const RTAX_INITRWND: u16 = 14;
     let of = |wanted| {
         let value = attributes(metrics).find(|(kind, _)| *kind == wanted)?.1;
         u32_at(value, 0).filter(|limit| *limit > 0)
     };
-    let limits =
-        RouteLimits { window: of(RTAX_WINDOW), cwnd: of(RTAX_CWND), advmss: of(RTAX_ADVMSS) };
+    let limits = RouteLimits {
+        window: of(RTAX_WINDOW),
+        cwnd: of(RTAX_CWND),
+        advmss: of(RTAX_ADVMSS),
+        initcwnd: of(RTAX_INITCWND),
+        initrwnd: of(RTAX_INITRWND),
+        rto_min: of(RTAX_RTO_MIN),
+    };
     (of(RTAX_MTU), limits)
 }
 

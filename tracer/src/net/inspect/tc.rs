@@ -58,13 +58,13 @@ fn at(netlink: &mut Netlink, dev: u32, is_ingress: bool) -> io::Result<Vec<TcFil
     Ok(answer.messages().filter_map(|(_, body)| filter(body, is_ingress)).collect())
 }
 
-pub(super) fn kind(body: &[u8]) -> Option<String> {
+pub(in crate::net) fn kind(body: &[u8]) -> Option<String> {
     attributes_after(body, HEADER).find(|(kind, _)| *kind == TCA_KIND).map(|(_, v)| text(v))
 }
 
 /// A body of `RTM_NEWTFILTER`; `None` for what only holds filters (each preference is told once
 /// by itself, and u32 has hash tables).
-pub(super) fn filter(body: &[u8], is_ingress: bool) -> Option<TcFilter> {
+pub(in crate::net) fn filter(body: &[u8], is_ingress: bool) -> Option<TcFilter> {
     let (dev, handle, info) = (u32_at(body, 4)?, u32_at(body, 8)?, u32_at(body, 16)?);
     let kind = kind(body)?;
     if handle == 0 || kind == "u32" && handle & 0xfff == 0 {

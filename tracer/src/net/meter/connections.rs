@@ -13,8 +13,9 @@ const INET_DIAG_INFO: u16 = 2;
 const INET_DIAG_SKMEMINFO: u16 = 7;
 /// `struct inet_diag_msg`.
 const HEADER: usize = 72;
-/// `ESTABLISHED` and `CLOSE_WAIT`: states in which data flows.
-const STATES: [u8; 2] = [1, 8];
+/// States in which data flows, or is still to be delivered: `ESTABLISHED`, `FIN_WAIT1` and
+/// `FIN_WAIT2`, `CLOSE_WAIT`, `LAST_ACK`, `CLOSING`.
+const STATES: [u8; 6] = [1, 4, 5, 8, 9, 11];
 const SYN_SENT: u8 = 2;
 /// `TCPI_OPT_WSCALE`.
 const WINDOW_SCALING: u8 = 4;
@@ -51,6 +52,8 @@ pub struct Connection {
     pub path_mtu: u32,
     /// Smoothed round trip.
     pub rtt: Duration,
+    /// How long it waits for an acknowledgement before it sends again.
+    pub rto: Duration,
     /// The least that was measured (since 4.9); 0 when nothing was.
     pub min_rtt: Duration,
     /// Congestion window, segments.
@@ -174,6 +177,7 @@ fn connection(body: &[u8], processes: &Processes) -> Option<Connection> {
         mss: word(16),
         path_mtu: word(60),
         rtt: micros(68),
+        rto: micros(8),
         // All ones before anything was measured.
         min_rtt: if word(148) == u32::MAX { Duration::ZERO } else { micros(148) },
         cwnd: word(80),

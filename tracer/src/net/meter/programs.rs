@@ -1,5 +1,5 @@
 //! Programs that see packets besides those who hold their sockets: captures, and what lies behind
-//! tunnel devices.
+//! tunnel devices; and how many files a program may open.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,6 +18,30 @@ pub struct Taps {
     pub count: usize,
     /// One of those who hold them.
     pub process: Option<(u32, String)>,
+}
+
+/// Files of a process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Files {
+    /// How many it has open, of those that count: inherited ones may have higher numbers.
+    pub open: u64,
+    /// How many it may have open (`RLIMIT_NOFILE`).
+    pub most: u64,
+}
+
+/// Those of a process; `None` when it is gone, or must not be looked at.
+pub(super) fn files(pid: u32) -> Option<Files> {
+    let most = allowed(&fs::read_to_string(format!("/proc/{pid}/limits")).ok()?)?;
+    let all = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten();
+    let numbers = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok());
+    let open = numbers.filter(|number| *number < most).count();
+    Some(Files { open: open as u64, most })
+}
+
+/// `Max open files  SOFT  HARD  files` of `/proc/PID/limits`.
+fn allowed(limits: &str) -> Option<u64> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 /// Those of the calling thread's namespace, by interface index; 0 is every device.
@@ -89,6 +113,8 @@ mod tests {
         let found = listed(text, &[(72, agent.clone())].into());
         let of = |count, process| Taps { count, process };
         assert_eq!(found, [(0, of(1, None)), (4, of(2, Some(agent)))].into());
+        let limits = "Limit      Soft Limit  Hard Limit  Units\nMax open files  16  4096  files\n";
+        assert_eq!(allowed(limits), Some(16));
         assert_eq!(interface("pos:\t0\nflags:\t02\niff:\ttun0\n"), Some("tun0"));
     }
 }

@@ -6,10 +6,10 @@ use std::io;
 use crate::net::inspect::wire::{Netlink, attributes, attributes_after, text, u32_at, u64_at};
 
 /// `struct tcmsg`.
-const HEADER: usize = 20;
+pub(super) const HEADER: usize = 20;
 const TCA_KIND: u16 = 1;
-const TCA_OPTIONS: u16 = 2;
-const TCA_STATS2: u16 = 7;
+pub(super) const TCA_OPTIONS: u16 = 2;
+pub(super) const TCA_STATS2: u16 = 7;
 /// `struct gnet_stats_basic`: bytes and packets.
 const TCA_STATS_BASIC: u16 = 1;
 /// `struct gnet_stats_queue`: qlen, backlog, drops, requeues, overlimits.
@@ -30,6 +30,8 @@ pub struct Queue {
     pub parent: u32,
     /// Bytes a second that it lets through, where it says so.
     pub rate: Option<u64>,
+    /// The class that takes what no filter leads to another one (`htb`).
+    pub default: Option<u32>,
     /// Bytes sent.
     pub bytes: u64,
     /// Packets sent (a GSO packet counts its segments).
@@ -79,29 +81,54 @@ fn queue(body: &[u8], names: &BTreeMap<u32, String>) -> Option<Queue> {
         match kind {
             TCA_KIND => queue.kind = text(value),
             TCA_OPTIONS => options = value,
-            TCA_STATS2 => figures(value, &mut queue),
+            TCA_STATS2 => {
+                let now = figures(value);
+                (queue.bytes, queue.packets, queue.drops) = (now.bytes, now.packets, now.drops);
+                (queue.overlimits, queue.backlog) = (now.overlimits, now.backlog);
+            }
             _ => {}
         }
     }
-    if queue.kind == "tbf" {
-        queue.rate = tbf_rate(options);
+    match queue.kind.as_str() {
+        "tbf" => queue.rate = tbf_rate(options),
+        "htb" => queue.default = htb_default(options, queue.handle),
+        _ => {}
     }
     (!matches!(queue.kind.as_str(), "clsact" | "ingress")).then_some(queue)
 }
 
-fn figures(stats: &[u8], queue: &mut Queue) {
+/// What queueing disciplines and their classes count alike.
+#[derive(Default)]
+pub(super) struct Figures {
+    pub(super) bytes: u64,
+    pub(super) packets: u64,
+    pub(super) drops: u64,
+    pub(super) overlimits: u64,
+    pub(super) backlog: u64,
+}
+
+/// The attributes within `TCA_STATS2`.
+pub(super) fn figures(stats: &[u8]) -> Figures {
+    let mut now = Figures::default();
     for (kind, value) in attributes(stats) {
         let word = |at| u32_at(value, at).map_or(0, u64::from);
         match kind {
-            TCA_STATS_BASIC => {
-                (queue.bytes, queue.packets) = (u64_at(value, 0).unwrap_or(0), word(8));
-            }
+            TCA_STATS_BASIC => (now.bytes, now.packets) = (u64_at(value, 0).unwrap_or(0), word(8)),
             TCA_STATS_QUEUE => {
-                (queue.backlog, queue.drops, queue.overlimits) = (word(4), word(8), word(16));
+                (now.backlog, now.drops, now.overlimits) = (word(4), word(8), word(16));
             }
             _ => {}
         }
     }
+    now
+}
+
+/// `TCA_HTB_INIT`, a `struct tc_htb_glob`: version, quantum, default class, …
+fn htb_default(options: &[u8], handle: u32) -> Option<u32> {
+    const INIT: u16 = 2;
+    let (_, global) = attributes(options).find(|(kind, _)| *kind == INIT)?;
+    let minor = u32_at(global, 8).filter(|minor| *minor != 0)?;
+    Some(handle & 0xffff_0000 | minor)
 }
 
 /// Bytes a second: `TCA_TBF_RATE64`, else the rate in `struct tc_tbf_qopt`.

@@ -23,7 +23,7 @@ use crate::firewall::{self, Firewall};
 use crate::journey::Journey;
 use crate::net::detail::Resolver;
 use crate::net::meter::{self, Depth, Place};
-use crate::net::{Inum, inspect, setns};
+use crate::net::{Inum, Netns, inspect, setns};
 use crate::source::Capture;
 use crate::{privileges, ready, signals};
 
@@ -251,11 +251,19 @@ impl Begun {
         Ok(Self { node, target: Some(target), ways, filter })
     }
 
-    /// The namespaces on the way; all that can be reached where it is not known.
+    /// The namespaces on the way, and the one that has the address where a tunnel hides its end; all
+    /// that can be reached where it is not known.
     fn places(&self) -> Vec<Place> {
         let walks = self.ways.iter().flat_map(Way::walks);
-        let on_way: BTreeSet<Inum> = walks.flat_map(|(_, w)| &w.steps).map(|s| s.netns).collect();
-        let wanted = |n: &&crate::net::Netns| match on_way.is_empty() {
+        let mut on_way: BTreeSet<Inum> =
+            walks.flat_map(|(_, w)| &w.steps).map(|s| s.netns).collect();
+        if let (Some(addr), false) = (self.address(), on_way.is_empty()) {
+            let has =
+                |n: &&Netns| n.devices.values().any(|d| d.addresses.iter().any(|a| a.0 == addr));
+            let near = |n: &&Netns| self.node.near.is_empty() || self.node.near.contains(&n.inum);
+            on_way.extend(self.node.state.netns.values().filter(has).filter(near).map(|n| n.inum));
+        }
+        let wanted = |n: &&Netns| match on_way.is_empty() {
             true => {
                 n.devices.len() > 1
                     && (self.node.near.is_empty() || self.node.near.contains(&n.inum))

@@ -1,5 +1,6 @@
 //! Checks on hand-made evidence: what no network of the integration tests shows.
 
+mod ends;
 mod lengths;
 mod tables;
 
@@ -12,7 +13,7 @@ use crate::diagnose::case::{Method, Target};
 use crate::diagnose::finding::Severity;
 use crate::event::{Headers, L4, PayloadHead, Proto, Tuple};
 use crate::journey::{Hop, Journey, Stage};
-use crate::net::detail::{Detail, Resolver};
+use crate::net::detail::{Detail, Resolver, Socket};
 use crate::net::meter::{Connection, Cpu, Reading};
 use crate::net::{Device, Netns, NetworkState, Shared};
 
@@ -104,6 +105,7 @@ fn connection() -> Connection {
         path_mtu: 1500,
         rtt: Duration::from_millis(80),
         min_rtt: Duration::from_millis(80),
+        rto: Duration::from_millis(280),
         cwnd: 10,
         max_pacing: 0,
         retransmits: 0,
@@ -116,6 +118,31 @@ fn connection() -> Connection {
         needless: 0,
         reorderings: 0,
         peer_window: 65_535,
+    }
+}
+
+/// Packets of the flow that waited so long in the queue of eth0.
+fn queued(wait: Duration) -> Vec<Journey> {
+    let mut journey = journey();
+    let queue = journey.hops[0].clone();
+    let ktime_ns = queue.ktime_ns + wait.as_nanos() as u64;
+    journey.hops.push(Hop { stage: Stage::Xmit, ktime_ns, ..queue });
+    vec![journey; 8]
+}
+
+/// Takes connections at port 80.
+fn listener() -> Socket {
+    Socket {
+        proto: 6,
+        addr: addr("0.0.0.0"),
+        port: 80,
+        v6only: false,
+        peer: None,
+        queued: 0,
+        limit: 128,
+        drops: 0,
+        dev: None,
+        process: None,
     }
 }
 

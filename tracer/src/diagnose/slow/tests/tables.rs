@@ -5,7 +5,7 @@ use crate::diagnose::slow::Again;
 use crate::event::{CtInfo, Tcp};
 use crate::journey::{Dev, Fate, Hook};
 use crate::net::DeviceKind;
-use crate::net::detail::{Socket, TcFilter};
+use crate::net::detail::TcFilter;
 use crate::net::meter::{Connecting, Queue, Quota, Taps};
 
 /// A segment of the connection with this port of the client's, led to `end`.
@@ -271,15 +271,6 @@ fn a_long_queue_that_tcp_fills_now_and_then_is_no_fault() {
     assert!(found[0].fix[0].contains("read faster"), "{:?}", found[0].fix);
 }
 
-/// Packets of the flow that waited so long in the queue of eth0.
-fn queued(wait: Duration) -> Vec<Journey> {
-    let mut journey = journey();
-    let queue = journey.hops[0].clone();
-    let ktime_ns = queue.ktime_ns + wait.as_nanos() as u64;
-    journey.hops.push(Hop { stage: Stage::Xmit, ktime_ns, ..queue });
-    vec![journey; 8]
-}
-
 #[test]
 fn a_class_that_others_fill_is_no_fault_of_the_flow() {
     let state = state(Detail::default());
@@ -304,18 +295,7 @@ fn a_class_that_others_fill_is_no_fault_of_the_flow() {
 
 /// Looks at a server of port 80 every 100 ms: whom it connects to, and what its client got so far.
 fn looks(all: &[(Option<u16>, u64)]) -> Vec<Moment> {
-    let listener = Socket {
-        proto: 6,
-        addr: addr("0.0.0.0"),
-        port: 80,
-        v6only: false,
-        peer: None,
-        queued: 0,
-        limit: 128,
-        drops: 0,
-        dev: None,
-        process: Some((5, "api".to_owned())),
-    };
+    let listener = Socket { process: Some((5, "api".to_owned())), ..listener() };
     let look = |(port, acked): &(Option<u16>, u64)| {
         let asked = port.map(|port| Connecting {
             local: SocketAddr::new(addr("192.0.2.9"), port),
