@@ -21,7 +21,7 @@ use crate::emit::{Site, emit, emit_note};
 use crate::filter::{self, Match};
 use crate::maps::{
     EVENTS, RATE, Slot, TRACKED, any_held, any_live, control, count, current, held_add, held_sub,
-    is_curious, learn, live, live_add, live_sub, take_origin,
+    is_curious, learn, live, live_add, live_sub, lose, take_origin,
 };
 use crate::packet::{self, Packet};
 use crate::skb::{Skb, probe_read};
@@ -123,7 +123,7 @@ fn overlook(address: u64, known: Option<*mut Tracked>, rule: Rule) {
     if entry.journey != 0 {
         entry.seq = entry.seq.wrapping_add(1);
         entry.lost = entry.lost.saturating_add(1);
-        count(Stat::LostEvents);
+        lose(entry.journey);
     }
     if rule.ends {
         forget(address, entry);

@@ -416,16 +416,16 @@ pub(crate) fn take_origin(address: u64) -> Option<Origin> {
     Some(origin)
 }
 
-/// Notes that an event of a journey did not fit.
+/// Notes that a journey lacks an event. The count comes last: who sees it finds the note.
 #[inline(always)]
 pub(crate) fn lose(journey: u64) {
-    count(Stat::LostEvents);
     if let Some(lost) = LOST.get_ptr_mut(journey) {
         // SAFETY: a map value; one journey's events are written one after the other.
         unsafe { *lost += 1 };
     } else if LOST.insert(journey, 1, 0).is_err() {
         count(Stat::LostUnknown);
     }
+    count(Stat::LostEvents);
 }
 
 /// Counts.
