@@ -438,7 +438,8 @@ pub struct Tracked {
     pub netns: u32,
     /// Device when last seen.
     pub ifindex: u32,
-    /// Number of the next event.
+    /// Number of the next event; of a packet that was refused, the probe point where it was met
+    /// first.
     pub seq: u16,
     /// Events that the ring refused.
     pub lost: u16,

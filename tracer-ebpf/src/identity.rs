@@ -75,18 +75,16 @@ pub(crate) fn observe<const DIRECT: bool, D: Copy>(
     if known.is_none() && !rule.may_begin {
         return null_mut();
     }
-    if let Some(entry) = known
-        && !rule.may_begin
-    {
+    if let Some(entry) = known {
         // SAFETY: a map value; this CPU works on the packet.
         let entry = unsafe { &mut *entry };
-        // One that was refused is looked at no more than it has to be.
-        if entry.journey == 0 || is_stale(entry) {
+        if !rule.may_begin && (entry.journey == 0 || is_stale(entry)) {
             if rule.ends {
                 forget(address, entry);
-            } else if entry.journey == 0 && matches!(probe, Probe::CgSocket) {
-                settle(entry);
             }
+            return null_mut();
+        }
+        if is_refused_yet(skb, entry, rule, probe) {
             return null_mut();
         }
     }
@@ -128,6 +126,26 @@ fn overlook(address: u64, known: Option<*mut Tracked>, rule: Rule) {
     if rule.ends {
         forget(address, entry);
     }
+}
+
+/// Whether this is, as far as the least look can tell, the packet that was refused: its buffer is
+/// where it was, it is not met where that one was met first, and a namespace does not send it as its
+/// own. One that was put together from fragments lies in the buffer of the first.
+#[inline(always)]
+fn is_refused_yet<const DIRECT: bool>(
+    skb: Skb<DIRECT>,
+    entry: &Tracked,
+    rule: Rule,
+    probe: Probe,
+) -> bool {
+    entry.journey == 0
+        && !rule.ends
+        && !rule.makes
+        && entry.seq != probe as u16
+        && entry.head == skb.head()
+        && entry.state != state::SETTLED
+        && entry.is_fragment == 0
+        && !is_stale(entry)
 }
 
 /// [`observe`], once there is room to read the packet into.
@@ -196,12 +214,12 @@ fn go_on<const DIRECT: bool, D: Copy>(
     entry: &mut Tracked,
     detail: D,
 ) -> *mut Tracked {
+    entry.head = skb.head();
     if entry.journey != 0 {
         note_translation(entry, packet);
         if entry.state == state::SENT {
             entry.state = state::MOVING;
         }
-        entry.head = skb.head();
         // A probe without a device of its own happens where the packet was last.
         if site.netns != 0 {
             entry.netns = site.netns;
@@ -323,15 +341,20 @@ fn begin<const DIRECT: bool, D: Copy>(
         // So that the replies are followed from where they begin.
         learn(&packet.key);
     }
+    // SAFETY: a helper without arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let journey = admit(slot, now);
+    if journey == 0 && rule.ends {
+        return null_mut();
+    }
     let entry = Tracked {
-        journey: admit(slot),
+        journey,
         head: skb.head(),
         fingerprint: packet.fingerprint,
         payload: packet.payload,
         // What is refused, and a first event that is lost, write none: without it they would be aged
         // out while under way.
-        // SAFETY: a helper without arguments.
-        ktime_ns: unsafe { bpf_ktime_get_ns() },
+        ktime_ns: now,
         tuple: packet.tuple(),
         birthmark: if rule.may_begin && !rule.ends && control(Control::Thin) != 0 {
             birthmark(packet, tunnels, site)
@@ -340,7 +363,7 @@ fn begin<const DIRECT: bool, D: Copy>(
         },
         netns: site.netns,
         ifindex: site.ifindex,
-        seq: 0,
+        seq: if journey == 0 { site.probe as u16 } else { 0 },
         lost: 0,
         state: state::MOVING,
         tunnels,
@@ -351,27 +374,27 @@ fn begin<const DIRECT: bool, D: Copy>(
         return null_mut();
     }
     held_add();
-    if entry.journey != 0 {
-        live_add();
+    if journey == 0 {
+        take_origin(skb.address());
+        return null_mut();
     }
+    live_add();
     let Some(entry) = TRACKED.get_ptr_mut(skb.address()) else { return null_mut() };
     // SAFETY: a map value; this CPU works on the packet.
     let entry = unsafe { &mut *entry };
-    if entry.journey != 0 {
-        site.flags |= if rule.ends { flags::END } else { 0 };
-        emit(entry, skb, site, detail, Some(network));
-        set_current(skb, packet, rule.routes);
-        count(Stat::Admitted);
-        if option!(debug) != 0 {
-            debug!((), "journey {:x} begins at probe {}", entry.journey, site.probe as u8);
-        }
+    site.flags |= if rule.ends { flags::END } else { 0 };
+    emit(entry, skb, site, detail, Some(network));
+    set_current(skb, packet, rule.routes);
+    count(Stat::Admitted);
+    if option!(debug) != 0 {
+        debug!((), "journey {:x} begins at probe {}", journey, site.probe as u8);
     }
     tell_origin(skb.address(), entry, ancestor);
     if rule.ends {
         forget(skb.address(), entry);
         return null_mut();
     }
-    if entry.journey != 0 { &raw mut *entry } else { null_mut() }
+    &raw mut *entry
 }
 
 /// Leaves a packet that does not match, and tells of it while that is asked for.
@@ -441,7 +464,13 @@ fn tell_origin(address: u64, entry: &mut Tracked, mut ancestor: Ancestor) {
 
 /// The identity of a new journey, or 0 when it is refused.
 #[inline(always)]
-fn admit(slot: Slot) -> u64 {
+fn admit(slot: Slot, now: u64) -> u64 {
+    // First, since it costs less to ask.
+    let limit = option!(max_journeys);
+    if limit != 0 && is_over_rate(limit, now) {
+        count(Stat::RefusedRate);
+        return 0;
+    }
     let ring = option!(ring_bytes);
     // SAFETY: the map is a ring buffer.
     let unread = unsafe { bpf_ringbuf_query((&raw const EVENTS).cast_mut().cast(), AVAILABLE) };
@@ -450,32 +479,31 @@ fn admit(slot: Slot) -> u64 {
         count(Stat::RefusedRing);
         return 0;
     }
-    let limit = option!(max_journeys);
-    if limit != 0 && over_rate(limit) {
-        count(Stat::RefusedRate);
-        return 0;
+    if limit != 0
+        && let Some(admitted) = RATE.get_ptr_mut(1)
+    {
+        // SAFETY: a map value; a race between CPUs costs a few admissions, nothing else.
+        unsafe { *admitted += 1 };
     }
     let room = slot.room();
     room.journeys += 1;
     room.number << 48 | room.journeys
 }
 
-/// Counts an admission into the present second and tells whether that is one too many.
+/// Whether the present second has had its admissions.
 #[inline(always)]
-fn over_rate(limit: u64) -> bool {
+fn is_over_rate(limit: u64, now: u64) -> bool {
     const SECOND: u64 = 1_000_000_000;
     let (Some(start), Some(admitted)) = (RATE.get_ptr_mut(0), RATE.get_ptr_mut(1)) else {
         return false;
     };
     // SAFETY: map values; a race between CPUs costs a few admissions, nothing else.
     unsafe {
-        let now = bpf_ktime_get_ns();
         if now.wrapping_sub(*start) >= SECOND {
             *start = now;
             *admitted = 0;
         }
-        *admitted += 1;
-        *admitted > limit
+        *admitted >= limit
     }
 }
 

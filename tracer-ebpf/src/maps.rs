@@ -273,7 +273,9 @@ static LEARNED: Shared = Shared::new();
 static COPIED: Shared = Shared::new();
 
 /// A number that all CPUs see. `core`'s atomics do not compile for a BPF target without
-/// compare-and-swap (before v3); plain loads and the atomic addition are all that is needed.
+/// compare-and-swap (before v3); plain loads and the atomic addition are all that is needed. Each has
+/// a cache line of its own: what is only read is not to wait for what others write.
+#[repr(align(64))]
 struct Shared(UnsafeCell<u64>);
 
 // SAFETY: every access is one volatile load or store, or one atomic addition.

@@ -10,7 +10,7 @@ use tracer_common::Probe;
 use tracer_common::event::DETAIL_LEN;
 
 use crate::identity::{Rule, observe, settle};
-use crate::maps::any_held;
+use crate::maps::{TRACKED, any_held};
 use crate::packet::{TCP, UDP};
 use crate::skb::{Skb, probe_read};
 
@@ -23,6 +23,13 @@ pub fn cg_socket(ctx: SkBuffContext) -> i32 {
         return ALLOW;
     }
     let skb = Skb::<false>::new(ctx.as_ptr().cast::<u8>().cast_const());
+    let Some(entry) = TRACKED.get_ptr_mut(skb.address()) else { return ALLOW };
+    // SAFETY: a map value; this CPU works on the packet.
+    let entry = unsafe { &mut *entry };
+    if entry.journey == 0 {
+        settle(entry);
+        return ALLOW;
+    }
     let rule = Rule::default();
     let l3 = skb.network();
     let entry = observe(skb, l3, rule, Probe::CgSocket, || (0, 0), || [0u8; DETAIL_LEN]);

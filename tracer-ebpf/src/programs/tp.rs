@@ -16,7 +16,7 @@ use tracer_common::offsets::ABSENT;
 
 use crate::config::{offset, option};
 use crate::emit::{Site, emit, emit_note};
-use crate::identity::{Rule, followed, hand_over, observe, settle};
+use crate::identity::{Rule, followed, forget, hand_over, observe, settle};
 use crate::maps::{STACK, STACK_FRAMES, TRACKED, any_held, current, take_origin};
 use crate::skb::{Kptr, Skb, ifindex, is_netns, netns_of};
 
@@ -168,6 +168,10 @@ pub fn consume(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: a map value; the skb has one owner left.
     let entry = unsafe { &mut *entry };
     if entry.state == state::MOVING && hand_over(skb, entry) {
+        return 0;
+    }
+    if entry.journey == 0 {
+        forget(skb.address(), entry);
         return 0;
     }
     let rule = Rule { ends: true, is_brief: true, ..Rule::default() };

@@ -131,7 +131,7 @@ impl Bench {
         udp::run(&self.path, traffic)?;
         let empty = empty.cost()?;
         let mut programs: Vec<(Load, Vec<Program>)> = Vec::new();
-        for load in [Load::NoMatch, Load::AllMatch] {
+        for load in [Load::NoMatch, Load::Refused, Load::AllMatch] {
             let tracer = self.start(load)?.context("this load has a tracer")?;
             udp::run(&self.path, traffic)?;
             programs.push((load, programs::of_process(tracer.pid())?));
