@@ -84,7 +84,7 @@ pub(crate) fn observe<const DIRECT: bool, D: Copy>(
             }
             return null_mut();
         }
-        if is_refused_yet(skb, entry, rule, probe) {
+        if rule.may_begin && is_refused_yet(skb, entry, rule, probe) {
             return null_mut();
         }
     }
@@ -341,20 +341,15 @@ fn begin<const DIRECT: bool, D: Copy>(
         // So that the replies are followed from where they begin.
         learn(&packet.key);
     }
-    // SAFETY: a helper without arguments.
-    let now = unsafe { bpf_ktime_get_ns() };
-    let journey = admit(slot, now);
-    if journey == 0 && rule.ends {
-        return null_mut();
-    }
-    let entry = Tracked {
-        journey,
+    let mut entry = Tracked {
+        journey: 0,
         head: skb.head(),
         fingerprint: packet.fingerprint,
         payload: packet.payload,
         // What is refused, and a first event that is lost, write none: without it they would be aged
         // out while under way.
-        ktime_ns: now,
+        // SAFETY: a helper without arguments.
+        ktime_ns: unsafe { bpf_ktime_get_ns() },
         tuple: packet.tuple(),
         birthmark: if rule.may_begin && !rule.ends && control(Control::Thin) != 0 {
             birthmark(packet, tunnels, site)
@@ -363,18 +358,25 @@ fn begin<const DIRECT: bool, D: Copy>(
         },
         netns: site.netns,
         ifindex: site.ifindex,
-        seq: if journey == 0 { site.probe as u16 } else { 0 },
+        seq: 0,
         lost: 0,
         state: state::MOVING,
         tunnels,
         is_fragment: (packet.is_fragment != 0).into(),
     };
+    entry.journey = admit(slot, entry.ktime_ns);
+    if entry.journey == 0 {
+        if rule.ends {
+            return null_mut();
+        }
+        entry.seq = site.probe as u16;
+    }
     if TRACKED.insert(skb.address(), entry, 0).is_err() {
         count(Stat::RefusedTable);
         return null_mut();
     }
     held_add();
-    if journey == 0 {
+    if entry.journey == 0 {
         take_origin(skb.address());
         return null_mut();
     }
@@ -387,7 +389,7 @@ fn begin<const DIRECT: bool, D: Copy>(
     set_current(skb, packet, rule.routes);
     count(Stat::Admitted);
     if option!(debug) != 0 {
-        debug!((), "journey {:x} begins at probe {}", journey, site.probe as u8);
+        debug!((), "journey {:x} begins at probe {}", entry.journey, site.probe as u8);
     }
     tell_origin(skb.address(), entry, ancestor);
     if rule.ends {
