@@ -7,28 +7,24 @@
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use core::ptr::null_mut;
 
-use aya_ebpf::helpers::generated::bpf_ringbuf_query;
 use aya_log_ebpf::debug;
-use tracer_common::event::{
-    DETAIL_LEN, DetailBytes, JOURNEY_EVENTS, LONG_LEN, OriginDetail, Tracked, flags, origin, state,
-};
+use tracer_common::event::{DETAIL_LEN, DetailBytes, OriginDetail, Tracked, flags, origin, state};
 use tracer_common::filter::terms;
 use tracer_common::{Control, Probe, Stat};
 
+use crate::admit::{admit, is_refused_yet};
 use crate::again::{begins_again, birthmark, is_stale};
 use crate::config::{filter, option};
 use crate::emit::{Site, emit, emit_note};
 use crate::filter::{self, Match};
 use crate::maps::{
-    EVENTS, RATE, Slot, TRACKED, any_held, any_live, control, count, current, held_add, held_sub,
-    is_curious, learn, live, live_add, live_sub, lose, take_origin,
+    Slot, TRACKED, any_held, any_live, control, count, current, held_add, held_sub, is_curious,
+    learn, live_add, live_sub, lose, take_origin,
 };
 use crate::packet::{self, Packet};
 use crate::skb::{Skb, probe_read};
 use crate::tunnel;
 
-/// `BPF_RB_AVAIL_DATA`: bytes written and not yet read.
-const AVAILABLE: u64 = 0;
 const NO_DETAIL: DetailBytes = [0; DETAIL_LEN];
 
 /// What a probe point is, beyond the skb and the place.
@@ -84,7 +80,8 @@ pub(crate) fn observe<const DIRECT: bool, D: Copy>(
             }
             return null_mut();
         }
-        if rule.may_begin && is_refused_yet(skb, entry, rule, probe) {
+        let is_midway = rule.may_begin && !rule.ends && !rule.makes;
+        if is_midway && is_refused_yet(skb, entry, probe) {
             return null_mut();
         }
     }
@@ -126,26 +123,6 @@ fn overlook(address: u64, known: Option<*mut Tracked>, rule: Rule) {
     if rule.ends {
         forget(address, entry);
     }
-}
-
-/// Whether this is, as far as the least look can tell, the packet that was refused: its buffer is
-/// where it was, it is not met where that one was met first, and a namespace does not send it as its
-/// own. One that was put together from fragments lies in the buffer of the first.
-#[inline(always)]
-fn is_refused_yet<const DIRECT: bool>(
-    skb: Skb<DIRECT>,
-    entry: &Tracked,
-    rule: Rule,
-    probe: Probe,
-) -> bool {
-    entry.journey == 0
-        && !rule.ends
-        && !rule.makes
-        && entry.seq != probe as u16
-        && entry.head == skb.head()
-        && entry.state != state::SETTLED
-        && entry.is_fragment == 0
-        && !is_stale(entry)
 }
 
 /// [`observe`], once there is room to read the packet into.
@@ -461,51 +438,6 @@ fn tell_origin(address: u64, entry: &mut Tracked, mut ancestor: Ancestor) {
             ..OriginDetail::default()
         };
         emit_note(entry, site, detail);
-    }
-}
-
-/// The identity of a new journey, or 0 when it is refused.
-#[inline(always)]
-fn admit(slot: Slot, now: u64) -> u64 {
-    // First, since it costs less to ask.
-    let limit = option!(max_journeys);
-    if limit != 0 && is_over_rate(limit, now) {
-        count(Stat::RefusedRate);
-        return 0;
-    }
-    let ring = option!(ring_bytes);
-    // SAFETY: the map is a ring buffer.
-    let unread = unsafe { bpf_ringbuf_query((&raw const EVENTS).cast_mut().cast(), AVAILABLE) };
-    let promised = (live() + 1) * JOURNEY_EVENTS * (LONG_LEN as u64 + 8);
-    if unread + promised > ring {
-        count(Stat::RefusedRing);
-        return 0;
-    }
-    if limit != 0
-        && let Some(admitted) = RATE.get_ptr_mut(1)
-    {
-        // SAFETY: a map value; a race between CPUs costs a few admissions, nothing else.
-        unsafe { *admitted += 1 };
-    }
-    let room = slot.room();
-    room.journeys += 1;
-    room.number << 48 | room.journeys
-}
-
-/// Whether the present second has had its admissions.
-#[inline(always)]
-fn is_over_rate(limit: u64, now: u64) -> bool {
-    const SECOND: u64 = 1_000_000_000;
-    let (Some(start), Some(admitted)) = (RATE.get_ptr_mut(0), RATE.get_ptr_mut(1)) else {
-        return false;
-    };
-    // SAFETY: map values; a race between CPUs costs a few admissions, nothing else.
-    unsafe {
-        if now.wrapping_sub(*start) >= SECOND {
-            *start = now;
-            *admitted = 0;
-        }
-        *admitted >= limit
     }
 }
 
