@@ -115,6 +115,7 @@ mod tests {
             table,
             metric: 0,
             hops: vec![NextHop { via: via.map(ip), dev: Some(dev), flags: 0, weight: 1 }],
+            nexthop: None,
             prefsrc: None,
             mtu: None,
             limits: crate::net::detail::RouteLimits::default(),

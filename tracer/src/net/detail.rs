@@ -96,6 +96,8 @@ pub struct Route {
     pub metric: u32,
     /// Next hops; more than one is multipath.
     pub hops: Vec<NextHop>,
+    /// The nexthop object that the hops, and a refusal, are of (`RTA_NH_ID`).
+    pub nexthop: Option<u32>,
     /// `RTA_PREFSRC`.
     pub prefsrc: Option<IpAddr>,
     /// `RTAX_MTU`, bytes.

@@ -19,6 +19,9 @@ pub struct Path {
     pub kind: RouteType,
     /// By whom; several share.
     pub hops: Vec<Hop>,
+    /// The nexthop object that they are of, in a route that there is: `ip route del` finds it by
+    /// that alone.
+    pub nexthop: Option<u32>,
     /// Table.
     pub table: u32,
     /// Metric, 0 where it was not given.
@@ -49,6 +52,7 @@ impl Path {
             dst,
             kind: RouteType::Unicast,
             hops: vec![hop],
+            nexthop: None,
             table: TABLE_MAIN,
             metric: 0,
             src: None,
@@ -81,6 +85,7 @@ impl Path {
             dst: route.dst,
             kind: route.kind,
             hops: hops.collect(),
+            nexthop: route.nexthop,
             table: route.table,
             metric: route.metric,
             src: None,
@@ -93,6 +98,15 @@ impl Path {
     pub fn onlink(mut self) -> Self {
         self.hops.iter_mut().for_each(|h| h.is_onlink = true);
         self
+    }
+
+    /// As `ip route del` takes it.
+    #[must_use]
+    pub fn words_of_old(&self) -> Argv {
+        match self.nexthop {
+            Some(id) => self.placed(argv![Word::prefix(self.dst), "nhid", id]),
+            None => self.words(),
+        }
     }
 
     /// As `ip route` takes it.
@@ -111,12 +125,18 @@ impl Path {
                 .and_if(hop.dev.as_deref(), |dev| argv!["dev", Foreign(dev)])
                 .and_if(hop.is_onlink.then_some("onlink"), |word| argv![word]);
         }
-        argv.and_if(self.is_link.then_some("link"), |link| argv!["scope", link])
-            .and_if(self.src, |src| argv!["src", src])
-            .and_if(Some(self.table).filter(|t| !matches!(*t, 0 | TABLE_MAIN)), |t| {
-                argv!["table", t]
-            })
-            .and_if(Some(self.metric).filter(|m| *m != 0), |m| argv!["metric", m])
+        argv = argv
+            .and_if(self.is_link.then_some("link"), |link| argv!["scope", link])
+            .and_if(self.src, |src| argv!["src", src]);
+        self.placed(argv)
+    }
+
+    /// With its table and its metric.
+    fn placed(&self, argv: Argv) -> Argv {
+        argv.and_if(Some(self.table).filter(|t| !matches!(*t, 0 | TABLE_MAIN)), |t| {
+            argv!["table", t]
+        })
+        .and_if(Some(self.metric).filter(|m| *m != 0), |m| argv!["metric", m])
     }
 
     /// `ip`, with the family where a route alone does not tell it (`default`).

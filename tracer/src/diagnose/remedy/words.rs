@@ -100,7 +100,7 @@ fn write(state: &NetworkState, remedy: &Remedy) -> Option<Argv> {
             argv!["ip", "addr", "del", Word::net(*net), "dev", Foreign(dev)]
         }
         Remedy::Route(path) => path.ip().and(argv!["route", "replace"]).and(path.words()),
-        Remedy::DelRoute(path) => path.ip().and(argv!["route", "del"]).and(path.words()),
+        Remedy::DelRoute(path) => path.ip().and(argv!["route", "del"]).and(path.words_of_old()),
         Remedy::AddRule(rule) => ip_of(rule).and(argv!["rule", "add"]).and(routing_rule(rule)),
         Remedy::DelRule(rule) => ip_of(rule).and(argv!["rule", "del"]).and(routing_rule(rule)),
         Remedy::Neigh { dev, addr, mac } => {

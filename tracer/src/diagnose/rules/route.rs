@@ -1,9 +1,11 @@
 //! Routing decisions that end a packet's way.
 
+use std::net::IpAddr;
+
 use super::met::is_astray;
 use super::{Case, Finding, Rule};
 use crate::diagnose::finding::Where;
-use crate::diagnose::remedy::{Path, Remedy, Step};
+use crate::diagnose::remedy::{Path, Remedy, Step, full};
 use crate::diagnose::{Direction, Drop, show};
 use crate::journey::RouteKind;
 use crate::net::Netns;
@@ -71,7 +73,7 @@ fn refused(case: &Case<'_>, drop: &Drop<'_>) -> Option<Finding> {
 pub(super) fn past(
     case: &Case<'_>,
     (netns, refusing): (&Netns, &Route),
-    dst: std::net::IpAddr,
+    dst: IpAddr,
     finding: Finding,
 ) -> Finding {
     let behind = case.route_behind(netns, dst, Some(refusing));
@@ -80,10 +82,25 @@ pub(super) fn past(
         _ => false,
     };
     let narrower = behind.iter().filter(wins).cloned().collect();
+    // A gateway for everything where only this one destination is refused.
+    let instead = behind.iter().filter_map(|step| instead(refusing, dst, step)).collect();
     finding
         .rather(narrower)
+        .rather(instead)
         .fix(Remedy::DelRoute(Path::of(netns, refusing)).at(netns.inum))
         .fixes(behind)
+}
+
+/// What leads to one destination alone, where `behind` leads more there than is refused.
+fn instead(refusing: &Route, dst: IpAddr, behind: &Step) -> Option<Step> {
+    let (Step::Do(netns, Remedy::Route(path)), true) = (behind, refusing.table == TABLE_MAIN)
+    else {
+        return None;
+    };
+    let is_wide = path.table == TABLE_MAIN && path.dst.1 < refusing.dst.1;
+    let metric = if refusing.dst.1 == full(dst) { refusing.metric } else { 0 };
+    let path = Path { dst: (dst, full(dst)), metric, ..path.clone() };
+    is_wide.then(|| Remedy::Route(path).at(*netns))
 }
 
 /// A policy rule refuses the packet (its `unreachable` is counted as a missing route), or keeps it
@@ -99,12 +116,7 @@ fn is_ruled_out(netns: &Netns, drop: &Drop<'_>) -> bool {
 }
 
 /// The most specific route of that kind which covers `dst`.
-fn refusing<'a>(
-    case: &Case<'a>,
-    netns: &Netns,
-    kind: RouteKind,
-    dst: std::net::IpAddr,
-) -> Option<&'a Route> {
+fn refusing<'a>(case: &Case<'a>, netns: &Netns, kind: RouteKind, dst: IpAddr) -> Option<&'a Route> {
     let wanted = match kind {
         RouteKind::Blackhole => RouteType::Blackhole,
         RouteKind::Unreachable => RouteType::Unreachable,
@@ -142,6 +154,7 @@ fn missing(case: &Case<'_>, drop: &Drop<'_>, netns: &Netns) -> Finding {
         .fact(drop.fact())
         .facts((counted > 0).then_some(counter))
         .journeys([drop.journey.id])
-        .depth(case.depth_of(drop));
+        .depth(case.depth_of(drop))
+        .follows(&["route-wrong-nexthop"]);
     finding.fixes(fixes)
 }

@@ -20,6 +20,7 @@ fn route(dst: &str, table: u32, hops: &[(Option<&str>, u32)]) -> Route {
         weight: 1,
     };
     Route {
+        nexthop: None,
         dst: prefix(dst),
         kind: if table == TABLE_LOCAL { RouteType::Local } else { RouteType::Unicast },
         table,

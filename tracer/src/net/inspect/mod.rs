@@ -11,6 +11,7 @@ pub(super) mod counters;
 pub(crate) mod fuzz;
 mod groups;
 pub(super) mod neighbours;
+mod nexthops;
 pub(crate) mod nftables;
 mod policies;
 mod resolver;
@@ -258,6 +259,7 @@ fn read_route_family(netlink: &mut Netlink, job: &Job, what: What, detail: &mut 
     if what.routes {
         detail.v6_addresses = addresses::states();
         detail.routes = detail.take("routes", routes::routes(netlink));
+        nexthops::fill(netlink, &mut detail.routes);
         detail.rules = detail.take("policy routing rules", routes::rules(netlink));
     }
     if what.neighbours {

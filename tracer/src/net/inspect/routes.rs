@@ -10,6 +10,7 @@ use crate::net::detail::{NextHop, Prefix, Route, RouteLimits, RouteType, Routing
 const HEADER: usize = 12;
 const RTM_NEWROUTE: u16 = libc::RTM_NEWROUTE;
 const RTM_NEWRULE: u16 = libc::RTM_NEWRULE;
+const RTA_NH_ID: u16 = 30;
 const FIB_RULE_INVERT: u32 = 2;
 
 /// All routes of the calling thread's namespace.
@@ -62,6 +63,7 @@ pub(crate) fn route(body: &[u8]) -> Option<Route> {
         table: u8_at(body, 4)?.into(),
         metric: 0,
         hops: Vec::new(),
+        nexthop: None,
         prefsrc: None,
         mtu: None,
         limits: RouteLimits::default(),
@@ -79,6 +81,7 @@ pub(crate) fn route(body: &[u8]) -> Option<Route> {
             libc::RTA_TABLE => route.table = u32_at(value, 0)?,
             libc::RTA_METRICS => (route.mtu, route.limits) = limits(value),
             libc::RTA_MULTIPATH => route.hops = hops(value),
+            RTA_NH_ID => route.nexthop = u32_at(value, 0),
             _ => {}
         }
     }

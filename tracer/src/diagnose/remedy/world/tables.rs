@@ -26,6 +26,7 @@ fn by_device(dst: Prefix, dev: u32, src: Option<IpAddr>) -> Route {
         table: TABLE_MAIN,
         metric: 0,
         hops: vec![NextHop { dev: Some(dev), weight: 1, ..NextHop::default() }],
+        nexthop: None,
         prefsrc: src,
         mtu: None,
         limits: crate::net::detail::RouteLimits::default(),
@@ -107,6 +108,7 @@ pub(super) fn replace_route(netns: &mut Netns, path: &Path) -> Option<()> {
         table: if path.table == 0 { TABLE_MAIN } else { path.table },
         metric,
         hops,
+        nexthop: None,
         prefsrc: path.src,
         mtu: None,
         limits: crate::net::detail::RouteLimits::default(),
@@ -155,7 +157,8 @@ pub(super) fn del_route(netns: &mut Netns, path: &Path) -> Option<()> {
         let is_kind = r.kind == path.kind;
         let is_metric = path.metric == 0 || r.metric == path.metric;
         let is_same = (r.dst, r.table) == (path.dst, table) && is_kind && is_metric;
-        is_same && (hops.iter().all(leads) || r.hops.is_empty())
+        let is_led = hops.iter().all(leads) || r.hops.is_empty();
+        is_same && if path.nexthop.is_some() { r.nexthop == path.nexthop } else { is_led }
     })?;
     routes.remove(at);
     Some(())

@@ -61,6 +61,7 @@ fn routed(limits: RouteLimits) -> NetworkState {
         table: 254,
         metric: 0,
         hops: vec![NextHop { dev: Some(2), ..NextHop::default() }],
+        nexthop: None,
         prefsrc: None,
         mtu: None,
         limits,
