@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::{Case, Finding, Rule, chains};
 use crate::diagnose::case::Purpose;
 use crate::diagnose::remedy::{Remedy, Resolv, Step};
-use crate::diagnose::walk::{End, Nat, ObstacleKind as Kind, Walk};
+use crate::diagnose::walk::{Ask, End, Nat, ObstacleKind as Kind, Scope, Walk, walk};
 use crate::diagnose::{Confidence, Direction, Method, Outcome, Scenario, Where, place};
 use crate::journey::Fate;
 use crate::net::detail::Resolver;
@@ -35,7 +35,8 @@ fn check(case: &Case<'_>) -> Vec<Finding> {
         return vec![finding];
     }
     let found = wrong_server(case).into_iter().chain(upstream(case));
-    found.chain(unknown(case)).chain(refuses(case)).chain(silent(case)).collect()
+    let found = found.chain(unknown(case)).chain(asks_itself(case)).chain(refuses(case));
+    found.chain(silent(case)).collect()
 }
 
 /// `resolv.conf` names no server at all.
@@ -102,6 +103,31 @@ fn unknown(case: &Case<'_>) -> Option<Finding> {
              services -A), and the zone on the DNS server",
         ),
     })
+}
+
+/// The server was given its own address as the server to ask: its questions go in a circle.
+fn asks_itself(case: &Case<'_>) -> Option<Finding> {
+    let own = |p: &&crate::diagnose::Probed| {
+        let is_here = |n: &Netns| n.inum == p.netns;
+        let is_own = p.to.is_loopback() || case.state.holders(p.to).any(is_here);
+        p.purpose == Purpose::Upstream && is_own
+    };
+    let asked = case.probes.iter().find(own)?;
+    let server = case.state.netns_name(asked.netns);
+    let path = case.detail(asked.netns).and_then(|d| d.resolver.as_ref());
+    let path = path.filter(|r| r.nameservers.contains(&asked.to));
+    let title = format!("the DNS server in {server} asks itself: {} is its own address", asked.to);
+    Some(
+        Finding::error("dns-server-error", Scenario::Dns, title)
+            .confidence(Confidence::Certain)
+            .at(Where::netns(case.state, asked.netns))
+            .fact(format!("what {server} is asked and does not know it asks {}:{}", asked.to, asked.dport))
+            .facts(path.map(|r| format!("{}: nameserver {}", r.path, asked.to)))
+            .fix(format!(
+                "# give the DNS server in {server} the address of another one to ask (a loopback address in \
+                 the resolv.conf that it was given is its own, not the node's)"
+            )),
+    )
 }
 
 /// The server answers, and will not or cannot say.
@@ -237,6 +263,8 @@ fn wrong_server(case: &Case<'_>) -> Option<Finding> {
     let beside = resolver.nameservers.iter().find(|a| **a != server);
     let beside = beside.map(|a| (*a, "the next name server of the same file"));
     let right = service(case, node, server).or(beside).or_else(|| elsewhere(case, netns, server));
+    let right = right.filter(|(addr, _)| is_reached(case, netns.inum, *addr));
+    let stub = right.is_none().then(|| stub_of(case, node, server)).flatten();
     let (id, title) = if is_cache {
         let title = format!(
             "{} asks a DNS cache at {server}, and no device of {node_name} has that address",
@@ -252,9 +280,18 @@ fn wrong_server(case: &Case<'_>) -> Option<Finding> {
         .at(Where::netns(case.state, netns.inum))
         .fact(format!("{}: nameserver {server}", resolver.path))
         .facts(right.map(|(addr, what)| format!("{what} is at {addr}")))
-        .fact(format!("no device and no rule that translates has {server}"));
+        .fact(match &stub {
+            Some(who) => format!("{who} listens at {server} of {node_name}, for {node_name} alone"),
+            None => format!("no device and no rule that translates has {server}"),
+        });
     let finding = if is_cache {
         finding.fix("# start the cache on this node (node-local-dns), or let the kubelet name the Service instead")
+    } else if stub.is_some() {
+        finding.fix(format!(
+            "# in {}: put the servers that {node_name} itself asks (resolvectl dns, \
+             /run/systemd/resolve/resolv.conf) for {server}, or start the container with --dns",
+            resolver.path
+        ))
     } else {
         finding.fix("# in a cluster: set clusterDNS of the kubelet, and start the pod anew")
     };
@@ -265,6 +302,28 @@ fn wrong_server(case: &Case<'_>) -> Option<Finding> {
         }
         None => finding,
     })
+}
+
+/// A query is delivered there, or leaves what is seen.
+fn is_reached(case: &Case<'_>, netns: Inum, server: IpAddr) -> bool {
+    let way = walk(case.state, &Scope::everything(), &Ask::udp(netns, server, 53));
+    let is_there = match &way.end {
+        End::Delivered { socket, .. } => socket.is_some(),
+        End::LeftView { .. } => true,
+        End::Stopped { .. } | End::Loop | End::Unknown { .. } => false,
+    };
+    is_there && !server.is_loopback() && way.stopped_at().is_none()
+}
+
+/// Who listens on the node at a loopback address that one of its pods was given.
+fn stub_of(case: &Case<'_>, node: Inum, server: IpAddr) -> Option<String> {
+    let mut sockets = case.detail(node)?.sockets.iter();
+    let socket = sockets.find(|s| {
+        let is_there = s.addr == server || s.addr.is_unspecified();
+        s.proto == 17 && s.port == 53 && server.is_loopback() && is_there
+    })?;
+    let name = socket.process.as_ref().map(|(pid, name)| format!("{name} ({pid})"));
+    Some(name.unwrap_or_else(|| "a stub".to_owned()))
 }
 
 /// The DNS Service that the node's rules know.

@@ -1,5 +1,6 @@
 //! The DNS server's own questions: where it says SERVFAIL, what counts is what becomes of those.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,7 +53,13 @@ pub(super) async fn follow(
                 parent.id += NUMBERS;
             }
         }
-        probes.extend(questions(&seen, server));
+        let own = node.state.netns.get(&server);
+        let is_own = |addr: IpAddr| {
+            let mut held =
+                own.into_iter().flat_map(|n| n.devices.values().flat_map(|d| &d.addresses));
+            addr.is_loopback() || held.any(|(a, _)| *a == addr)
+        };
+        probes.extend(questions(&seen, (server, asked.dport), is_own));
         journeys.extend(seen);
     }
     Ok(())
@@ -103,15 +110,20 @@ async fn question(node: &Node, asked: &Probed, server: Inum) -> Result<Vec<Journ
     Ok(capture.end().await?.journeys)
 }
 
-/// What the server asked, as probes of its own.
-fn questions(seen: &[Journey], server: Inum) -> Vec<Probed> {
+/// What the server asked, as probes of its own: not what it was asked meanwhile, nor what it
+/// answers late.
+fn questions(
+    seen: &[Journey],
+    (server, port): (Inum, u16),
+    is_own: impl Fn(IpAddr) -> bool,
+) -> Vec<Probed> {
     let flows = journey::group(seen);
     let first = |i: &usize| seen.get(*i)?.first.map(|h| h.tuple);
     let mut found: Vec<Probed> = Vec::new();
     for flow in &flows {
         let Some(tuple) = flow.forward.first().and_then(first) else { continue };
         let is_known = found.iter().any(|p| (p.to, p.dport) == (tuple.dst, tuple.dport));
-        if is_known {
+        if is_known || tuple.dport != port || !is_own(tuple.src) {
             continue;
         }
         let outcome = if flow.backward.is_empty() { Outcome::Timeout } else { Outcome::Answered };

@@ -40,8 +40,13 @@ pub(super) fn read(netns_file: &Path, pids: &[u32]) -> io::Result<Option<Resolve
     Ok(found.map(|(path, text)| Resolver { path, ..parse(&text) }))
 }
 
-/// The names that are looked up there before any server is asked; `None` where that is not known.
+/// The names that are looked up there before any server is asked; `None` where that is not known,
+/// or where servers are asked first.
 pub(super) fn hosts(netns_file: &Path, pids: &[u32]) -> Option<Hosts> {
+    let order = file(netns_file, pids, "nsswitch.conf").ok()?;
+    if order.is_some_and(|(_, text)| !is_file_first(&text)) {
+        return None;
+    }
     let (path, text) = file(netns_file, pids, "hosts").ok()??;
     Some(Hosts { path, entries: entries(&text) })
 }
@@ -86,6 +91,15 @@ fn read_below(root: &Path, file: &Path) -> io::Result<(String, String)> {
     let spot = Root::open(root)?.at(file).settled()?;
     let text = spot.read(LIMIT)?.bytes;
     Ok((spot.outside().display().to_string(), String::from_utf8_lossy(&text).into_owned()))
+}
+
+/// `nsswitch.conf(5)`: the file comes before any server. So it does without such a line.
+fn is_file_first(text: &str) -> bool {
+    let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default());
+    let mut order = lines.filter_map(|line| line.trim().strip_prefix("hosts:"));
+    let Some(order) = order.next() else { return true };
+    let first = order.split_whitespace().find(|word| matches!(*word, "files" | "dns"));
+    first == Some("files") || order.contains("resolve")
 }
 
 /// `hosts(5)`: an address, and its names.
@@ -149,6 +163,13 @@ mod tests {
         assert_eq!(resolver.search, ["shop.svc.cluster.local", "svc.cluster.local"]);
         assert_eq!(resolver.ndots, 5);
         assert_eq!(parse("").ndots, 1);
+    }
+
+    #[test]
+    fn the_order_says_whether_the_file_comes_first() {
+        let usual = "passwd: files\nhosts:  files mdns4_minimal [NOTFOUND=return] dns # mine\n";
+        assert!(is_file_first(usual) && is_file_first("") && is_file_first("hosts: resolve dns"));
+        assert!(!is_file_first("hosts: dns files") && !is_file_first("hosts:\tdns # files\n"));
     }
 
     #[test]
