@@ -84,6 +84,22 @@ impl Site {
         ));
     }
 
+    /// A client `cl` and a server `sv` on a bridge `br0` of `sw`: .2 and .9 of this /24.
+    ///
+    /// # Panics
+    ///
+    /// If that fails.
+    #[must_use]
+    pub fn switched(net: &str) -> Self {
+        let site = Self::new(&["cl", "sw", "sv"]);
+        site.exec("sw", "ip link add br0 type bridge && ip link set br0 up");
+        for (host, last) in [("cl", 2), ("sv", 9)] {
+            site.plug("sw", "br0", host);
+            site.exec(host, &format!("ip addr add {net}.{last}/24 dev e0"));
+        }
+        site
+    }
+
     /// One echo request that must be answered.
     pub fn ping_once(&self, host: &str, to: &str) {
         self.exec(host, &format!("ping -n -c1 -W5 {to}"));

@@ -59,13 +59,57 @@ fn a_server_that_drops_all_icmp_does_not_hear_of_it() {
 }
 
 #[test]
-fn a_bridge_port_that_is_too_narrow_swallows_them_without_a_word() {
-    let site = Site::new(&["cl", "sw", "sv"]);
+fn a_bridge_drops_what_the_router_says_to_the_server() {
+    let site = Site::new(&["cl", "rt", "sw", "sv"]);
     site.exec("sw", "ip link add br0 type bridge && ip link set br0 up");
-    for (host, addr) in [("cl", "10.95.4.2/24"), ("sv", "10.95.4.9/24")] {
+    for (host, addr) in [("rt", "10.95.6.1/24"), ("sv", "10.95.6.9/24")] {
         site.plug("sw", "br0", host);
         site.exec(host, &format!("ip addr add {addr} dev e0"));
     }
+    site.wire(("cl", "e0", "10.95.7.2/24"), ("rt", "in0", "10.95.7.1/24"));
+    site.exec("rt", "sysctl -qw net.ipv4.ip_forward=1 && ip link set in0 mtu 1400");
+    site.exec("cl", "ip link set e0 mtu 1400 && ip route add default via 10.95.7.1 advmss 1460");
+    site.exec("sv", "ip route add default via 10.95.6.1");
+    greeter(&site, "sv", 8443);
+    let from = site.netns("cl");
+    let ask = ["--from", &from, "--to", "10.95.6.9:8443"];
+    Diagnosis::of(&ask).assert_healthy();
+    site.exec(
+        "sw",
+        "nft add table bridge guard && nft 'add chain bridge guard fwd0 { type filter hook forward \
+         priority 0; }' && nft 'add rule bridge guard fwd0 iifname \"p-rt\" ip protocol icmp drop'",
+    );
+    Diagnosis::of(&ask).assert_first("pmtud-blackhole", &site.netns("sw")).run_fix();
+    Diagnosis::of(&ask).assert_healthy();
+}
+
+#[test]
+fn a_server_that_does_not_expect_the_router_does_not_hear_of_it() {
+    let site = narrow();
+    // The router complains from an address that the server would answer elsewhere.
+    site.exec("isp", "ip addr flush dev core0 && ip addr add 10.95.77.1/32 dev core0");
+    site.exec("isp", "ip route add 10.95.3.0/24 dev core0 src 10.95.77.1");
+    let far = Site::new(&["far"]);
+    let there = far.netns("far");
+    site.exec("sv", &format!("ip link add e1 type veth peer name e0 netns {there}"));
+    site.exec("sv", "ip addr add 10.95.8.2/24 dev e1 && ip link set e1 up");
+    far.exec("far", "ip addr add 10.95.8.1/24 dev e0 && ip link set e0 up");
+    site.exec(
+        "sv",
+        "ip route replace 10.95.2.0/24 dev e0 && ip route replace default via 10.95.8.1",
+    );
+    site.exec("isp", "sysctl -qw net.ipv4.conf.core0.proxy_arp=1");
+    greeter(&site, "sv", 8443);
+    site.exec("sv", "sysctl -qw net.ipv4.conf.e0.rp_filter=2");
+    diagnose(&site).assert_healthy();
+    site.exec("sv", "sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.e0.rp_filter=1");
+    diagnose(&site).assert_first("pmtud-blackhole", &site.netns("sv")).run_fix();
+    diagnose(&site).assert_healthy();
+}
+
+#[test]
+fn a_bridge_port_that_is_too_narrow_swallows_them_without_a_word() {
+    let site = Site::switched("10.95.4");
     site.exec("sw", "ip link set p-cl mtu 1300");
     greeter(&site, "sv", 8443);
     let from = site.netns("cl");
@@ -99,12 +143,7 @@ fn what_is_never_sent_meets_no_hole() {
 
 #[test]
 fn long_frames_of_one_end_are_none_that_the_other_asked_for() {
-    let site = Site::new(&["cl", "sw", "sv"]);
-    site.exec("sw", "ip link add br0 type bridge && ip link set br0 up");
-    for (host, addr) in [("cl", "10.95.5.2/24"), ("sv", "10.95.5.9/24")] {
-        site.plug("sw", "br0", host);
-        site.exec(host, &format!("ip addr add {addr} dev e0"));
-    }
+    let site = Site::switched("10.95.5");
     site.exec("sw", "ip link set p-sv mtu 9000");
     site.exec("sv", "ip link set e0 mtu 9000");
     greeter(&site, "sv", 8443);

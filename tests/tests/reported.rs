@@ -2,16 +2,11 @@
 
 use std::path::Path;
 
-use pkttrace_tests::{Diagnosis, Site, greeter, greeter_by, name_server_at};
+use pkttrace_tests::{Diagnosis, Program, Site, greeter, greeter_by, name_server_at};
 
 /// A client and a server on a bridge, by the addresses .2 and .9.
 fn switched() -> Site {
-    let site = Site::new(&["cl", "sw", "sv"]);
-    site.exec("sw", "ip link add br0 type bridge && ip link set br0 up");
-    for (host, addr) in [("cl", "10.96.1.2/24"), ("sv", "10.96.1.9/24")] {
-        site.plug("sw", "br0", host);
-        site.exec(host, &format!("ip addr add {addr} dev e0"));
-    }
+    let site = Site::switched("10.96.1");
     greeter(&site, "sv", 2022);
     site
 }
@@ -79,42 +74,11 @@ fn what_collects_datagrams_answers_none() {
     let site = routed();
     let from = site.netns("cl");
     let ask = ["--from", &from, "--to", "10.96.3.9:8125", "--proto", "udp"];
-    let held = Sink::at(&site, "sv", 8125);
+    let script = "held = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\nheld.bind(('', 8125))";
+    let held = Program::run(&site, "sv", script);
     Diagnosis::of(&ask).assert_healthy();
     drop(held);
     Diagnosis::of(&ask).assert_first("app-not-listening", &site.netns("sv"));
-}
-
-/// A program that takes datagrams and says nothing.
-struct Sink(std::process::Child);
-
-impl Sink {
-    fn at(site: &Site, host: &str, port: u16) -> Self {
-        use std::io::BufRead as _;
-        let script = format!(
-            "import socket, sys\n\
-             held = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
-             held.bind(('', {port}))\n\
-             print('bound', flush=True)\n\
-             sys.stdin.read()"
-        );
-        let mut command = std::process::Command::new("ip");
-        command.args(["netns", "exec", &site.netns(host), "python3", "-c", &script]);
-        let piped = std::process::Stdio::piped;
-        let mut child = command.stdin(piped()).stdout(piped()).spawn().expect("python3 starts");
-        let mut said = String::new();
-        let output = child.stdout.as_mut().expect("piped");
-        std::io::BufReader::new(output).read_line(&mut said).expect("a line");
-        assert_eq!(said, "bound\n");
-        Self(child)
-    }
-}
-
-impl Drop for Sink {
-    fn drop(&mut self) {
-        drop(self.0.stdin.take());
-        _ = self.0.wait();
-    }
 }
 
 #[test]
@@ -134,6 +98,96 @@ fn a_line_of_the_hosts_file_is_believed_before_any_server() {
     std::fs::write(&file, "127.0.0.1 localhost\n10.96.3.9 db\n").expect("a file");
     site.exec("rt", "ip addr del 10.96.9.53/32 dev lo");
     Diagnosis::of(&ask).assert_healthy();
+    site.exec("rt", "ip addr add 10.96.9.53/32 dev lo");
+    // The server is asked first: nobody reads the line.
+    std::fs::write(&file, "10.96.3.77 db\n").expect("a file");
+    std::fs::write(file.with_file_name("nsswitch.conf"), "hosts: dns files\n").expect("a file");
+    Diagnosis::of(&ask).assert_healthy();
+}
+
+#[test]
+fn a_stub_of_the_host_is_none_of_its_containers() {
+    let site = Site::new(&["h", "c", "net"]);
+    site.exec(
+        "h",
+        "ip link add br7 type bridge && ip addr add 10.96.20.1/24 dev br7 && ip link set br7 up \
+         && sysctl -qw net.ipv4.ip_forward=1",
+    );
+    site.plug("h", "br7", "c");
+    site.exec("c", "ip addr add 10.96.20.4/24 dev e0 && ip route add default via 10.96.20.1");
+    site.wire(("h", "up0", "10.96.21.2/24"), ("net", "e0", "10.96.21.1/24"));
+    site.exec("net", "ip route add 10.96.20.0/24 via 10.96.21.2");
+    name_server_at(&site, "h", ("127.0.0.53", 53), |_| &[[10, 96, 21, 1]]);
+    for host in ["h", "c"] {
+        site.resolver(host, "nameserver 127.0.0.53\n");
+    }
+    let from = site.netns("c");
+    let found = Diagnosis::of(&["--from", &from, "--to", "repo:2022"]);
+    found.assert_first("dns-resolvconf-wrong-server", &from);
+    let fix = found.first()["fix"].to_string();
+    assert!(fix.contains("resolvectl") && !fix.contains("awk"), "no server is made up: {fix}");
+}
+
+#[test]
+fn a_name_server_that_asks_itself_is_named() {
+    let site = switched();
+    site.resolver("cl", "nameserver 10.96.1.9\n");
+    site.resolver("sv", "nameserver 127.0.0.1\n");
+    let script = "server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
+         server.bind(('', 53))\n\
+         def forward(query, client):\n \
+          asks = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n \
+          asks.settimeout(1)\n \
+          asks.sendto(query, ('127.0.0.1', 53))\n \
+          try: asks.recv(512)\n \
+          except OSError: server.sendto(query[:2] + b'\\x81\\x82' + query[4:], client)\n\
+         def serve():\n \
+          while True:\n  \
+           query, client = server.recvfrom(512)\n  \
+           if client[0] != '127.0.0.1':\n   \
+            threading.Thread(target=forward, args=(query, client), daemon=True).start()\n\
+         threading.Thread(target=serve, daemon=True).start()";
+    let _server = Program::run(&site, "sv", script);
+    let from = site.netns("cl");
+    let found = Diagnosis::of(&["--from", &from, "--to", "repo.example:443"]);
+    found.assert_first("dns-server-error", &site.netns("sv"));
+    let title = found.first()["title"].to_string();
+    assert!(title.contains("asks itself: 127.0.0.1"), "{title}");
+}
+
+#[test]
+fn ports_that_wait_are_opened_together() {
+    let site = Site::new(&["cl", "sw", "sv"]);
+    site.exec("sw", "ip link add br0 type bridge stp_state 1 forward_delay 3000");
+    site.exec("sw", "ip link set br0 up");
+    for (host, addr) in [("cl", "10.96.22.2/24"), ("sv", "10.96.22.9/24")] {
+        site.plug("sw", "br0", host);
+        site.exec(host, &format!("ip addr add {addr} dev e0"));
+    }
+    greeter(&site, "sv", 2022);
+    let from = site.netns("cl");
+    let ask = ["--from", &from, "--to", "10.96.22.9:2022"];
+    let found = Diagnosis::of(&ask);
+    assert_eq!(found.loud(), ["bridge-port-blocking"], "{:#}", found.json);
+    found.run_fix();
+    Diagnosis::of(&ask).assert_healthy();
+}
+
+#[test]
+fn dockers_policy_takes_what_others_forward() {
+    let site = routed();
+    site.exec(
+        "rt",
+        "ip link add docker0 type bridge && ip addr add 10.96.30.1/24 dev docker0 \
+         && ip link set docker0 up && iptables -N DOCKER && iptables -P FORWARD DROP \
+         && iptables -A FORWARD -o docker0 -j DOCKER && iptables -A FORWARD -i docker0 -j ACCEPT",
+    );
+    let from = site.netns("cl");
+    let ask = ["--from", &from, "--to", "10.96.3.9:2022"];
+    let found = Diagnosis::of(&ask);
+    found.assert_first("forward-policy-drop", &site.netns("rt")).run_fix();
+    Diagnosis::of(&ask).assert_healthy();
+    assert!(site.exec("rt", "iptables -S FORWARD").contains("-P FORWARD DROP"), "it stays");
 }
 
 #[test]

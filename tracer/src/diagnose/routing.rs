@@ -298,7 +298,7 @@ fn is_delivered(walk: &Walk, at: Inum) -> bool {
 }
 
 /// A multipath route without the leg that is dead.
-fn without(route: &Route, dead: IpAddr) -> Option<Route> {
+pub(super) fn without(route: &Route, dead: IpAddr) -> Option<Route> {
     let hops: Vec<NextHop> = route.hops.iter().filter(|h| h.via != Some(dead)).cloned().collect();
     let is_left = !hops.is_empty() && hops.len() < route.hops.len();
     is_left.then(|| Route { hops, ..route.clone() })

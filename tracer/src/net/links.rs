@@ -96,7 +96,11 @@ pub(super) fn device(inum: Inum, message: &LinkMessage) -> Option<Device> {
         device.kind = DeviceKind::Loopback;
     }
     let netns = device.link_nsid.is_none().then_some(inum);
-    device.link = link.or_else(|| below_vxlan(message)).map(|ifindex| Peer { netns, ifindex });
+    let link = link.or_else(|| below_vxlan(message));
+    // What a tunnel sends stays in the namespace that it was made in, without a device below too.
+    let is_away = device.kind == DeviceKind::Vxlan && device.link_nsid.is_some();
+    let link = link.or_else(|| is_away.then_some(0));
+    device.link = link.map(|ifindex| Peer { netns, ifindex });
     Some(device)
 }
 

@@ -3,8 +3,8 @@
 
 use super::argv::{Argv, Foreign, Word, argv};
 
-/// Puts a rule, given in the words of nft, in front of the one of this number. No command where it is not one of those
-/// that are made here to let something through.
+/// Puts a rule, given in the words of nft, in front of the one of this number. No command where it
+/// is not one of those that are made here to let something through.
 pub(super) fn insert((table, chain, number): (&str, &str, usize), rule: &Argv) -> Argv {
     let words: Vec<&str> = rule.raw().collect();
     let place = argv!["ebtables", "-t", Foreign(table), "-I", Foreign(chain), number];

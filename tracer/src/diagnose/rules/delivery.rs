@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use super::met::each;
 use super::{Case, Finding, Rule, chains, docker, duplicate, in_front, met, not_local, service};
 use crate::diagnose::remedy::{Edit, Remedy, Spec, argv, sysctl_name};
-use crate::diagnose::walk::{End, ObstacleKind as Kind};
+use crate::diagnose::walk::{Ask, End, ObstacleKind as Kind, Scope, walk};
 use crate::diagnose::{Confidence, Drop, Met, Outcome, Severity, Where, place, show};
 use crate::event::{Proto, Tuple};
 use crate::net::detail::{RouteType, Socket};
@@ -176,7 +176,7 @@ fn no_socket(case: &Case<'_>, drop: &Drop<'_>) -> Option<Finding> {
     {
         return None;
     }
-    let taken = taken_before(case, drop, tuple);
+    let taken = own_address(case, drop, &tuple).or_else(|| taken_before(case, drop, tuple));
     let taken = taken.or_else(|| not_local::own(case, drop, &tuple));
     if let Some(finding) = taken.or_else(|| duplicate::mistaken(case, drop, &tuple)) {
         return Some(finding);
@@ -295,6 +295,52 @@ fn embedded(
         finding
             .fix(chain.edit(Edit::Append(Spec(lead))).at(holder))
             .fix("# restarting the container writes these rules anew, those for TCP too"),
+    )
+}
+
+/// The asker has the address itself, and so asks itself: somebody else has it too, and listens.
+fn own_address(case: &Case<'_>, drop: &Drop<'_>, tuple: &Tuple) -> Option<Finding> {
+    let here = case.netns(drop.hop.netns)?;
+    let is_own = drop.journey.hops.first().is_some_and(|h| h.netns == here.inum);
+    if !is_own || tuple.src != tuple.dst || tuple.dst.is_loopback() {
+        return None;
+    }
+    let serves = |n: &&Netns| {
+        let mut sockets = n.detail.iter().flat_map(|d| &d.sockets);
+        n.inum != here.inum
+            && sockets.any(|s| {
+                s.proto == tuple.proto.number() && s.port == tuple.dport && !s.addr.is_loopback()
+            })
+    };
+    let mut others = case.state.holders(tuple.dst).filter(serves);
+    let (other, None) = (others.next()?, others.next()) else { return None };
+    let (node, dst, port) = (&here.name, tuple.dst, tuple.dport);
+    let title = format!(
+        "{node} has {dst} itself, and so asks itself: {}, which listens at port {port}, has the same \
+         address",
+        other.name
+    );
+    let arrives = |addr: &IpAddr| {
+        let walk = walk(case.state, &Scope::everything(), &Ask::ping(here.inum, *addr));
+        matches!(walk.end, End::Delivered { netns, .. } if netns == other.inum)
+            && walk.stopped_at().is_none()
+    };
+    let held = other.devices.values().flat_map(|d| &d.addresses).map(|(a, _)| *a);
+    let mut held = held.filter(|a| *a != dst && a.is_ipv4() == dst.is_ipv4() && !a.is_loopback());
+    let ask = match held.find(arrives) {
+        Some(addr) => {
+            format!("# ask {} by {addr}, or give one of the two another address", other.name)
+        }
+        None => format!("# give {node} or {} another address", other.name),
+    };
+    Some(
+        Finding::error("duplicate-address", case.scenario(), title)
+            .at(Where::netns(case.state, here.inum).dev(drop.dev().unwrap_or("lo")))
+            .fact(drop.fact())
+            .fact(format!("ip addr of {node} and of {}: {dst}", other.name))
+            .journeys([drop.journey.id])
+            .depth(case.depth_of(drop))
+            .fix(ask),
     )
 }
 

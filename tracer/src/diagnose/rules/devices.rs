@@ -76,12 +76,22 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
         }
         Kind::PortState { port, state } => {
             let (dev, state) = (name(*port), state_name(*state));
+            let all = blocked_ports(case, met, *port);
+            // All of a bridge's are told by the first.
+            if all.first().is_some_and(|(first, _)| first != port) {
+                return None;
+            }
             let title = format!("bridge port {dev} of {node} does not forward: it is {state}");
+            let fact = |(port, state): &(u32, u8)| {
+                format!("bridge link of {node}: {} state {}", name(*port), state_name(*state))
+            };
+            let open =
+                |(port, _): &(u32, u8)| met.remedy(Remedy::port(&name(*port), Port::Forwarding));
             met.finding(case, "bridge-port-blocking", title)
-                .fact(format!("bridge link of {node}: {dev} state {state}"))
+                .facts(all.iter().map(fact))
                 .follows(&["veth-host-down", "veth-pod-down", "bridge-down", "link-down"])
                 .fixes(stp_off(case, met, *port))
-                .fix(met.remedy(Remedy::port(&dev, Port::Forwarding)))
+                .fixes(all.iter().map(open))
         }
         Kind::PortsIsolated { from, to } => {
             // The answer meets the same two the other way round.
@@ -177,6 +187,22 @@ fn unused(case: &Case<'_>, netns: Inum, start: &str, skip: usize) -> String {
     let names = (0..).map(|n: u32| format!("{start}{n}"));
     let mut free = names.filter(|name| devices().all(|d| d.name != *name));
     free.nth(skip).unwrap_or_default()
+}
+
+/// The ports of the bridge of `port`, on any way, that do not forward.
+fn blocked_ports(case: &Case<'_>, met: &Met<'_>, port: u32) -> Vec<(u32, u8)> {
+    let netns = met.obstacle.place.netns;
+    let bridge = |port| case.state.device(netns, port).and_then(|d| d.master);
+    let mut found = Vec::new();
+    for other in case.obstacles().filter(|m| m.obstacle.place.netns == netns) {
+        if let Kind::PortState { port: other, state } = other.obstacle.kind
+            && bridge(other) == bridge(port)
+            && !found.contains(&(other, state))
+        {
+            found.push((other, state));
+        }
+    }
+    found
 }
 
 /// Where the spanning tree protocol decides, a port's state cannot be set.

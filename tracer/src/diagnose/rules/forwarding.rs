@@ -43,7 +43,7 @@ fn forbidden(case: &Case<'_>, drop: &Drop<'_>) -> Option<Finding> {
     .fact(drop.fact())
     .journeys([drop.journey.id])
     .depth(case.depth_of(drop))
-    .follows(&["routing-loop"])
+    .follows(&["routing-loop", "route-wrong-nexthop"])
     .fix(Remedy::sysctl(path, "1").at(netns.inum));
     if known.is_some() {
         finding = finding.fact(format!("{name} = 0 in {}", netns.name));

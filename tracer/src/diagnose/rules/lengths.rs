@@ -3,7 +3,7 @@
 use super::located::{delete, located};
 use super::met::each;
 use super::{Case, Finding, Rule};
-use crate::diagnose::remedy::{Link, Remedy, Step, allow};
+use crate::diagnose::remedy::{Link, Remedy, Step, allow, sysctl_name};
 use crate::diagnose::walk::{Leg, Obstacle, ObstacleKind as Kind, RuleRef, What};
 use crate::diagnose::{
     Confidence, Direction, Drop, Met, Probed, Purpose, Severity, Where, overlay,
@@ -107,6 +107,9 @@ fn too_long(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
     let node = &netns.name;
     let dev = case.dev_name(netns.inum, dev);
     let has = format!("ip link of {node}: {dev} mtu {mtu}");
+    if let Some(finding) = refused_word(case, met, (node, &dev, mtu)) {
+        return Some(finding.fact(has).facts(long_sender(case, met, mtu)));
+    }
     if let Some((error, rule)) = silenced(met) {
         let dropper = case.state.netns_name(error.place.netns);
         let by =
@@ -137,6 +140,33 @@ fn too_long(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
     );
     let set = Remedy::link(&dev, Link::Mtu(len));
     Some(met.finding(case, id, title).fact(has).fix(met.remedy(set)))
+}
+
+/// The ICMP error comes in where its source is not expected.
+fn refused_word(
+    case: &Case<'_>,
+    met: &Met<'_>,
+    (node, dev, mtu): (&str, &str, u32),
+) -> Option<Finding> {
+    let mut here = met.walk.steps[met.step].obstacles.iter().filter(|o| o.leg == Leg::Error);
+    let (error, sysctl, src) = here.find_map(|o| match &o.kind {
+        Kind::ReversePath { sysctl, src, .. } => Some((o, sysctl, *src)),
+        _ => None,
+    })?;
+    let at = case.netns(error.place.netns)?;
+    let by = case.dev_name(at.inum, error.place.dev?);
+    let name = sysctl_name(sysctl);
+    let title = format!(
+        "{node} cannot tell senders that {dev} takes no more than {mtu} bytes: {} drops the ICMP \
+         error from {src}, as {name} is set and the way back is not {by}",
+        at.name
+    );
+    let mut finding = met.finding(case, SILENCED, title);
+    finding = finding.follows(&["rp-filter-strict-asymmetric"]);
+    finding.place = Where::netns(case.state, at.inum).dev(&by);
+    let is = case.sysctl(at.inum, sysctl).unwrap_or("1");
+    let loose = Remedy::sysctl(&format!("ipv4/conf/{by}/rp_filter"), "2");
+    Some(finding.sysctl(at, sysctl, is).fix(loose.at(at.inum)))
 }
 
 /// The rule that keeps the ICMP error from being sent, at the same step.

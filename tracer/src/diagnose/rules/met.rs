@@ -38,8 +38,8 @@ pub(super) fn is_left(met: &Met<'_>) -> bool {
         && !met.walk.obstacles().any(|(_, o)| is_meant(&o.kind))
 }
 
-/// The packet came here only by another namespace's default route, or untranslated: the cause is
-/// there.
+/// The packet came here only by another namespace's default route or neighbour entry, or
+/// untranslated: the cause is there.
 pub(super) fn is_astray(case: &Case<'_>, drop: &Drop<'_>) -> bool {
     case.obstacles().any(|m| {
         let led_astray = matches!(
@@ -48,6 +48,7 @@ pub(super) fn is_astray(case: &Case<'_>, drop: &Drop<'_>) -> bool {
                 | ObstacleKind::Untranslated { .. }
                 | ObstacleKind::Unspread { .. }
                 | ObstacleKind::Diverted { .. }
+                | ObstacleKind::WrongNeighbour { .. }
         );
         m.direction == drop.direction
             && (is_left(&m) || led_astray && m.obstacle.place.netns != drop.hop.netns)

@@ -3,6 +3,7 @@
 
 use super::{Case, Direction, Finding, Rule, Scenario};
 
+mod beside;
 mod beyond;
 #[cfg(test)]
 mod cases;

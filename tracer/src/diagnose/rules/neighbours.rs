@@ -44,7 +44,12 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
                 return Some(other_mac(case, met, netns, (*addr, *has, *actual)));
             }
             let title = format!("{node} has {kind} neighbour entry for {addr} that is wrong");
-            met.finding(case, "neigh-stale-permanent", title)
+            let mut finding = met.finding(case, "neigh-stale-permanent", title);
+            // The kernel asks anew once it has doubts.
+            if !is_permanent && met.obstacle.stops() {
+                finding.confidence = Confidence::Likely;
+            }
+            finding
                 .fact(format!(
                     "ip neigh of {node}: {addr} dev {dev} lladdr {}{real}",
                     show::mac(*has)

@@ -4,10 +4,10 @@
 use std::net::IpAddr;
 
 use super::met::each;
-use super::{Case, Finding, Rule, devices, plug, refusal, service};
+use super::{Case, Finding, Rule, beside, devices, plug, refusal, service};
 use crate::diagnose::finding::Where;
 use crate::diagnose::remedy::{Path, Remedy, Step, full, main_first, sysctl_name};
-use crate::diagnose::walk::{ObstacleKind as Kind, What};
+use crate::diagnose::walk::{Leg, ObstacleKind as Kind, What};
 use crate::diagnose::{Confidence, Direction, Met, overlay, place, show};
 use crate::net::detail::{Route, RouteType, RoutingRule, RuleAction};
 use crate::net::fib::{self, FibQuery, TABLE_MAIN};
@@ -38,6 +38,9 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
     let is_pod = place::node_of(case.state, netns.inum).is_some() || met.step < 2;
     let route = |r: &Route| show::route(netns, r);
     let dst = met.walk.steps.get(met.step)?.tuple.dst;
+    if let Some(finding) = beside::before(case, met) {
+        return Some(finding);
+    }
     Some(match &met.obstacle.kind {
         Kind::NoSource { devices } if devices.is_empty() => met
             .finding(case, "veth-missing", format!("{node} has no device but lo"))
@@ -154,6 +157,8 @@ fn one(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
             met.finding(case, id, format!("{node} does not forward packets: {name} is 0"))
                 .wrong_sysctl(netns, sysctl, "0", "1")
         }
+        // What drops the error about a packet's length is told with the length.
+        Kind::ReversePath { .. } if met.obstacle.leg == Leg::Error => return None,
         // Without any way back, no setting of the filter lets an answer through.
         Kind::ReversePath { src, back: None, sysctl, .. } => {
             let name = sysctl_name(sysctl);

@@ -56,7 +56,8 @@ fn filtered(case: &Case<'_>, drop: &Drop<'_>) -> Option<Finding> {
         .facts(strict.iter().map(|p| format!("{} = 1 in {}", sysctl_name(p), netns.name)))
         .facts((counted > 0).then_some(counter))
         .journeys([drop.journey.id])
-        .depth(case.depth_of(drop));
+        .depth(case.depth_of(drop))
+        .follows(&["reply-other-device"]);
     // Loose. The kernel takes the greater of `all` and the device's own setting.
     let loose = Remedy::sysctl(&format!("ipv4/conf/{dev}/rp_filter"), "2");
     Some(finding.fix(loose.at(netns.inum)))

@@ -68,12 +68,9 @@ pub(super) fn hairpin(case: &Case<'_>, met: &Met<'_>, src: IpAddr) -> Option<Fin
          address for a forgery",
         nat.before.dst, pod.name
     );
-    let mut place = Where::netns(case.state, nat.netns);
-    place.table = Some(rule.table.clone());
-    place.chain = Some(rule.chain.clone());
     Some(
         met.finding(case, "svc-hairpin-unmasqueraded", title)
-            .at(place)
+            .at(Where { rule: None, ..place_of(case, nat.netns, rule) })
             .fact(format!("{} {}", rule.chain, rule.text))
             .fact(format!("no rule of {} masquerades {src} on its way to {src}", case.state.netns_name(nat.netns)))
             .fix("# restart kube-proxy: its rules for each endpoint mark what comes from it; until then:")
@@ -93,12 +90,9 @@ pub(super) fn from_loopback(case: &Case<'_>, met: &Met<'_>, src: IpAddr) -> Opti
          carry that source",
         nat.after.dst
     );
-    let mut place = Where::netns(case.state, nat.netns);
-    place.table = Some(rule.table.clone());
-    place.chain = Some(rule.chain.clone());
     Some(
         met.finding(case, "masquerade-missing", title)
-            .at(place)
+            .at(Where { rule: None, ..place_of(case, nat.netns, rule) })
             .fact(format!("{} {}", rule.chain, rule.text))
             .fact(format!("no rule of {node} masquerades {src} on its way to {}", nat.after.dst))
             .fix(masqueraded(case, nat))

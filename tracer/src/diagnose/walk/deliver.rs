@@ -94,7 +94,11 @@ impl Walker<'_> {
     }
 
     /// The socket that takes the packet; `Ok(None)` when none is needed.
-    fn socket(&self, netns: Inum, dev: u32) -> Result<Option<Socket>, Box<(Effect, ObstacleKind)>> {
+    fn socket(
+        &mut self,
+        netns: Inum,
+        dev: u32,
+    ) -> Result<Option<Socket>, Box<(Effect, ObstacleKind)>> {
         let t = self.flight.tuple;
         match t.proto {
             Proto::Icmp | Proto::Icmp6 => echo_ignored(self.conf, netns, t.proto)
@@ -107,7 +111,7 @@ impl Walker<'_> {
     }
 
     fn listener(
-        &self,
+        &mut self,
         netns: Inum,
         dev: u32,
         t: Tuple,
@@ -121,8 +125,15 @@ impl Walker<'_> {
         let mut found: Vec<&Socket> = at_port.iter().filter(fits).copied().collect();
         // The most specific one; among equals, one that still takes something.
         found.sort_by_key(|s| (s.addr.is_unspecified(), s.peer.is_none(), is_full(s)));
-        if let Some(best) = found.first() {
-            return Ok((*best).clone());
+        if let Some(best) = found.first().copied() {
+            // Connections are spread over all that share the port (SO_REUSEPORT), whether they
+            // still take something or not.
+            let shares = |s: &&Socket| (s.addr, s.dev) == (best.addr, best.dev);
+            let full = found.iter().copied().filter(shares).find(|s| number == 6 && is_full(s));
+            let any = [Some(best), full.filter(|_| !is_full(best))];
+            let any: Vec<&Socket> = any.into_iter().flatten().collect();
+            let taken = self.choose(any.len(), |at| any.get(at).map_or_else(String::new, who));
+            return Ok(any.get(taken).copied().unwrap_or(best).clone());
         }
         let is_unread = detail.is_none_or(|d| d.unread.iter().any(|u| u.contains("socket")));
         let effect = if is_unread { Effect::MayStop } else { Effect::Stops };
@@ -155,6 +166,11 @@ fn is_full(socket: &Socket) -> bool {
         6 => queued > limit,
         _ => limit > 0 && queued * 10 >= limit * 9,
     }
+}
+
+fn who(socket: &&Socket) -> String {
+    let name = socket.process.as_ref().map(|(pid, name)| format!("{name} ({pid})"));
+    name.unwrap_or_else(|| format!("port {}", socket.port))
 }
 
 fn takes(socket: &Socket, t: Tuple) -> bool {

@@ -74,7 +74,12 @@ impl Walker<'_> {
         let question = Frame { arp, group, ..Frame::QUESTION };
         let domain = l2::explore(self.conf, netns, dev, question);
         let mut answers = self.answers(netns, dev, addr, &domain);
-        answers.sort_by_key(Answer::stops);
+        // Of two that do not answer, the device that has the address should.
+        let has = |a: &Answer| {
+            let device = self.conf.device(a.at.0, a.at.1);
+            device.is_some_and(|d| d.addresses.iter().any(|(own, _)| *own == addr))
+        };
+        answers.sort_by_key(|a| (a.stops(), !has(a)));
         let actual = answers.first().map(|a| (a.mac, a.at));
         match known {
             Some((mac, state)) if state & (CONFIGURED | LEARNED) != 0 => {
@@ -85,7 +90,14 @@ impl Walker<'_> {
                 self.step(netns, None, Some(dev), neigh(goes_to, how, at.or(actual.map(|a| a.1))));
                 (self.flight.mac, self.flight.written_mac) = (goes_to, Some(mac));
                 if !is_right {
-                    self.wrong_neighbour(netns, dev, addr, mac, state, actual.map(|a| a.0));
+                    let mut others = domain.arrivals.iter().map(|a| a.at);
+                    let is_others = others.any(|at| self.conf.mac(at) == Some(mac));
+                    let effect = match is_others || state & CONFIGURED != 0 {
+                        true => Effect::Stops,
+                        false => Effect::MayStop,
+                    };
+                    let entry = (addr, mac, state);
+                    self.wrong_neighbour((netns, dev), effect, entry, actual.map(|a| a.0));
                 }
             }
             _ => {
@@ -105,15 +117,12 @@ impl Walker<'_> {
 
     fn wrong_neighbour(
         &mut self,
-        netns: Inum,
-        dev: u32,
-        addr: IpAddr,
-        has: Mac,
-        state: u16,
+        (netns, dev): (Inum, u32),
+        effect: Effect,
+        (addr, has, state): (IpAddr, Mac, u16),
         actual: Option<Mac>,
     ) {
         let is_permanent = state & CONFIGURED != 0;
-        let effect = if is_permanent { Effect::Stops } else { Effect::MayStop };
         let kind = ObstacleKind::WrongNeighbour { addr, has, actual, is_permanent };
         self.hinder(effect, netns, Some(dev), kind);
     }
@@ -138,7 +147,9 @@ impl Walker<'_> {
         let is_elsewhere = |at: &(Inum, u32)| at.0 != netns;
         let elsewhere: Vec<_> = self.conf.holders(addr).into_iter().filter(is_elsewhere).collect();
         // Nobody in view answers: somebody out of view may, unless who holds it is in view.
-        if self.asks_by_tunnel(netns, dev, addr, &elsewhere) {
+        if self.asks_by_tunnel(netns, dev, addr, &elsewhere)
+            || self.asks_through_tunnel(addr, domain, &elsewhere)
+        {
             return true;
         }
         if !domain.leaves.is_empty() && elsewhere.is_empty() {
@@ -227,6 +238,32 @@ impl Walker<'_> {
             self.hinder_with(Obstacle { kind, effect: Effect::Stops, place, leg: Leg::Question });
         }
         mac.is_some()
+    }
+
+    /// A tunnel joins the link to the one that the holder is on: the question goes through it, or the
+    /// tunnel's end answers by what it was told.
+    fn asks_through_tunnel(
+        &mut self,
+        addr: IpAddr,
+        domain: &Domain,
+        elsewhere: &[(Inum, u32)],
+    ) -> bool {
+        let vnis = |domain: &Domain| -> Vec<u32> {
+            let ends = domain.leaves.iter().filter_map(|at| self.conf.device(at.0, at.1));
+            ends.filter_map(|d| Some(d.vxlan?.vni)).collect()
+        };
+        let here = vnis(domain);
+        let is_joined = |at: &&(Inum, u32)| {
+            let there = l2::explore(self.conf, at.0, at.1, Frame::QUESTION);
+            vnis(&there).iter().any(|vni| here.contains(vni))
+        };
+        let end = elsewhere.iter().find(|at| !here.is_empty() && is_joined(at)).copied();
+        let Some(mac) = end.and_then(|at| self.conf.mac(at)) else { return false };
+        self.flight.mac = Some(mac);
+        if let Some(step) = self.walk.steps.last_mut() {
+            step.what = What::Neigh { addr, mac: Some(mac), how: How::Asked, answers: end };
+        }
+        true
     }
 
     /// Why the holder is not on this link: its veth's other end is a port of no bridge, or of
@@ -464,7 +501,8 @@ impl Walker<'_> {
         self.flight.written_mac = usable.map(|u| u.0);
         match (usable, actual) {
             (Some((has, state)), Some(actual)) if has != actual => {
-                self.wrong_neighbour(netns, dev, addr, has, state | CONFIGURED, Some(actual));
+                let entry = (addr, has, state | CONFIGURED);
+                self.wrong_neighbour((netns, dev), Effect::Stops, entry, Some(actual));
             }
             (Some(_), _) => {}
             (None, _) => {

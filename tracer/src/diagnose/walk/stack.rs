@@ -14,6 +14,14 @@ pub(super) fn lower(netns: Inum, dev: &Device) -> Option<(Inum, u32)> {
     Some((at, link.ifindex))
 }
 
+/// The namespace in which a tunnel's own packets are sent and received: that it was made in.
+pub(super) fn underlay(netns: Inum, dev: &Device) -> Option<Inum> {
+    match dev.link {
+        Some(link) if dev.link_nsid.is_some() => link.netns,
+        _ => Some(netns),
+    }
+}
+
 /// The device below an 802.1Q device.
 pub(super) fn below(netns: Inum, dev: &Device) -> Option<(Inum, u32)> {
     let is_vlan = matches!(&dev.kind, DeviceKind::Other(kind) if kind == "vlan");

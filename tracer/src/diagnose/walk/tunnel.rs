@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::flight::Flight;
+use super::stack::underlay;
 use super::walker::{Next, Walker};
 use super::{Effect, End, ObstacleKind, What};
 use crate::event::{Proto, Tuple};
@@ -17,13 +18,18 @@ const OVERHEAD_V6: u32 = 14 + 8 + 8 + 40;
 const DEPTH: usize = 4;
 
 impl Walker<'_> {
-    /// `vxlan_xmit`: the remote end by the frame's address, then a UDP packet of this namespace.
+    /// `vxlan_xmit`: the remote end by the frame's address, then a UDP packet of the namespace that
+    /// the tunnel was made in.
     pub(super) fn encap(&mut self, netns: Inum, device: &Device) -> Next {
         let dev = device.ifindex;
         let Some(vxlan) = device.vxlan else {
             return Next::Over(End::Unknown {
                 why: format!("the parameters of tunnel {} were not read", device.name),
             });
+        };
+        let Some(under) = underlay(netns, device) else {
+            let why = format!("where tunnel {} sends its packets is not known", device.name);
+            return Next::Over(End::Unknown { why });
         };
         if self.inside.len() >= DEPTH {
             return Next::Over(End::Loop);
@@ -44,7 +50,7 @@ impl Walker<'_> {
         if told.is_none() {
             self.hinder(Effect::Stops, netns, Some(dev), ObstacleKind::NoTunnelEntry { mac });
         }
-        if self.conf.is_local(netns, remote) {
+        if self.conf.is_local(under, remote) {
             let end = self.flight.mac.and_then(|mac| self.tunnel_with(netns, mac));
             let kind = ObstacleKind::TunnelToItself { remote, end };
             self.hinder(Effect::Stops, netns, Some(dev), kind);
@@ -76,11 +82,11 @@ impl Walker<'_> {
         }
         self.step(netns, Some(dev), None, What::Encap { vni: vxlan.vni, remote: to });
         let local = vxlan.local.filter(|l| l.is_ipv4() == to.is_ipv4() && !l.is_unspecified());
-        if let Some(local) = local.filter(|l| !self.conf.is_local(netns, *l)) {
+        if let Some(local) = local.filter(|l| !self.conf.is_local(under, *l)) {
             let kind = ObstacleKind::TunnelSourceGone { local };
             self.hinder(Effect::Stops, netns, Some(dev), kind);
         }
-        let src = local.filter(|l| self.conf.is_local(netns, *l));
+        let src = local.filter(|l| self.conf.is_local(under, *l));
         let overhead = if to.is_ipv4() { OVERHEAD_V4 } else { OVERHEAD_V6 };
         let outer = Flight {
             tuple: Tuple {
@@ -116,7 +122,7 @@ impl Walker<'_> {
         if let Some(step) = self.walk.steps.last_mut() {
             step.tuple = self.flight.tuple;
         }
-        Next::Output { netns }
+        Next::Output { netns: under }
     }
 
     /// The outer address of the tunnel device with this address, elsewhere in view.
@@ -174,9 +180,12 @@ impl Walker<'_> {
     pub(super) fn decap(&mut self, netns: Inum, dev: u32) -> Option<Next> {
         let vni = self.inside.last()?.vni?;
         let port = self.flight.tuple.dport;
-        let devices = self.conf.netns(netns).into_iter().flat_map(|n| n.devices.values());
-        let tunnels: Vec<&Device> =
-            devices.filter(|d| d.kind == DeviceKind::Vxlan && d.vxlan.is_some()).collect();
+        let all = self.conf.all().flat_map(|n| n.devices.values().map(move |d| (n.inum, d)));
+        let is_here = |(at, d): &(Inum, &Device)| {
+            d.kind == DeviceKind::Vxlan && d.vxlan.is_some() && underlay(*at, d) == Some(netns)
+        };
+        let homes: Vec<(Inum, &Device)> = all.filter(is_here).collect();
+        let tunnels: Vec<&Device> = homes.iter().map(|(_, d)| *d).collect();
         let vnis = |d: &Device| d.vxlan.map(|v| v.vni);
         let ports = |d: &Device| d.vxlan.map(|v| v.port);
         let at_port = |d: &&&Device| ports(d) == Some(port);
@@ -203,8 +212,10 @@ impl Walker<'_> {
         } else {
             None
         };
+        let home =
+            homes.iter().find(|(_, d)| std::ptr::eq(*d, tunnel)).map_or(netns, |(at, _)| *at);
         if let Some(kind) = kind {
-            self.hinder(Effect::Stops, netns, Some(tunnel.ifindex), kind);
+            self.hinder(Effect::Stops, home, Some(tunnel.ifindex), kind);
         }
         let tunnel = tunnel.ifindex;
         if let Some(inner) = self.inside.pop() {
@@ -217,6 +228,6 @@ impl Walker<'_> {
         if let Some(step) = self.walk.steps.last_mut() {
             (step.out_dev, step.tuple) = (Some(tunnel), self.flight.tuple);
         }
-        Some(Next::Receive { netns, dev: tunnel })
+        Some(Next::Receive { netns: home, dev: tunnel })
     }
 }

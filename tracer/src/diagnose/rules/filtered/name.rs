@@ -7,7 +7,7 @@ use crate::diagnose::remedy::{Step, allow};
 use crate::diagnose::rules::located::{delete, located};
 use crate::diagnose::rules::{conntrack, in_front, kube_nft, local_endpoint, refusal, service};
 use crate::diagnose::walk::RuleRef;
-use crate::diagnose::{Case, Direction, Finding, Probed, Scenario, Severity, place};
+use crate::diagnose::{Case, Direction, Finding, Probed, Scenario, Severity, place, show};
 use crate::firewall::{self, Flavour, Table};
 use crate::journey::Hook;
 
@@ -134,11 +134,26 @@ impl Blocked<'_> {
         let from = case.target.as_ref().map(|t| t.netns);
         let own = from.and_then(|f| place::node_of(case.state, f)).or(from);
         match () {
-            () if is_docker => "docker-rules-flushed",
+            () if is_docker && self.is_containers(case) => "docker-rules-flushed",
             () if case.scenario() == Scenario::Service => "svc-forward-policy-drop",
             () if own.is_some_and(|own| own != self.netns) => "forward-policy-drop-remote",
             () => "forward-policy-drop",
         }
+    }
+
+    /// One of the two is on a network of Docker's: its policy takes what others forward as well.
+    fn is_containers(&self, case: &Case<'_>) -> bool {
+        let Some(netns) = case.netns(self.netns) else { return true };
+        let chains = || self.firewall.into_iter().flat_map(|fw| &fw.tables).flat_map(|t| &t.chains);
+        let is_named = |dev: &str| {
+            let rules = chains().filter(|c| c.name.starts_with("DOCKER")).flat_map(|c| &c.rules);
+            rules.into_iter().any(|r| r.text.split_whitespace().any(|word| word == dev))
+        };
+        let is_its = |name: &str| name == "docker0" || name.starts_with("br-") || is_named(name);
+        let nets = netns.devices.values().filter(|d| is_its(&d.name)).flat_map(|d| &d.addresses);
+        let nets: Vec<_> = nets.collect();
+        let is_on = |addr| nets.iter().any(|net| show::covers(**net, addr));
+        self.tuples.is_empty() || self.tuples.iter().any(|t| is_on(t.src) || is_on(t.dst))
     }
 
     fn network_policy(&self, text: &str, is_dns: bool) -> &'static str {

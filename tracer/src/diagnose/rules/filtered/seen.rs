@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::{Blocked, RULE, is_untranslated};
 use crate::diagnose::rules::lengths;
 use crate::diagnose::walk::{Leg, RuleRef, reference};
-use crate::diagnose::{Case, Confidence, Direction, Drop, Finding, Where};
+use crate::diagnose::{Case, Confidence, Direction, Drop, Finding, Met, Where};
 use crate::event::Tcp;
 use crate::firewall::{self, Flavour, Stateful};
 use crate::journey::{Hook, Journey, Layer};
@@ -14,6 +14,12 @@ use crate::journey::{Hook, Journey, Layer};
 /// A drop that was seen and that no walk foretold.
 pub(super) fn unforeseen(case: &Case<'_>, drop: &Drop<'_>, known: &[Finding]) -> Option<Finding> {
     if known.iter().any(|f| f.place.netns == Some(drop.hop.netns)) {
+        return None;
+    }
+    // The walk of the error about a length foretold it.
+    let is_told =
+        |m: Met<'_>| m.obstacle.leg == Leg::Error && m.obstacle.place.netns == drop.hop.netns;
+    if lengths::is_about_length(drop.journey) && case.obstacles().any(is_told) {
         return None;
     }
     let hook = drop.hop.hook.or_else(|| drop.journey.dropped.as_ref().and_then(|d| d.hook));
