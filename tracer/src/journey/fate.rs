@@ -30,7 +30,7 @@ impl Walk<'_> {
         }
         if let Some((fate, note)) = self.harmless(e, &reason, function.as_deref()) {
             self.close_traversal();
-            let freed = Some(Freed { reason: Some(reason), function });
+            let freed = Some(Box::new(Freed { reason: Some(reason), function }));
             let note = Some(note.to_owned());
             let dev = self.dev(e.netns, e.ifindex);
             self.hops.push(Hop { dev, freed, note, ..self.hop(e, Stage::Free) });
@@ -74,7 +74,7 @@ impl Walk<'_> {
             Place::Moving if self.is_taken_there() || self.is_met_there(e) => Fate::Delivered,
             Place::Moving => Fate::Consumed,
         };
-        let freed = Some(Freed { reason: None, function });
+        let freed = Some(Box::new(Freed { reason: None, function }));
         self.hops.push(Hop {
             dev: self.dev(e.netns, e.ifindex),
             freed,
@@ -153,7 +153,7 @@ impl Walk<'_> {
             hop: self.hops.len(),
         };
         let dev = self.dev(e.netns, e.ifindex);
-        let freed = Some(Freed { reason: Some(reason), function });
+        let freed = Some(Box::new(Freed { reason: Some(reason), function }));
         self.hops.push(Hop { dev, hook, freed, ..self.hop(e, Stage::Drop) });
         self.outcome = Some((Fate::Dropped, Some(dropped)));
     }

@@ -236,7 +236,7 @@ mod tests {
         let hops = || {
             let tunnel =
                 Tunnel { kind: "vxlan".to_owned(), vni: Some(1), src: None, dst: Some(remote) };
-            [hop(Stage::Queue, B), Hop { tunnel: Some(tunnel), ..hop(Stage::Encap, B) }]
+            [hop(Stage::Queue, B), Hop { tunnel: Some(Box::new(tunnel)), ..hop(Stage::Encap, B) }]
         };
         let own = vec![entry(4, B, None, Some("192.0.2.2"))];
         assert_eq!(decided(&mut hops(), own, false), Some(FdbWay::Remote(remote)));
@@ -253,7 +253,7 @@ mod tests {
     fn a_tunnel_without_an_entry_says_so() {
         let freed = Freed { reason: Some("NO_TX_TARGET".to_owned()), function: None };
         let hops = || {
-            let freed = Some(freed.clone());
+            let freed = Some(Box::new(freed.clone()));
             [hop(Stage::Queue, B), Hop { freed, ..hop(Stage::Drop, B) }]
         };
         assert_eq!(decided(&mut hops(), Vec::new(), true), Some(FdbWay::NoEntry));

@@ -39,11 +39,11 @@ pub struct Hop {
     /// What ran at the hook, in order: tables, conntrack's look and confirmation.
     pub steps: Vec<String>,
     /// The rule that decided, where it is known.
-    pub rule: Option<Rule>,
+    pub rule: Option<Box<Rule>>,
     /// All rules that it met at this hook, in order, where they are known.
     pub rules: Vec<Rule>,
     /// Routing decision.
-    pub route: Option<Route>,
+    pub route: Option<Box<Route>>,
     /// Neighbour that the packet met.
     pub neigh: Option<Neigh>,
     /// Addresses of the frame, where it has any.
@@ -53,7 +53,7 @@ pub struct Hop {
     /// The bridge was seen sending it out by every port.
     pub(crate) is_flooded: bool,
     /// Tunnel that it enters or leaves.
-    pub tunnel: Option<Tunnel>,
+    pub tunnel: Option<Box<Tunnel>>,
     /// Type and code of the ICMP error sent because of it.
     pub icmp: Option<(u8, u8)>,
     /// The process that reads it.
@@ -71,7 +71,7 @@ pub struct Hop {
     /// `skb->mark`.
     pub mark: u32,
     /// By whom it was freed.
-    pub freed: Option<Freed>,
+    pub freed: Option<Box<Freed>>,
     /// A remark for the reader.
     pub note: Option<String>,
     /// Which probe families saw it.

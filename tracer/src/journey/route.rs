@@ -50,7 +50,7 @@ impl Walk<'_> {
                 return self.decide_route(e, route);
             }
             if !decided.kind.is_success() && d.err != EAGAIN {
-                *decided = route;
+                **decided = route;
             } else if decided.kind == RouteKind::None && decided.table != route.table {
                 // No single table is to blame.
                 decided.table = None;
@@ -71,7 +71,7 @@ impl Walk<'_> {
 
     fn decide_route(&mut self, e: &Event, route: Route) {
         self.routed = Some(self.hops.len());
-        let hop = Hop { route: Some(route), ..self.hop(e, Stage::Route) };
+        let hop = Hop { route: Some(Box::new(route)), ..self.hop(e, Stage::Route) };
         self.hops.push(hop);
     }
 
@@ -123,7 +123,7 @@ impl Walk<'_> {
 
     /// The decision of this stay.
     fn decided(&mut self) -> Option<&mut Route> {
-        self.routed.and_then(|at| self.hops.get_mut(at))?.route.as_mut()
+        self.routed.and_then(|at| self.hops.get_mut(at))?.route.as_deref_mut()
     }
 }
 

@@ -37,7 +37,7 @@ impl Walk<'_> {
         if enters {
             self.carrier = e.packet.and_then(|p| p.carrier());
         }
-        let tunnel = Some(self.tunnel(e.netns, dev.as_ref(), outer));
+        let tunnel = Some(Box::new(self.tunnel(e.netns, dev.as_ref(), outer)));
         self.carrier = e.packet.and_then(|p| p.carrier());
         let ktime_ns = lookup.as_ref().map_or(e.ktime_ns, |hop| hop.ktime_ns);
         self.hops.push(Hop { ktime_ns, dev, tunnel, tuple: now, ..self.hop(e, stage) });

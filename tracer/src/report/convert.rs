@@ -224,7 +224,7 @@ fn hop(
     start_ns: u64,
     context: &Context,
 ) -> Hop {
-    let rule = hop.rule.as_ref();
+    let rule = hop.rule.as_deref();
     let freed = hop.freed.as_ref();
     Hop {
         n,
@@ -245,7 +245,7 @@ fn hop(
         rule: rule.map(self::rule),
         rules: hop.rules.iter().map(self::rule).collect(),
         verdict: hop.verdict.map(|v| v.name().to_owned()),
-        route: hop.route.as_ref().map(route),
+        route: hop.route.as_deref().map(route),
         neigh: hop.neigh.map(|n| Neigh {
             address: n.key.to_string(),
             state: n.state_name().to_owned(),

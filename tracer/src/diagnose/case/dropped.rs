@@ -95,7 +95,7 @@ impl Drop<'_> {
     #[must_use]
     pub fn route(&self) -> Option<&Route> {
         let here = self.journey.hops[..self.at].iter().rev();
-        here.take_while(|h| h.netns == self.hop.netns).find_map(|h| h.route.as_ref())
+        here.take_while(|h| h.netns == self.hop.netns).find_map(|h| h.route.as_deref())
     }
 
     /// Device at which it was dropped: the drop's own, or the last one before it there.

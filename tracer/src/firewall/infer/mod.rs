@@ -112,7 +112,7 @@ fn decide(
     };
     let hop = &mut journey.hops[at];
     hop.rules.extend(rules);
-    hop.rule = decided.or(hop.rule.take());
+    hop.rule = decided.map(Box::new).or(hop.rule.take());
 }
 
 /// What decided here is known already. That the policy of the other iptables accepts says nothing.
@@ -121,7 +121,7 @@ fn is_settled(hop: &Hop) -> bool {
         true => rule.verdict == "drop",
         false => rule.handle.is_some(),
     };
-    hop.rule.as_ref().is_some_and(settles)
+    hop.rule.as_deref().is_some_and(settles)
 }
 
 fn is_drop(hop: &Hop) -> bool {

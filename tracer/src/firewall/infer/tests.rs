@@ -127,7 +127,7 @@ fn a_policy_of_the_other_iptables_that_accepts_settles_nothing() {
         basis: Basis::Seen,
         is_legacy: false,
     };
-    let mut journey = journey(vec![Hop { rule: Some(policy), ..hook(Hook::Forward) }]);
+    let mut journey = journey(vec![Hop { rule: Some(Box::new(policy)), ..hook(Hook::Forward) }]);
     let saved = "*filter\n:FORWARD DROP [0:0]\n-A FORWARD -s 10.244.0.0/16 -j ACCEPT\nCOMMIT\n";
     infer_with(saved, &mut journey);
     let rule = journey.hops[0].rule.as_ref().expect("a rule");

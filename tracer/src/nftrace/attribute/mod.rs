@@ -275,7 +275,8 @@ fn name(
     }
     hop.rule = decided
         .or_else(|| last(&|r, _| accepts(r)))
-        .or_else(|| last(&|r, _| r.verdict == "accept"));
+        .or_else(|| last(&|r, _| r.verdict == "accept"))
+        .map(Box::new);
     hop.rules = met.into_iter().map(|(rule, _)| rule).collect();
 }
 
