@@ -237,7 +237,7 @@ fn the_class_that_a_filter_leads_to_is_named() {
     let site = routed();
     for words in [
         "qdisc add dev vw root handle 1: htb default 10",
-        "class add dev vw parent 1: classid 1:10 htb rate 5gbit",
+        "class add dev vw parent 1: classid 1:10 htb rate 90gbit",
         "class add dev vw parent 1: classid 1:20 htb rate 8mbit",
         "filter add dev vw parent 1: protocol ip u32 match ip dport 9000 0xffff flowid 1:20",
     ] {
@@ -375,4 +375,77 @@ fn a_server_that_may_open_no_more_files_is_named() {
     found.assert_first("slow-open-files", &site.netns("web"));
     assert!(found.first()["title"].to_string().contains("may have 16"), "{:#}", found.json);
     drop(held);
+}
+
+#[test]
+fn one_of_two_uplinks_that_is_checked_strictly_is_named_and_healed() {
+    let site = Site::new(&["app", "node", "web"]);
+    site.wire(("app", "eth1", "10.81.1.2/24"), ("node", "a1", "10.81.1.1/24"));
+    site.wire(("app", "eth2", "10.81.3.2/24"), ("node", "a2", "10.81.3.1/24"));
+    site.wire(("web", "eth0", "10.81.2.2/24"), ("node", "vw", "10.81.2.1/24"));
+    site.exec("web", "ip route add default via 10.81.2.1");
+    site.exec(
+        "app",
+        "ip addr add 10.81.9.2/32 dev lo && sysctl -qw net.ipv4.fib_multipath_hash_policy=1 && ip \
+         route add default src 10.81.9.2 nexthop via 10.81.1.1 nexthop via 10.81.3.1",
+    );
+    site.exec(
+        "node",
+        "sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0 \
+         net.ipv4.conf.a1.rp_filter=1 net.ipv4.conf.a2.rp_filter=1 && ip route add 10.81.9.2 via 10.81.1.2",
+    );
+    let _traffic = several(&site, "10.81.2.2:8080");
+    let found = ask(&site, "10.81.2.2:8080", "tcp");
+    found.assert_first("rp-filter-strict-asymmetric", &site.netns("node"));
+    let fix = found.first()["fix"][0].as_str().expect("a command").to_owned();
+    let ran = std::process::Command::new("sh").args(["-c", &fix]).status().expect("sh");
+    assert!(ran.success(), "{fix}");
+    assert_quiet(&ask(&site, "10.81.2.2:8080", "tcp"));
+}
+
+#[test]
+fn one_address_at_two_ports_and_answers_that_are_forgotten_are_named() {
+    let site = Site::new(&["node", "app", "web", "twin"]);
+    site.exec("node", "ip link add br0 type bridge && ip link set br0 up");
+    for (n, host) in [(1, "app"), (2, "web"), (2, "twin")] {
+        site.plug("node", "br0", host);
+        site.exec(host, &format!("ip addr add 10.81.2.{n}/24 dev e0"));
+    }
+    let traffic = talk(&site);
+    let found = glance(&site, "10.81.2.2:8080");
+    found.assert_first("slow-duplicate-address", &site.netns("node"));
+    drop((traffic, site));
+
+    // A translated question whose answer takes longer than its entry lives.
+    let site = routed();
+    site.exec("node", "iptables -t nat -A POSTROUTING -s 10.81.1.2 -j MASQUERADE");
+    site.exec("node", "sysctl -qw net.netfilter.nf_conntrack_udp_timeout=1");
+    let answers = || {
+        let socket = std::net::UdpSocket::bind("0.0.0.0:5060").expect("a port");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        let mut late = std::collections::VecDeque::new();
+        let work = move || {
+            if let Ok((_, from)) = socket.recv_from(&mut [0; 9]) {
+                late.push_back((std::time::Instant::now(), from));
+            }
+            while late.front().is_some_and(|(at, _)| at.elapsed() > Duration::from_millis(2200)) {
+                let _ = late.pop_front().map(|(_, from)| socket.send_to(b"late", from));
+            }
+        };
+        Box::new(work) as Box<dyn FnMut()>
+    };
+    let asks = || {
+        let mut open = Vec::new();
+        let work = move || {
+            let socket = std::net::UdpSocket::bind("0.0.0.0:0").expect("a port");
+            let _ = socket.send_to(b"ask", "10.81.2.2:5060");
+            open.push(socket);
+            std::thread::sleep(PATIENCE);
+        };
+        Box::new(work) as Box<dyn FnMut()>
+    };
+    let _traffic = Traffic::none().and(&site, "web", answers).and(&site, "app", asks);
+    let found = ask_for("5s", &site, "10.81.2.2:5060", "udp");
+    found.assert_first("slow-conntrack-timeout", &site.netns("node"));
+    assert!(found.first()["where"]["sysctl"].to_string().contains("udp_timeout"));
 }

@@ -9,7 +9,6 @@ mod attached;
 mod classifiers;
 mod clsact;
 mod conntrack;
-mod dropper;
 mod edges;
 mod functions;
 mod idle;
@@ -26,12 +25,12 @@ mod ring;
 mod stages;
 mod stats;
 mod timing;
+mod verdict;
 
 pub use age::{clock_offset_ns, monotonic_ns};
 pub use attached::{Attached, Backends, ProbeStatus};
 pub use classifiers::classifiers_here;
 pub(crate) use clsact::is_tracers;
-pub use dropper::{Dropper, drop_everything};
 pub use idle::Idle;
 pub use load::{KernelSide, LoadOptions};
 pub use lost::Lost;
@@ -39,6 +38,7 @@ pub use missed::Misses;
 pub use perf::{PerfOptions, PerfSide};
 pub use ring::Ring;
 pub use stats::Counters;
+pub use verdict::{Verdict, always};
 
 use std::io;
 

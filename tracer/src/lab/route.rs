@@ -28,6 +28,8 @@ pub struct Route {
     pub is_onlink: bool,
     /// `None` is the main table.
     pub table: Option<u32>,
+    /// The window that connections by it offer at most, bytes.
+    pub window: Option<u32>,
 }
 
 impl FromStr for Route {
@@ -59,6 +61,9 @@ impl fmt::Display for Route {
         if let Some(table) = self.table {
             write!(f, " table {table}")?;
         }
+        if let Some(window) = self.window {
+            write!(f, " window {window}")?;
+        }
         if self.is_onlink { f.write_str(" onlink") } else { Ok(()) }
     }
 }
@@ -79,17 +84,20 @@ fn parse(text: &str) -> Option<Route> {
         "default" => None,
         cidr => Some(cidr.parse().ok()?),
     };
-    let (mut via, mut dev, mut is_onlink, mut table) = (None, None, false, None);
+    let (mut via, mut dev, mut is_onlink) = (None, None, false);
+    let (mut table, mut window) = (None, None);
     while let Some(word) = words.next() {
         match word {
             "via" => via = Some(words.next()?.parse().ok()?),
             "dev" => dev = Some(words.next()?.to_owned()),
             "table" => table = Some(words.next()?.parse().ok()?),
+            "window" => window = Some(words.next()?.parse().ok()?),
             "onlink" => is_onlink = true,
             _ => return None,
         }
     }
-    Some(Route { kind, dst: dst.unwrap_or_else(|| default_of(via)), via, dev, is_onlink, table })
+    let dst = dst.unwrap_or_else(|| default_of(via));
+    Some(Route { kind, dst, via, dev, is_onlink, table, window })
 }
 
 /// `default` takes its family from the next hop.
@@ -123,6 +131,7 @@ mod tests {
         for text in [
             "10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink",
             "default via 10.0.0.1 table 100",
+            "default via 10.0.0.1 dev eth0 window 16384",
             "prohibit 10.244.2.0/24",
         ] {
             assert_eq!(text.parse::<Route>().unwrap().to_string(), text);

@@ -41,7 +41,9 @@ pub enum Kind {
     /// As a busy application does: takes one connection every 2 ms, says one line and closes it;
     /// takes what datagrams there are every 10 ms, and sends them back.
     Paced,
-    /// The same with a receive buffer for a few datagrams.
+    /// Asks a name server for its client's name, waits for the answer, says one line.
+    Named,
+    /// As `Paced`, with a receive buffer for a few datagrams.
     Cramped,
     /// Never reads, and its queue holds as good as nothing.
     Stalled,
@@ -49,7 +51,7 @@ pub enum Kind {
     Hang,
 }
 
-const KINDS: [(&str, Kind); 10] = [
+const KINDS: [(&str, Kind); 11] = [
     ("http", Kind::Http),
     ("dns", Kind::Dns),
     ("updns", Kind::UpDns),
@@ -57,6 +59,7 @@ const KINDS: [(&str, Kind); 10] = [
     ("sink", Kind::Sink),
     ("source", Kind::Source),
     ("paced", Kind::Paced),
+    ("named", Kind::Named),
     ("cramped", Kind::Cramped),
     ("stalled", Kind::Stalled),
     ("hang", Kind::Hang),
@@ -86,7 +89,7 @@ fn parse(line: &str) -> Option<Server> {
     let kind = KINDS.iter().find(|(name, _)| *name == kind)?.1;
     let is_valid = match proto {
         Proto::Tcp => !matches!(kind, Kind::UpDns | Kind::Cramped),
-        Proto::Udp => !matches!(kind, Kind::Http | Kind::Source),
+        Proto::Udp => !matches!(kind, Kind::Http | Kind::Source | Kind::Named),
     };
     (is_valid && words.next().is_none()).then_some(Server {
         host,

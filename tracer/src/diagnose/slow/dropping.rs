@@ -144,9 +144,11 @@ fn judge(
         None => {
             let what = if rule.is_some() { "A rule drops" } else { "The end of a chain drops" };
             let title = format!("{what} some of the flow's packets");
-            evidence
-                .finding("slow-rule-drops", netns, title)
-                .follows(&["slow-policer", "slow-dead-endpoint"])
+            evidence.finding("slow-rule-drops", netns, title).follows(&[
+                "slow-policer",
+                "slow-dead-endpoint",
+                "slow-duplicate-address",
+            ])
         }
     };
     finding.place = finding.place.hook(hook).rule(&table.name, &at.0.name, at.1);

@@ -56,11 +56,17 @@ impl<'a> Opening<'a> {
         Some(Self {
             first,
             end: SocketAddr::new(last.dst, last.dport),
-            via: first.hops.iter().find_map(|hop| hop.route.as_ref()?.via),
+            via: via(first),
             tries,
             is_answered: goes_on || !flow.backward.is_empty(),
         })
     }
+}
+
+/// The next hop: of its route, or whose link-layer address it waits for.
+fn via(journey: &Journey) -> Option<IpAddr> {
+    let of_route = journey.hops.iter().find_map(|hop| hop.route.as_ref()?.via);
+    of_route.or_else(|| journey.hops.iter().find_map(|hop| Some(hop.neigh.as_ref()?.key)))
 }
 
 /// What came of the connections that were led to one of several.

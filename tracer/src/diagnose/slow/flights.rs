@@ -1,11 +1,12 @@
 //! What a new connection sends before anything of it is acknowledged, and routes that keep that small.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::evidence::human;
 use super::limits::{at_route, own_routes};
 use super::{Check, Evidence};
-use crate::diagnose::finding::Finding;
+use crate::diagnose::finding::{Confidence, Finding};
 use crate::event::{Headers, Tcp};
 use crate::journey::{self, Flow, Journey, Lineage};
 use crate::net::Inum;
@@ -30,6 +31,8 @@ struct Flight {
     segment: u32,
     /// Until more could be sent.
     pause: Duration,
+    /// How much then came at once.
+    next: u32,
 }
 
 /// Routes that let connections begin with fewer segments than is usual, which new ones were seen to
@@ -45,7 +48,45 @@ fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
         begins(evidence, (netns, route), sender, flights.iter().filter(sends))
             .or_else(|| begins(evidence, (netns, route), receiver, flights.iter().filter(receives)))
     });
-    found.into_iter().collect()
+    found.or_else(|| unseen(evidence, &flights)).into_iter().collect()
+}
+
+/// Fewer segments than this, and always the same, is a limit and no chance.
+const FEW: u32 = 4;
+
+/// The sender is not seen, so its routes are not either: its connections all begin with as few
+/// segments, and go on a round trip later, with more.
+fn unseen(evidence: &Evidence<'_>, flights: &[Flight]) -> Option<Finding> {
+    let connections = evidence.connections();
+    let rtt =
+        connections.iter().map(|(_, now, _)| now.min_rtt).filter(|rtt| !rtt.is_zero()).min()?;
+    let ends: BTreeSet<Inum> = connections.iter().map(|(netns, ..)| *netns).collect();
+    let far: Vec<&Flight> = flights.iter().filter(|f| !ends.contains(&f.sender)).collect();
+    let first = far.first()?;
+    let segments = first.bytes.div_ceil(first.segment.max(1));
+    let is_limited = |f: &&&Flight| {
+        let is_a_round = f.pause * 10 > rtt * 7 && f.pause * 10 < rtt * 16;
+        f.is_full(segments) && is_a_round && f.next > f.bytes
+    };
+    let count = far.iter().filter(is_limited).count();
+    if segments > FEW || count < ENOUGH || count * 10 < far.len() * 9 {
+        return None;
+    }
+    let receiver = first.receiver.filter(|netns| ends.contains(netns)).or(ends.first().copied())?;
+    let title = format!(
+        "The other end begins each connection with {segments} segment{} ({USUAL} are usual)",
+        if segments == 1 { "" } else { "s" }
+    );
+    let finding = evidence.finding("slow-route-limit", receiver, title).fact(format!(
+        "{count} of {} connections brought {} bytes and more only {} later, a round trip",
+        far.len(),
+        first.bytes,
+        human(first.pause)
+    ));
+    Some(finding.confidence(Confidence::Likely).fix(
+        "look at the other end: `ip route` there has initcwnd on the route back (or initrwnd on the \
+         one here), or a small tcp_rmem keeps the first window small",
+    ))
 }
 
 fn begins<'a>(
@@ -105,23 +146,27 @@ impl Flight {
         let here = |journey: &Journey| journey.hops.first().is_some_and(|h| h.netns == sender);
         let data = sent.iter().filter(|(_, tcp)| tcp.payload_len > 0);
         let data = data.skip_while(|(journey, _)| !is_own(journey));
-        let (mut bytes, mut last) = (0, None::<u64>);
+        let mut bursts: Vec<(u32, u64, u64)> = Vec::new();
         for (journey, tcp) in data {
             // It was asked for more.
             if !is_own(journey) {
-                return None;
+                break;
             }
             if !here(journey) {
                 continue;
             }
-            let since = last.map_or(0, |last| journey.start_ns.saturating_sub(last));
-            let pause = Duration::from_nanos(since);
-            if pause >= ROUND {
-                return Some(Self { sender, receiver, bytes, segment: segment.into(), pause });
+            let (at, length) = (journey.start_ns, tcp.payload_len);
+            let is_over = bursts.len() == 2;
+            match bursts.last_mut() {
+                Some((bytes, _, last)) if at.saturating_sub(*last) < ROUND.as_nanos() as u64 => {
+                    (*bytes, *last) = (*bytes + length, at);
+                }
+                _ if is_over => break,
+                _ => bursts.push((length, at, at)),
             }
-            bytes += tcp.payload_len;
-            last = Some(journey.start_ns);
         }
-        None
+        let [(bytes, _, last), (next, again, _)] = bursts[..] else { return None };
+        let pause = Duration::from_nanos(again.saturating_sub(last));
+        Some(Self { sender, receiver, bytes, segment: segment.into(), pause, next })
     }
 }

@@ -45,8 +45,8 @@ pub use evidence::{Again, Evidence, Lookup, Moment, Timed};
 pub use times::Segment;
 
 use super::case::Case;
-use super::engine::Verdict;
-use super::finding::{Finding, Severity};
+use super::engine::{self, Verdict};
+use super::finding::{Confidence, Finding, Severity};
 use super::remedy;
 
 /// What looks for one kind of cause.
@@ -119,6 +119,26 @@ pub fn conclude(evidence: &Evidence<'_>) -> super::Diagnosis {
         Case::new(evidence.target.clone(), Vec::new(), evidence.journeys, evidence.state);
     case.ways.clone_from(&evidence.ways);
     remedy::conclude_working(&case, &mut findings);
+    if findings.iter().all(|f| f.severity != Severity::Error) {
+        findings.splice(0..0, stopped(evidence, case));
+    }
     let verdict = Verdict::of(&findings, evidence.has_traffic());
     super::Diagnosis { verdict, findings, checked: evidence.summary() }
+}
+
+/// Where nothing makes it slow and connections of our own are not answered, or only some are: what
+/// stops them.
+fn stopped(evidence: &Evidence<'_>, mut case: Case<'_>) -> Vec<Finding> {
+    let all = evidence.probes.len();
+    let silent = evidence.probes.iter().filter(|probe| !probe.was_reached()).count();
+    // Of a name's addresses the others are tried.
+    let is_name = evidence.target.as_ref().is_none_or(|target| target.name.is_some());
+    if silent == 0 || is_name {
+        return Vec::new();
+    }
+    case.probes.clone_from(&evidence.probes);
+    let mut found = engine::conclude(&case).findings;
+    found.retain(|f| f.severity == Severity::Error && f.confidence != Confidence::Possible);
+    let fact = format!("{silent} of {all} connections of our own were not answered");
+    found.into_iter().map(|finding| finding.fact(fact.clone())).collect()
 }

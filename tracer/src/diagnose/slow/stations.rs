@@ -9,17 +9,25 @@ use crate::diagnose::finding::Finding;
 use crate::diagnose::show;
 use crate::diagnose::walk::What;
 use crate::net::meter::Station;
-use crate::net::{Device, Inum, Mac};
+use crate::net::{Device, DeviceKind, Inum, Mac};
 
 pub(super) const CHECK: Check = Check {
-    explains: &[(
-        "slow-duplicate-mac",
-        "A bridge sends frames for an address to the port behind which it saw that address last. \
+    explains: &[
+        (
+            "slow-duplicate-address",
+            "Two devices on one link have the same IP address. Both answer when its link-layer address \
+             is asked for, and the last answer is taken: connections go to the one or to the other, \
+             and hang or are refused at the one that was not meant.",
+        ),
+        (
+            "slow-duplicate-mac",
+            "A bridge sends frames for an address to the port behind which it saw that address last. \
          Where two devices have the same address, or frames come round in a loop, the port changes with \
          every frame that either of them sends, and what is for one goes to the other meanwhile: \
          connections hang for moments, and go on when the right one has sent something. Who is sent \
          nothing soon has nothing to say, and then all of it goes astray.",
-    )],
+        ),
+    ],
     find,
 };
 
@@ -29,7 +37,46 @@ const CHANGES: usize = 2;
 fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
     let own = own(evidence);
     let namespaces = evidence.namespaces().into_iter();
-    namespaces.filter_map(|netns| moving(evidence, netns, &own)).collect()
+    let moving = namespaces.filter_map(|netns| moving(evidence, netns, &own));
+    moving.chain(twice(evidence)).collect()
+}
+
+/// The address that is asked for, at two devices behind ports of one bridge.
+fn twice(evidence: &Evidence<'_>) -> Option<Finding> {
+    let addr = evidence.target.as_ref()?.addr?;
+    let has = |device: &Device| device.up && device.addresses.iter().any(|(own, _)| *own == addr);
+    let bridges = evidence.devices().into_iter().filter_map(|(netns, dev)| {
+        let device = evidence.state.device(netns, dev)?;
+        // Networks of several VLANs may have the same addresses.
+        let is_one = device.bridge.is_none_or(|bridge| !bridge.vlan_filtering);
+        (device.kind == DeviceKind::Bridge && is_one).then_some((netns, device))
+    });
+    let (netns, bridge, ports) = bridges
+        .map(|(netns, bridge)| (netns, bridge, behind(evidence, (netns, bridge.ifindex), has)))
+        .find(|(.., ports)| ports.len() > 1)?;
+    let name = &bridge.name;
+    let title = format!("{} devices behind ports of {name} have {addr}", ports.len());
+    let mut finding = evidence.finding("slow-duplicate-address", netns, title);
+    for port_of in &ports {
+        finding = finding.fact(format!("{addr} is behind {}", port(evidence, netns, *port_of)));
+    }
+    finding.place = finding.place.dev(name);
+    Some(finding.fix(format!("take {addr} away from those that it was not given to (ip addr del)")))
+}
+
+/// The ports of a bridge with such a device at their other end.
+fn behind(
+    evidence: &Evidence<'_>,
+    (netns, bridge): (Inum, u32),
+    is: impl Fn(&Device) -> bool,
+) -> Vec<u32> {
+    let all = evidence.netns(netns).into_iter().flat_map(|n| n.devices.values());
+    let ports = all.filter(|port| port.master == Some(bridge));
+    let its = ports.filter(|port| {
+        let there = port.link.and_then(|link| evidence.state.device(link.netns?, link.ifindex));
+        there.is_some_and(&is)
+    });
+    its.map(|port| port.ifindex).collect()
 }
 
 /// The addresses of the devices that the flow's packets come by, and of its next hops.
@@ -62,11 +109,11 @@ fn moving(evidence: &Evidence<'_>, netns: Inum, own: &BTreeSet<Mac>) -> Option<F
 fn astray(
     evidence: &Evidence<'_>,
     netns: Inum,
-    &(bridge, mac, _): &Station,
+    &(bridge, mac, vlan): &Station,
     ports: &[u32],
 ) -> Option<Finding> {
     let mut behind: BTreeSet<u32> = ports.iter().copied().collect();
-    let right = right(evidence, netns, bridge, mac);
+    let right = right(evidence, netns, bridge, mac).filter(|_| vlan.is_none());
     let is_wrong = right.is_some_and(|right| behind.iter().any(|port| *port != right));
     if ports.len() <= CHANGES && !is_wrong {
         return None;
@@ -99,18 +146,15 @@ fn astray(
 /// Of several ports with that address behind them, the one where the flow's own end is.
 fn right(evidence: &Evidence<'_>, netns: Inum, bridge: u32, mac: Mac) -> Option<u32> {
     let ends: BTreeSet<IpAddr> = evidence.tuples().iter().map(|tuple| tuple.dst).collect();
-    let all = evidence.netns(netns)?.devices.values();
-    let behind = all.filter(|port| port.master == Some(bridge)).filter_map(|port| {
-        let link = port.link?;
-        let there = evidence.state.device(link.netns?, link.ifindex)?;
-        (there.mac == Some(mac)).then_some((port.ifindex, there))
-    });
-    let behind: Vec<(u32, &Device)> = behind.collect();
+    let has = |device: &Device| device.mac == Some(mac);
     let is_end = |device: &Device| device.addresses.iter().any(|(addr, _)| ends.contains(addr));
-    let mut its = behind.iter().filter(|(_, device)| is_end(device));
-    let (port, _) = its.next().filter(|_| behind.len() > 1)?;
-    // Both of them are: nothing goes astray.
-    its.next().is_none().then_some(*port)
+    let all = behind(evidence, (netns, bridge), has);
+    let its = behind(evidence, (netns, bridge), |device| has(device) && is_end(device));
+    // Where both are its ends, nothing goes astray.
+    match its[..] {
+        [port] if all.len() > 1 => Some(port),
+        _ => None,
+    }
 }
 
 /// A port, with the device at its other end where that is seen.

@@ -15,7 +15,7 @@ use super::super::topology::{Link, LinkKind, Resolver, Sysctl, Topology};
 use super::super::{Error, LOCK_WAIT, netlink, sys};
 use super::op::{Edit, Offload, Op};
 use super::perf::rule_list;
-use crate::bpf::{Dropper, drop_everything};
+use crate::bpf::{Verdict, always};
 use crate::net::setns;
 
 /// `ETHTOOL_STXCSUM`, `ETHTOOL_STSO`, `ETHTOOL_SGSO` of `linux/ethtool.h`.
@@ -146,13 +146,13 @@ impl Work<'_> {
                 self.nets.of(peer_host)?.set_link(peer_dev, LinkChange::Down).await
             }
             Op::Program { host, dev, hook, on: true } => {
-                let kind = match hook {
-                    Hook::XdpGeneric | Hook::XdpDriver => Dropper::Xdp,
-                    Hook::TcIngress | Hook::TcEgress => Dropper::Tc,
+                let verdict = match hook {
+                    Hook::XdpGeneric | Hook::XdpDriver => Verdict::DropXdp,
+                    Hook::XdpPassing => Verdict::PassXdp,
+                    Hook::TcIngress | Hook::TcEgress => Verdict::DropTc,
                 };
                 let netns = self.lab.prefix.netns(host);
-                let program =
-                    drop_everything(kind).map_err(Error::netns(netns, "load a BPF program"))?;
+                let program = always(verdict).map_err(Error::netns(netns, "load a BPF program"))?;
                 self.nets.of(host)?.attach(dev, hook, program.as_fd()).await
             }
             Op::Program { host, dev, hook, on: false } => {

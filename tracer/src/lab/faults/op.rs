@@ -158,7 +158,7 @@ pub enum Op {
         words: &'static str,
         healthy: &'static str,
     },
-    /// Puts a program that drops every packet on a device.
+    /// Puts a program on a device that drops every packet, or passes it.
     Program {
         host: &'static str,
         dev: &'static str,

@@ -2,8 +2,9 @@
 //! word more where there are several of a kind.
 
 use super::Fault;
-use super::op::{Edit, Offload, Op, iptables, serve_tcp, serve_udp, sysctl};
+use super::op::{Edit, Offload, Op, iptables, serve_tcp, serve_udp, set_route, sysctl};
 use crate::lab::labs::{RMEM, WMEM};
+use crate::lab::netlink::Hook;
 use crate::lab::server::Kind;
 
 const BULK: &str = "10.50.2.2:9000";
@@ -101,6 +102,15 @@ pub(super) const FAULTS: &[Fault] = &[
     .by("tx-checksum-ip-generic")
     .breaks(&[Op::Offload { host: "node", dev: "vw", what: Offload::Checksum, on: false }]),
     Fault::slow(
+        "slow-offload-program",
+        "an XDP program on the server's device: its peer, the node's, segments nothing any more",
+    )
+    .probes(&["toweb"], &["reach"])
+    .target("app", BULK, "tcp")
+    .on("web", "eth0")
+    .by("XDP")
+    .breaks(&[Op::Program { host: "web", dev: "eth0", hook: Hook::XdpPassing, on: true }]),
+    Fault::slow(
         "slow-socket-buffer",
         "the log server's receive buffer holds twenty datagrams, and bursts are of a hundred",
     )
@@ -119,6 +129,19 @@ pub(super) const FAULTS: &[Fault] = &[
         sysctl("web", "net.core.somaxconn", "8", "4096"),
         serve_tcp("web", 8443, Edit::Become(Kind::Paced)),
     ]),
+    Fault::slow(
+        "slow-server-names",
+        "the server asks for the name of each client, and its name server is silent",
+    )
+    .probes(&["connect"], &["reach"])
+    .target("app", "10.50.2.2:8443", "tcp")
+    .at("web", "the server on port 8443")
+    .breaks(&[serve_tcp("web", 8443, Edit::Become(Kind::Named))]),
+    Fault::slow("slow-route-limit", "the client's route keeps its window at 16 KiB, and 80 ms need more")
+        .probes(&["download"], &["far"])
+        .target("app", "192.0.2.9:9001", "tcp")
+        .at("app", "default via 169.254.1.1 dev eth0 window 16384")
+        .breaks(&[set_route("app", "default via 169.254.1.1 dev eth0 window 16384")]),
     Fault::slow("slow-window-scaling", "the client scales no windows, and the server is 80 ms away")
         .probes(&["download"], &["far"])
         .target("app", "192.0.2.9:9001", "tcp")

@@ -146,8 +146,9 @@ impl Speaker<'_> {
 
     fn say_program(&self, host: &str, dev: &str, hook: Hook, on: bool) -> String {
         let netns = self.netns(host);
+        let object = if hook == Hook::XdpPassing { "xdp-pass.o" } else { "xdp-drop.o" };
         let xdp = |mode| match on {
-            true => format!("ip -n {netns} link set dev {dev} {mode} object xdp-drop.o"),
+            true => format!("ip -n {netns} link set dev {dev} {mode} object {object}"),
             false => format!("ip -n {netns} link set dev {dev} {mode} off"),
         };
         let tc = |direction| match on {
@@ -158,7 +159,7 @@ impl Speaker<'_> {
         };
         match hook {
             Hook::XdpGeneric => xdp("xdpgeneric"),
-            Hook::XdpDriver => xdp("xdpdrv"),
+            Hook::XdpDriver | Hook::XdpPassing => xdp("xdpdrv"),
             Hook::TcIngress => tc("ingress"),
             Hook::TcEgress => tc("egress"),
         }
@@ -233,6 +234,7 @@ impl Speaker<'_> {
             Edit::Loopback => "listens on 127.0.0.1 only".to_owned(),
             Edit::Become(Kind::Hang) => "accepts and never answers".to_owned(),
             Edit::Become(Kind::Paced) => "starts anew".to_owned(),
+            Edit::Become(Kind::Named) => "asks 203.0.113.53 for each client's name".to_owned(),
             Edit::Become(Kind::Cramped) => "has a receive buffer of 8 KiB".to_owned(),
             Edit::Become(_) => "stops reading, with no room to queue".to_owned(),
         };

@@ -28,6 +28,8 @@ const PRIORITY: u16 = 49152;
 pub enum Hook {
     XdpGeneric,
     XdpDriver,
+    /// As `XdpDriver`, with a program that lets everything pass.
+    XdpPassing,
     TcIngress,
     TcEgress,
 }
@@ -36,7 +38,7 @@ impl Hook {
     fn xdp_flags(self) -> Option<u32> {
         match self {
             Self::XdpGeneric => Some(XDP_SKB),
-            Self::XdpDriver => Some(XDP_DRIVER),
+            Self::XdpDriver | Self::XdpPassing => Some(XDP_DRIVER),
             Self::TcIngress | Self::TcEgress => None,
         }
     }

@@ -16,7 +16,9 @@ use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{
     InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage, MacVlanMode, State as OperState,
 };
-use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol, RouteScope, RouteType};
+use rtnetlink::packet_route::route::{
+    RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
+};
 use rtnetlink::{
     AddressMessageBuilder, LinkBridge, LinkBridgePort, LinkMacVlan, LinkMessageBuilder, LinkUnspec,
     LinkVeth, LinkVxlan, RouteMessageBuilder,
@@ -301,7 +303,12 @@ impl Netlink {
         if route.is_onlink {
             builder = builder.onlink();
         }
-        Ok(builder.build())
+        let mut message = builder.build();
+        if let Some(window) = route.window {
+            let limits = vec![RouteMetric::Window(window)];
+            message.attributes.push(RouteAttribute::Metrics(limits));
+        }
+        Ok(message)
     }
 
     fn failed(&self, what: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> Error {

@@ -2,7 +2,7 @@
 //! upstream server for everything else, and that upstream server.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket as StdUdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket as StdUdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
@@ -56,6 +56,23 @@ pub(super) async fn answer(netns: &Path, query: &[u8], kind: Kind) -> Option<Vec
     }
     let asked = tokio::time::timeout(UPSTREAM_LIMIT, ask_upstream(netns, query)).await;
     Some(asked.ok().and_then(Result::ok).unwrap_or_else(|| question.reply(SERVFAIL, None)))
+}
+
+/// Asks for the name of a client, and gives up after a second; what it is is no matter.
+pub(super) async fn ask_for(netns: &Path, client: IpAddr) {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let IpAddr::V4(client) = client else { return };
+    let [a, b, c, d] = client.octets();
+    let mut query = vec![0x4e, 0x41, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in [&d.to_string(), &c.to_string(), &b.to_string(), &a.to_string(), "in-addr", "arpa"]
+    {
+        // Labels of addresses are short.
+        query.put_u8(label.len() as u8);
+        query.put_slice(label.as_bytes());
+    }
+    query.put_slice(&[0, 0, 12, 0, 1]);
+    // No answer is as good as any.
+    let _ = tokio::time::timeout(PATIENCE, ask_upstream(netns, &query)).await;
 }
 
 async fn ask_upstream(netns: &Path, query: &[u8]) -> io::Result<Vec<u8>> {

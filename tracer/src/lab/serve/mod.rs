@@ -130,6 +130,10 @@ async fn answer_tcp(netns: PathBuf, server: Server, stream: TcpStream, peer: Soc
         Kind::Sink => stream::sink(stream).await,
         Kind::Source => stream::source(stream).await,
         Kind::Paced => stream::greet(stream).await,
+        Kind::Named => {
+            dns::ask_for(&netns, peer.ip().to_canonical()).await;
+            stream::greet(stream).await
+        }
         _ => http::answer(&server.host, stream, peer.ip().to_canonical()).await,
     };
     if let Err(e) = answered {
@@ -168,7 +172,7 @@ async fn serve_udp(prefix: Prefix, server: Server, socket: UdpSocket) {
                     }
                 }));
             }
-            Kind::Sink | Kind::Source | Kind::Http | Kind::Stalled | Kind::Hang => {}
+            Kind::Sink | Kind::Source | Kind::Http | Kind::Named | Kind::Stalled | Kind::Hang => {}
         }
     }
 }

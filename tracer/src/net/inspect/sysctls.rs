@@ -28,7 +28,7 @@ impl Dirs {
 }
 
 /// Of the namespace as a whole. A kernel without the feature has no such file.
-const PLAIN: [&str; 35] = [
+const PLAIN: [&str; 36] = [
     "bridge/bridge-nf-call-arptables",
     "bridge/bridge-nf-call-ip6tables",
     "bridge/bridge-nf-call-iptables",
@@ -62,6 +62,7 @@ const PLAIN: [&str; 35] = [
     "netfilter/nf_conntrack_max",
     "netfilter/nf_conntrack_tcp_be_liberal",
     "netfilter/nf_conntrack_tcp_loose",
+    "netfilter/nf_conntrack_tcp_timeout_close_wait",
     "netfilter/nf_conntrack_tcp_timeout_established",
     "netfilter/nf_conntrack_udp_timeout",
 ];

@@ -17,6 +17,8 @@ const HEADER: usize = 72;
 /// `FIN_WAIT2`, `CLOSE_WAIT`, `LAST_ACK`, `CLOSING`.
 const STATES: [u8; 6] = [1, 4, 5, 8, 9, 11];
 const SYN_SENT: u8 = 2;
+const FIN_WAIT2: u8 = 5;
+const CLOSE_WAIT: u8 = 8;
 /// `TCPI_OPT_WSCALE`.
 const WINDOW_SCALING: u8 = 4;
 
@@ -30,6 +32,10 @@ pub struct Connection {
     pub local: SocketAddr,
     /// The other end.
     pub peer: SocketAddr,
+    /// The other end sends nothing more, and this one still may (`CLOSE_WAIT`).
+    pub may_answer: bool,
+    /// This end sends nothing more, and the other one still may (`FIN_WAIT2`).
+    pub awaits_answer: bool,
     /// Process: PID and command name.
     pub process: Option<(u32, String)>,
     /// Received and not yet read, bytes.
@@ -166,6 +172,8 @@ fn connection(body: &[u8], processes: &Processes) -> Option<Connection> {
         cookie: u64::from(u32_at(body, 44)?) | u64::from(u32_at(body, 48)?) << 32,
         local,
         peer,
+        may_answer: u8_at(body, 1)? == CLOSE_WAIT,
+        awaits_answer: u8_at(body, 1)? == FIN_WAIT2,
         process: processes.get(&u32_at(body, 68)?).cloned(),
         unread: u32_at(body, 56)?,
         receive_buffer: u32_at(memory, 4).unwrap_or(0),

@@ -41,6 +41,7 @@ const TICK: Duration = Duration::from_millis(2);
 const CONCLUDING: Duration = Duration::from_secs(3);
 /// A connection of our own, so that something is seen where nobody else talks.
 const PROBES: usize = 3;
+const MOST_PROBES: usize = 9;
 /// Of a name, in each family.
 const ADDRESSES: usize = 3;
 
@@ -293,11 +294,13 @@ impl Begun {
         if !matches!(target.proto, Method::Icmp | Method::Tcp) {
             return 0;
         }
-        for number in 0..PROBES {
+        // Several ways (endpoints, next hops) are taken by chance: each of them should be.
+        let count = (PROBES * self.ways.len().max(1)).min(MOST_PROBES);
+        for number in 0..count {
             let plan = plan(target, target.proto, to, target.port.unwrap_or(0));
             running.start(Arc::clone(&inside), number, plan, report.clone());
         }
-        PROBES
+        count
     }
 
     /// The ways to what a name stands for, now that it is known.

@@ -182,3 +182,57 @@ fn a_server_without_room_for_another_file_is_named_while_connections_wait() {
     assert_eq!(found(16, 0), Vec::<&str>::new());
     assert_eq!(found(12, 3), Vec::<&str>::new());
 }
+
+#[test]
+fn a_sender_out_of_sight_that_always_begins_small_is_told() {
+    let state = routed(RouteLimits::default());
+    let come = |first: u32| -> Vec<Journey> {
+        let mut all = flights(first);
+        for journey in &mut all {
+            // From the other end, first seen on a router.
+            let headers = journey.first.as_mut().unwrap();
+            headers.tuple = headers.tuple.reversed();
+            journey.hops[0].netns = 99;
+        }
+        all
+    };
+    let found = |journeys: &[Journey]| {
+        let mut seen = evidence(&state, journeys);
+        let rtt = Duration::from_millis(41);
+        let (min_rtt, segments_in) = (rtt, 9);
+        let client = Connection { rtt, min_rtt, segments_in, ..connection() };
+        seen.timed.tuples = [Tuple { sport: 0, ..journey().first.unwrap().tuple }].into();
+        seen.moments = moments([client.clone(), client]);
+        ids(&seen, Severity::Error)
+    };
+    assert_eq!(found(&come(2896)), ["slow-route-limit"]);
+    // That was all it had to say at first.
+    assert_eq!(found(&come(700)), Vec::<&str>::new());
+}
+
+#[test]
+fn who_waits_for_an_answer_that_conntrack_forgot_is_told_from_who_just_waits() {
+    let path = "netfilter/nf_conntrack_tcp_timeout_close_wait".to_owned();
+    let state = state(Detail { sysctls: [(path, "1".to_owned())].into(), ..Detail::default() });
+    let journeys = [journey()];
+    let found = |refused: u64| {
+        let mut seen = evidence(&state, &journeys);
+        let reading = |refused: u64| {
+            let waiting = |port, cookie| Connection {
+                local: SocketAddr::new(addr("10.0.0.2"), port),
+                awaits_answer: true,
+                cookie,
+                ..connection()
+            };
+            let connections = vec![waiting(40_000, 1), waiting(40_001, 2)];
+            let counters = [("TcpOutRsts".to_owned(), refused)].into();
+            [(APP, Reading { connections, counters, ..Reading::default() })].into()
+        };
+        // Of any port.
+        seen.timed.tuples = [Tuple { sport: 0, ..journey().first.unwrap().tuple }].into();
+        seen.moments = vec![reading(0), reading(refused)];
+        ids(&seen, Severity::Error)
+    };
+    assert_eq!(found(5), ["slow-conntrack-timeout"]);
+    assert_eq!(found(0), Vec::<&str>::new());
+}

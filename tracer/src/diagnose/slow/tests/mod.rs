@@ -91,6 +91,8 @@ fn connection() -> Connection {
     Connection {
         local: SocketAddr::new(addr("10.0.0.2"), 40_000),
         peer: SocketAddr::new(addr("192.0.2.9"), 80),
+        may_answer: false,
+        awaits_answer: false,
         process: Some((12, "client".to_owned())),
         unread: 0,
         receive_buffer: 131_072,
