@@ -174,6 +174,52 @@ fn ports_that_wait_are_opened_together() {
 }
 
 #[test]
+fn what_is_given_to_a_proxy_is_led_to_it() {
+    let site = routed();
+    site.exec(
+        "rt",
+        "iptables -t mangle -A PREROUTING -p tcp --dport 2022 -j TPROXY --on-port 3129 \
+         --tproxy-mark 0x1/0x1 && ip route add local default dev lo table 77",
+    );
+    let script = "proxy = socket.socket()\n\
+         proxy.setsockopt(socket.SOL_IP, 19, 1)\n\
+         proxy.bind(('', 3129))\n\
+         proxy.listen(9)\n\
+         def greet():\n \
+          while True: proxy.accept()[0].sendall(b'220 ready')\n\
+         threading.Thread(target=greet, daemon=True).start()";
+    let _proxy = Program::run(&site, "rt", script);
+    let from = site.netns("cl");
+    let ask = ["--from", &from, "--to", "10.96.3.9:2022"];
+    let found = Diagnosis::of(&ask);
+    found.assert_first("tproxy-not-local", &site.netns("rt"));
+    let fix = found.first()["fix"].to_string();
+    assert!(fix.contains("ip rule add fwmark 0x1/0x1 lookup 77"), "{fix}");
+    site.exec("rt", "ip rule add fwmark 0x1/0x1 lookup 77");
+    Diagnosis::of(&ask).assert_healthy();
+}
+
+#[test]
+fn a_rule_that_masquerades_has_ports_of_its_own() {
+    let site = routed();
+    site.exec(
+        "rt",
+        "iptables -t nat -A POSTROUTING -o out0 -p tcp -j MASQUERADE --to-ports 40000-40015",
+    );
+    let from = site.netns("cl");
+    let ask = ["--from", &from, "--to", "10.96.3.9:2022"];
+    assert_eq!(Diagnosis::of(&ask).loud(), ["translation-hides-source"]);
+    let script = "held = []\n\
+         for _ in range(32):\n \
+          s = socket.socket()\n \
+          s.setblocking(False)\n \
+          s.connect_ex(('10.96.3.9', 2022))\n \
+          held.append(s)";
+    let _held = Program::run(&site, "cl", script);
+    Diagnosis::of(&ask).assert_first("ephemeral-ports-exhausted", &site.netns("rt"));
+}
+
+#[test]
 fn dockers_policy_takes_what_others_forward() {
     let site = routed();
     site.exec(

@@ -39,6 +39,7 @@ mod refusal;
 mod reverse_path;
 mod route;
 mod service;
+mod tproxy;
 mod translation;
 mod tunnel;
 pub(super) mod unexplained;
@@ -52,6 +53,7 @@ pub const RULES: &[Rule] = &[
     paths::RULE,
     reverse_path::RULE,
     filtered::RULE,
+    tproxy::RULE,
     translation::RULE,
     in_front::RULE,
     hole::RULE,

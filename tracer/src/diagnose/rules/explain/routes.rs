@@ -77,6 +77,12 @@ pub(super) const TEXTS: super::Texts = &[
          missing), good packets are dropped without any answer.",
     ),
     (
+        &["tproxy-not-local"],
+        "A rule with TPROXY gives a packet to the socket of a program on this node and marks it, and \
+         leaves its destination as it is. Only a policy rule that leads the mark to a table with a \
+         local route brings it to that program; what is forwarded with a socket, the kernel drops.",
+    ),
+    (
         &["reply-other-device"],
         "An answer has to find back. A host with two uplinks answers by the route to the client, \
          whatever device the question came in by: a policy rule that asks for the address of the \

@@ -8,7 +8,7 @@ mod reverse;
 mod seen;
 
 use super::met::each;
-use super::{Case, Finding, Rule, docker, in_front, kube_nft, local_endpoint, refusal};
+use super::{Case, Finding, Rule, docker, in_front, kube_nft, local_endpoint, refusal, tproxy};
 use crate::diagnose::case::{Purpose, REPLY_DEPTH};
 use crate::diagnose::walk::{Leg, ObstacleKind as Kind, RuleRef};
 use crate::diagnose::{Confidence, Direction, Drop, Met, Where};
@@ -98,7 +98,8 @@ fn walked(case: &Case<'_>, met: &Met<'_>) -> Option<Finding> {
         _ => return None,
     };
     let netns = met.obstacle.place.netns;
-    if is_untranslated(case, (netns, *hook), rule) {
+    let is_before = *hook == Some(Hook::Forward) && tproxy::is_at(case, netns);
+    if is_before || is_untranslated(case, (netns, *hook), rule) {
         return None;
     }
     // What may drop is worth telling only where a drop was seen.

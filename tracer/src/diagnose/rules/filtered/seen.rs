@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::{Blocked, RULE, is_untranslated};
-use crate::diagnose::rules::lengths;
+use crate::diagnose::rules::{lengths, located::place_of};
 use crate::diagnose::walk::{Leg, RuleRef, reference};
 use crate::diagnose::{Case, Confidence, Direction, Drop, Finding, Met, Where};
 use crate::event::Tcp;
@@ -69,9 +69,42 @@ const CAUSES: &[&str] = &[
     "ipvs-no-destination",
 ];
 
+/// The rule that gives packets another source has but these ports for it.
+fn few_ports(case: &Case<'_>, drop: &Drop<'_>, hook: Option<Hook>) -> Option<(RuleRef, String)> {
+    if hook != Some(Hook::Postrouting) || drop.function == "nft_do_chain" {
+        return None;
+    }
+    let walks = case.ways.iter().flat_map(|w| w.walks());
+    let mut nat = walks.flat_map(|(_, w)| &w.nat).filter(|n| n.netns == drop.hop.netns);
+    let rule = nat.find(|n| !n.kind.is_destination())?.rule.as_ref()?;
+    let is_range = |word: &&str| {
+        let ends = word.rsplit(':').next().and_then(|ports| ports.split_once('-'));
+        ends.is_some_and(|(a, b)| a.parse::<u16>().is_ok() && b.parse::<u16>().is_ok())
+    };
+    let range = rule.text.split_whitespace().find(is_range)?;
+    let ports = range.rsplit(':').next().unwrap_or(range).to_owned();
+    Some((rule.clone(), ports))
+}
+
 /// Dropped in a hook by what cannot be named.
 fn anonymous(case: &Case<'_>, drop: &Drop<'_>, hook: Option<Hook>) -> Finding {
     let node = &drop.hop.netns_name;
+    if let Some((rule, ports)) = few_ports(case, drop, hook) {
+        let title = format!(
+            "{node} has no port left to masquerade the connection: its rule allows {ports} alone, \
+             and others to the same destination have them"
+        );
+        let mut place = place_of(case, drop.hop.netns, &rule);
+        place.hook = hook.map(Hook::name);
+        return Finding::error("ephemeral-ports-exhausted", case.scenario(), title)
+            .confidence(Confidence::Likely)
+            .at(place)
+            .fact(drop.fact())
+            .fact(format!("{} of {node}: {}", rule.table, rule.text))
+            .fix(format!("# give that rule of {node} more ports than {ports}, or none of its own"))
+            .journeys([drop.journey.id])
+            .depth(case.depth_of(drop));
+    }
     let at = hook.map_or("a netfilter hook", Hook::title);
     let mut place = Where::netns(case.state, drop.hop.netns);
     place.dev = drop.dev().map(str::to_owned);
