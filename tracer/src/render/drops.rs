@@ -111,12 +111,20 @@ impl View {
             "RATE/s", "TOTAL", "SHARE", "LAST", "WHAT AND WHERE"
         );
         let _ = writeln!(table, "{}", self.style.paint(Role::Faint, &text::cut(&head, width)));
-        let room = limit.saturating_sub(FRAME) / 2;
-        for row in all.iter().take(room) {
-            self.row(row, drops, total, seconds, width, &mut table);
+        let mut room = limit.saturating_sub(FRAME);
+        let mut shown = 0;
+        for row in all {
+            let mut lines = String::new();
+            self.row(row, drops, total, seconds, width, &mut lines);
+            let taken = lines.matches('\n').count();
+            if taken > room {
+                break;
+            }
+            (room, shown) = (room - taken, shown + 1);
+            table.push_str(&lines);
         }
-        if all.len() > room {
-            let _ = writeln!(table, "{:>9}  and {} rows more", "", all.len() - room);
+        if all.len() > shown {
+            let _ = writeln!(table, "{:>9}  and {} rows more", "", all.len() - shown);
         }
         self.rest(drops, width, &mut table);
         table
@@ -142,7 +150,7 @@ impl View {
             row.total
         );
         let role = if packets > 0 { Role::Bad } else { Role::Plain };
-        let what = text::cut(&what(row).join("  "), width.saturating_sub(numbers.len()));
+        let what = fitting(row, width.saturating_sub(numbers.len()));
         let _ = writeln!(table, "{numbers}{}", self.style.paint(role, &what));
         let mut more: Vec<String> = row.meaning.clone().into_iter().collect();
         if let Some(rule) = &row.rule {
@@ -150,8 +158,14 @@ impl View {
         }
         more.extend(row.example.as_deref().map(example));
         let indent = " ".repeat(11);
-        let more = text::cut(&more.join(" · "), width.saturating_sub(indent.len()));
-        let _ = writeln!(table, "{indent}{}", self.style.paint(Role::Faint, &more));
+        let room = width.saturating_sub(indent.len());
+        let joined = more.join(" · ");
+        // Where there is no room for all of it in one line, each has its own.
+        let lines = if joined.chars().count() <= room { vec![joined] } else { more };
+        for line in lines {
+            let line = text::cut(&line, room);
+            let _ = writeln!(table, "{indent}{}", self.style.paint(Role::Faint, &line));
+        }
     }
 
     /// What has no row.
@@ -174,7 +188,8 @@ impl View {
                 let place = c.netns.as_ref().map_or(String::new(), |n| format!("{} ", n.name));
                 format!("{place}{} +{}", c.name, c.delta)
             });
-            line(format!("counters: {}", parts.collect::<Vec<_>>().join(", ")));
+            let all = parts.collect::<Vec<_>>().join(", ");
+            text::fold(&format!("counters: {all}"), Some(width)).into_iter().for_each(line);
         }
     }
 }
@@ -194,6 +209,17 @@ fn what(row: &DropRow) -> Vec<String> {
         parts.push("any".to_owned());
     }
     parts
+}
+
+/// The same within so many columns: where it happens matters more than in which function.
+fn fitting(row: &DropRow, width: usize) -> String {
+    let whole = what(row).join("  ");
+    if whole.chars().count() <= width {
+        return whole;
+    }
+    let short =
+        DropRow { function: row.function.clone().filter(|_| row.reason.is_none()), ..row.clone() };
+    text::cut(&what(&short).join("  "), width)
 }
 
 /// The packet of an example; its way too, where that is known.
@@ -288,7 +314,10 @@ mod tests {
             assert!(table.lines().all(|line| line.chars().count() <= width), "{table}");
             assert!(table.contains("NETFI"), "{table}");
         }
-        assert!(printed(DropsFormat::Table, Some(80)).contains("a firewall rule drops it"));
+        let narrow = printed(DropsFormat::Table, Some(80));
+        assert!(narrow.contains("a firewall rule drops it"));
+        // The function goes before the place does.
+        assert!(narrow.contains("NETFILTER_DROP  pod shop/web  eth0  FORWARD"), "{narrow}");
     }
 
     #[test]

@@ -64,7 +64,7 @@ pub fn table(report: &Latency, style: Style, height: Option<usize>) -> String {
             Some(proto) => format!("{} {proto}", short(&segment.segment)),
             None => segment.segment.clone(),
         };
-        let place = text::cut(&text::escape(&place(segment)), room);
+        let place = within(segment, room);
         let _ = writeln!(out, "{name:<12} {place:<room$} {numbers}");
     }
     if report.segments.len() > lines {
@@ -81,7 +81,9 @@ pub fn table(report: &Latency, style: Style, height: Option<usize>) -> String {
     }
     connections(&report.tcp, style, width, &mut out);
     if let Some(said) = sent_again(report) {
-        let _ = writeln!(out, "{}", text::cut(&text::escape(&said), width));
+        for line in text::fold(&text::escape(&said), Some(width)) {
+            let _ = writeln!(out, "{line}");
+        }
     }
     findings(report, style, width, &mut out);
     out
@@ -147,8 +149,10 @@ fn why(cause: &str) -> &str {
 
 fn findings(report: &Latency, style: Style, width: usize, out: &mut String) {
     let mut line = |indent: usize, role: Role, said: &str| {
-        let said = text::cut(&text::escape(said), width.saturating_sub(indent));
-        let _ = writeln!(out, "{}{}", " ".repeat(indent), style.paint(role, &said));
+        // Half of a remedy is none.
+        for part in text::fold(&text::escape(said), Some(width.saturating_sub(indent))) {
+            let _ = writeln!(out, "{}{}", " ".repeat(indent), style.paint(role, &part));
+        }
     };
     for finding in &report.findings {
         let role = match finding.severity.as_str() {
@@ -166,17 +170,42 @@ fn short(name: &str) -> &str {
     if name == "end-to-end" { "e2e" } else { name }
 }
 
+/// The shortest end of a name that still tells something.
+const SHORTEST: usize = 4;
+
+/// Where a segment lies, in so many columns: what many names begin with goes first.
+fn within(segment: &Segment, room: usize) -> String {
+    let of = |most: usize| text::escape(&place_of(segment, &|name| tail(name, most)));
+    let fits = |place: &String| place.chars().count() <= room;
+    let all = std::iter::once(usize::MAX).chain((SHORTEST..room).rev());
+    all.map(of).find(fits).unwrap_or_else(|| text::cut(&of(SHORTEST), room))
+}
+
+/// The end of a name, with a mark where it has lost its beginning.
+fn tail(name: &str, most: usize) -> String {
+    let length = name.chars().count();
+    if length <= most {
+        return name.to_owned();
+    }
+    let kept = name.chars().skip(length + 1 - most);
+    std::iter::once('…').chain(kept).collect()
+}
+
 /// Where a segment lies.
 #[must_use]
 pub fn place(segment: &Segment) -> String {
+    place_of(segment, &str::to_owned)
+}
+
+fn place_of(segment: &Segment, shown: &dyn Fn(&str) -> String) -> String {
     let end = |netns: Option<&str>, dev: Option<&str>| match (netns, dev) {
         (Some(netns), Some(dev)) => format!("{netns} {dev}"),
         (Some(one), None) | (None, Some(one)) => one.to_owned(),
         (None, None) => String::new(),
     };
-    let name = |netns: &Option<crate::report::Netns>| netns.as_ref().map(|n| n.name.clone());
+    let name = |netns: &Option<crate::report::Netns>| netns.as_ref().map(|n| shown(&n.name));
     let owner = segment.owner.as_ref().and_then(|o| o.pod.as_ref().or(o.container.as_ref()));
-    let from = owner.cloned().or_else(|| name(&segment.netns));
+    let from = owner.map(|owner| shown(owner)).or_else(|| name(&segment.netns));
     let dev = segment.dev.as_ref().map(|d| d.name.as_str());
     let out_dev = segment.out_dev.as_ref().map(|d| d.name.as_str());
     let to = end(name(&segment.out_netns).as_deref(), out_dev);
@@ -308,6 +337,18 @@ pub(super) mod tests {
             assert!(table.contains("veth") && table.contains("50.0 µs"), "{table}");
             assert_eq!(table.contains('█'), width >= WIDE, "{table}");
         }
+    }
+
+    #[test]
+    fn names_lose_their_beginning_before_a_place_loses_its_end() {
+        let mut report = report();
+        let segment = &mut report.segments[0];
+        let netns = |name: &str| Some(Netns { inum: 7, name: name.to_owned() });
+        (segment.netns, segment.out_netns) =
+            (netns("shop-cluster-app"), netns("shop-cluster-node"));
+        assert_eq!(within(segment, 80), "shop-cluster-app eth0 → shop-cluster-node vethweb");
+        assert_eq!(within(segment, 26), "…-app eth0 → …node vethweb");
+        assert_eq!(within(segment, 24), "…app eth0 → …ode vethweb");
     }
 
     #[test]

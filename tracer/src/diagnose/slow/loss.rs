@@ -30,10 +30,23 @@ const CAUSES: &[&str] = &[
     "slow-snat-ports",
     "slow-accept-queue",
     "slow-syn-queue",
-    "slow-socket-buffer",
     "slow-reassembly",
     "slow-cpu-quota",
     "slow-dead-endpoint",
+];
+
+/// The same for datagrams.
+const OF_DATAGRAMS: &[&str] = &[
+    "slow-socket-buffer",
+    "slow-shaper",
+    "slow-policer",
+    "slow-rule-drops",
+    "slow-queue-drops",
+    "slow-backlog-drops",
+    "slow-conntrack-full",
+    "slow-snat-ports",
+    "slow-reassembly",
+    "slow-cpu-quota",
 ];
 
 fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
@@ -69,6 +82,10 @@ fn find(evidence: &Evidence<'_>) -> Vec<Finding> {
             at.fact(format!("{count} of its packets were seen to be dropped: {what}"))
                 .fix("`pkttrace drops` shows what is dropped there and why")
         }
+        // Only timed: nobody looked where they end.
+        None if evidence.journeys.is_empty() => finding
+            .confidence(Confidence::Likely)
+            .fix("`pkttrace drops` shows whether they are dropped on this node, where and why"),
         None => finding
             .confidence(Confidence::Likely)
             .fact("none of the packets that were followed was dropped on this node".to_owned())
@@ -91,7 +108,7 @@ fn datagrams(evidence: &Evidence<'_>) -> Vec<Finding> {
     if let Some(dev) = dev {
         finding.place = finding.place.dev(&dev);
     }
-    vec![finding.fix("`pkttrace drops` shows what is dropped there and why").follows(CAUSES)]
+    vec![finding.fix("`pkttrace drops` shows what is dropped there and why").follows(OF_DATAGRAMS)]
 }
 
 type Dropped = (Inum, Option<String>, String, usize);
