@@ -18,7 +18,7 @@ pub fn hop(journey: &Journey, hop: &Hop) -> Option<String> {
         let end = if drops { " It drops the packet." } else { "" };
         return Some(format!("{chain}: {}{end}", entry.what));
     }
-    Some(match (hop.stage.as_str(), hop.hook.as_deref()) {
+    Some(match (hop.stage.as_ref(), hop.hook.as_deref()) {
         ("netfilter", Some(hook)) => at_hook(hook, hop).to_owned(),
         ("queue" | "xmit", _) => sent(journey, hop),
         ("rx", _) => {

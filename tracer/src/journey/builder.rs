@@ -2,11 +2,9 @@
 //!
 //! Time is the events' own and what the caller says; memory is bounded by the open journeys.
 
-use std::{
-    cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
-};
+use std::{cmp::Reverse, collections::BinaryHeap};
 
+use foldhash::HashMap;
 use tracer_common::{Detail, Probe, event::NfDetail};
 
 use super::{
@@ -100,14 +98,14 @@ impl Builder {
     pub fn new(options: Options) -> Self {
         Self {
             options,
-            open: HashMap::new(),
+            open: HashMap::default(),
             recent: Recent::default(),
             conntracked: Conntracked::default(),
             watch: Watch::default(),
             now_ns: 0,
             ready: Vec::new(),
             deadlines: BinaryHeap::new(),
-            lost: HashMap::new(),
+            lost: HashMap::default(),
             lost_late: 0,
             dismissed: 0,
             spare: Vec::new(),

@@ -1,10 +1,8 @@
 //! A bounded memory of journeys, open and recently ended, by what their relatives are known by.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    net::IpAddr,
-};
+use std::{collections::VecDeque, net::IpAddr};
 
+use foldhash::HashMap;
 use tracer_common::Probe;
 
 use crate::{

@@ -79,13 +79,13 @@ fn gap_row(journey: &Journey, before: usize) -> Option<Row> {
 fn hop_row(journey: &Journey, hop: &Hop, sent: Option<&Hop>) -> Row {
     let is_drop = hop.stage == "drop";
     let nats: Vec<_> = journey.nat.iter().filter(|nat| nat.hop == hop.n).collect();
-    let mut outcome = hop.verdict.clone().unwrap_or_default();
+    let mut outcome = hop.verdict.as_deref().unwrap_or_default().to_owned();
     let mut role = if outcome == "drop" { Role::Bad } else { Role::Plain };
     if !nats.is_empty() && outcome != "drop" {
         outcome = nats.iter().map(|n| n.kind.to_uppercase()).collect::<Vec<_>>().join(" ");
         role = Role::Change;
     }
-    let is_tunnel = matches!(hop.stage.as_str(), "encap" | "decap");
+    let is_tunnel = matches!(hop.stage.as_ref(), "encap" | "decap");
     let said = if is_drop { drop_detail(journey) } else { detail(journey, hop, sent, &nats) };
     let is_last = sent.unwrap_or(hop).n + 1 == journey.hops.len();
     let strange = if is_last { strangeness(journey) } else { None };
@@ -132,7 +132,7 @@ fn step(hop: &Hop, sent: Option<&Hop>) -> String {
         Some(hook) if hop.stage == "netfilter" => hook.to_uppercase(),
         _ if sent.is_some() => "xmit".to_owned(),
         _ if hop.stage == "drop" => "✗ drop".to_owned(),
-        _ => hop.stage.clone(),
+        _ => hop.stage.to_string(),
     }
 }
 
@@ -189,7 +189,7 @@ fn conntrack_detail(hop: &Hop) -> Option<String> {
         if entry.mark != 0 {
             text.push_str(&format!(" mark {:#x}", entry.mark));
         }
-        for status in entry.status.iter().filter(|s| !COMMON_STATUS.contains(&s.as_str())) {
+        for status in entry.status.iter().filter(|s| !COMMON_STATUS.contains(&s.as_ref())) {
             text.push_str(&format!(" {status}"));
         }
     }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Write as _, net::IpAddr};
 use super::{
     Arp, Conntrack, Dev, Drop, Endpoints, Fdb, Flow, Fragment, Frame, Gap, Hop, Icmp, IcmpError,
     Journey, Nat, Neigh, Netns, Owner, Packet, Parent, Process, Route, Rule, SCHEMA, Tcp, Tunnel,
-    UnNat,
+    UnNat, Word,
 };
 use crate::{
     event::{self, Headers, L4, Tuple},
@@ -229,7 +229,7 @@ fn hop(
     Hop {
         n,
         t_ns: hop.ktime_ns.saturating_sub(start_ns),
-        stage: hop.stage.name().to_owned(),
+        stage: hop.stage.name().into(),
         netns: Netns { inum: hop.netns, name: hop.netns_name.clone() },
         owner: Owner {
             process: hop.process.as_ref().map(|p| Process { pid: p.pid, name: p.name.clone() }),
@@ -238,13 +238,13 @@ fn hop(
         dev: hop.dev.as_ref().map(dev),
         out_dev: hop.out_dev.as_ref().map(dev),
         master: hop.master.clone(),
-        layer: hop.layer.map(|l| l.name().to_owned()),
-        hook: hop.hook.map(|h| h.name().to_owned()),
+        layer: hop.layer.map(|l| l.name().into()),
+        hook: hop.hook.map(|h| h.name().into()),
         table: rule.map(|r| r.table.clone()).or(hop.table.clone()),
         chain: rule.map(|r| r.chain.clone()).or(hop.chain.clone()),
         rule: rule.map(self::rule),
         rules: hop.rules.iter().map(self::rule).collect(),
-        verdict: hop.verdict.map(|v| v.name().to_owned()),
+        verdict: hop.verdict.map(|v| v.name().into()),
         route: hop.route.as_deref().map(route),
         neigh: hop.neigh.map(|n| Neigh {
             address: n.key.to_string(),
@@ -273,11 +273,11 @@ fn hop(
             dst: t.dst.map(|a| a.to_string()),
         }),
         icmp_error: hop.icmp.map(|(kind, code)| IcmpError { kind, code }),
-        ct: hop.ct.map(|ct| ct.name().to_owned()),
+        ct: hop.ct.map(|ct| ct.name().into()),
         conntrack: hop.connection.map(|connection| Conntrack {
             zone: connection.zone,
             mark: connection.mark,
-            status: connection.status().map(str::to_owned).collect(),
+            status: connection.status().map(Word::from).collect(),
         }),
         flow: tuple.map(flow),
         encap: hop.is_encap,
@@ -287,7 +287,7 @@ fn hop(
         function: freed.and_then(|f| f.function.clone()),
         note: note(hop),
         explain: None,
-        source: hop.sources.names().map(str::to_owned).collect(),
+        source: hop.sources.names().map(Word::from).collect(),
     }
 }
 

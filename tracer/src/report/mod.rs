@@ -18,10 +18,15 @@ pub use latency::{Latency, Retransmission, Segment, Tcp as TcpConnection};
 pub use schema::SCHEMA_TEXT;
 pub use summary::{Probes, Summary, Unavailable};
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 /// Version of the schema.
 pub const SCHEMA: u32 = 1;
+
+/// One of a few words: every hop has some, and none is to be copied for it.
+pub type Word = Cow<'static, str>;
 
 /// A finished journey.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -235,7 +240,7 @@ pub struct Hop {
     /// Since the journey's first event.
     pub t_ns: u64,
     /// Kind of step.
-    pub stage: String,
+    pub stage: Word,
     /// Network namespace.
     pub netns: Netns,
     /// Whose namespace it is.
@@ -247,9 +252,9 @@ pub struct Hop {
     /// Bridge, bond or VRF of `dev`.
     pub master: Option<String>,
     /// `bridge` when a hook runs for a bridged frame.
-    pub layer: Option<String>,
+    pub layer: Option<Word>,
     /// Netfilter hook.
-    pub hook: Option<String>,
+    pub hook: Option<Word>,
     /// Firewall table.
     pub table: Option<String>,
     /// Firewall chain.
@@ -259,7 +264,7 @@ pub struct Hop {
     /// All rules that it met there, in order.
     pub rules: Vec<Rule>,
     /// What the hook decided.
-    pub verdict: Option<String>,
+    pub verdict: Option<Word>,
     /// Routing decision.
     pub route: Option<Route>,
     /// Neighbour that is not resolved.
@@ -275,7 +280,7 @@ pub struct Hop {
     /// ICMP error that is sent because of the packet.
     pub icmp_error: Option<IcmpError>,
     /// Conntrack's view.
-    pub ct: Option<String>,
+    pub ct: Option<Word>,
     /// What it keeps of the connection.
     #[serde(default)]
     pub conntrack: Option<Conntrack>,
@@ -297,7 +302,7 @@ pub struct Hop {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub explain: Option<String>,
     /// Probe families: `tp`, `nf`, `tc`, `cg`, `fn`.
-    pub source: Vec<String>,
+    pub source: Vec<Word>,
 }
 
 /// A network namespace.
@@ -387,7 +392,7 @@ pub struct Conntrack {
     /// `ct mark`.
     pub mark: u32,
     /// As `ct status` of nftables spells them: `seen-reply`, `assured`, `confirmed`, `snat`, ….
-    pub status: Vec<String>,
+    pub status: Vec<Word>,
 }
 
 /// A neighbour.

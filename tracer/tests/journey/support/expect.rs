@@ -19,7 +19,7 @@ pub(crate) fn check(line: &str, journey: &Journey) {
     let seen = match word {
         "path" => journey.path.clone(),
         "fate" => journey.fate.clone(),
-        "stages" => journey.hops.iter().map(|h| h.stage.as_str()).collect::<Vec<_>>().join(" "),
+        "stages" => journey.hops.iter().map(|h| h.stage.as_ref()).collect::<Vec<_>>().join(" "),
         "drop" => drop(journey),
         "parent" => {
             let parent = journey.parent.as_ref();
@@ -92,16 +92,16 @@ fn check_hop(words: &[&str], journey: &Journey) {
     for word in &words[1..] {
         let (key, expected) = word.split_once('=').expect("KEY=VALUE");
         let seen = match key {
-            "stage" => Some(hop.stage.clone()),
-            "hook" => hop.hook.clone(),
-            "verdict" => hop.verdict.clone(),
+            "stage" => Some(hop.stage.to_string()),
+            "hook" => hop.hook.as_ref().map(ToString::to_string),
+            "verdict" => hop.verdict.as_ref().map(ToString::to_string),
             "dev" => name(&hop.dev),
             "out" => name(&hop.out_dev),
             "master" => hop.master.clone(),
             "table" => hop.table.clone(),
             "chain" => hop.chain.clone(),
             "note" => hop.note.as_ref().map(|note| note.replace(' ', "_")),
-            "layer" => hop.layer.clone(),
+            "layer" => hop.layer.as_ref().map(ToString::to_string),
             "netns" => Some(hop.netns.name.clone()),
             "source" => Some(hop.source.join("+")),
             "flow" => hop.flow.as_ref().map(flow).map(|f| f.replace(' ', ">")),
@@ -110,7 +110,7 @@ fn check_hop(words: &[&str], journey: &Journey) {
                 let outcome = n.outcome.as_ref().map(|o| format!("/{o}")).unwrap_or_default();
                 format!("{}/{}{outcome}", n.address, n.state)
             }),
-            "ct" => hop.ct.clone(),
+            "ct" => hop.ct.as_ref().map(ToString::to_string),
             "conntrack" => hop.conntrack.as_ref().map(|c| format!("{}/{}", c.zone, c.mark)),
             "icmp" => hop.icmp_error.as_ref().map(|i| format!("{}/{}", i.kind, i.code)),
             other => panic!("hop {other}="),
