@@ -99,8 +99,8 @@ fn told(lab: &Lab, reports: &[Value], host: &str, name: &str) -> u64 {
         .sum()
 }
 
-/// Sends `n` copies of an IPv4 packet to p2 from its node's end of the veth pair.
-fn send_frames(lab: &Lab, packet: &[u8], n: usize) {
+/// Sends `n` copies of a packet of that protocol to p2 from its node's end of the veth pair.
+fn send_frames(lab: &Lab, protocol: u16, packet: &[u8], n: usize) {
     let mac = lab.exec("p2", "cat /sys/class/net/eth0/address");
     let mac: Vec<u8> = mac
         .trim()
@@ -110,7 +110,7 @@ fn send_frames(lab: &Lab, packet: &[u8], n: usize) {
     lab.inside("n1", || {
         // SAFETY: plain calls; the descriptor is ours, and what it is given outlives the call.
         unsafe {
-            let protocol = 0x0800_u16.to_be();
+            let protocol = protocol.to_be();
             let socket = libc::socket(libc::AF_PACKET, libc::SOCK_DGRAM, 0);
             assert!(socket >= 0, "a packet socket");
             let mut to: libc::sockaddr_ll = std::mem::zeroed();
@@ -369,10 +369,10 @@ fn sums_hold_below_and_above_the_rules_too() {
     lab.exec("p2", "tc qdisc del dev eth0 clsact");
     expect("tc", "p2", &["TC_INGRESS"], &["__netif_receive_skb_core"], None, 14);
 
-    send_frames(&lab, &ip_packet(17, false), 15);
+    send_frames(&lab, 0x0800, &ip_packet(17, false), 15);
     expect("IP header", "p2", &["IP_CSUM"], &["ip_rcv_core", "ip_rcv"], None, 15);
 
-    send_frames(&lab, &ip_packet(253, true), 16);
+    send_frames(&lab, 0x0800, &ip_packet(253, true), 16);
     expect(
         "protocol",
         "p2",
@@ -440,6 +440,25 @@ fn a_filter_and_a_narrower_table_count_the_same_packets() {
     assert_eq!(packets, 5, "{rows:#?}");
     assert!(rows.iter().all(|row| row["netns"].is_null() && row["function"].is_null()));
     assert!(stderr.contains("5 packets dropped"), "{stderr}");
+}
+
+#[test]
+fn what_is_no_ip_counts_where_it_is_dropped() {
+    let lab = Lab::cluster();
+    let at_p2 = lab.netns("p2");
+    let dropped = || -> u64 {
+        let count = lab.exec("p2", "cat /sys/class/net/eth0/statistics/rx_dropped");
+        count.trim().parse().expect("a number")
+    };
+    let before = dropped();
+    let run = Reports::start(&lab, &["drops", "--interval", "100ms", "--netns", &at_p2]);
+    // An experimental protocol.
+    send_frames(&lab, 0x88b5, &[7; 50], 13);
+    let is_it = |row: &Value| row["function"] == "__netif_receive_skb_core";
+    run.wait("all of them counted", |reports| sum(&lab, reports, "p2", is_it) >= 13);
+    let (reports, _) = run.finish();
+    assert_eq!(sum(&lab, &reports, "p2", is_it), 13, "{}", listing(&reports));
+    assert!(dropped() - before >= 13, "the device's own count");
 }
 
 #[test]

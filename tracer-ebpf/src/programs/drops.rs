@@ -114,18 +114,19 @@ fn matches(skb: Skb<true>, netns: u32, device: u32) -> bool {
     if filter!(terms) == 0 {
         return true;
     }
+    let in_scope = filter::in_scope(netns, device);
+    // Where only a place is asked for, everything that is dropped there is, too.
+    if in_scope && !wanted(PACKET_TERMS) {
+        return true;
+    }
     let protocol = skb.protocol();
     let l3 = skb.network();
     if !filter::wants_protocol(protocol) {
         return false;
     }
-    let in_scope = filter::in_scope(netns, device);
     let by_address = wanted(terms::NETNS) && !wanted(terms::DEV);
     if !in_scope && !by_address {
         return false;
-    }
-    if in_scope && !wanted(PACKET_TERMS) {
-        return true;
     }
     with_packet(skb, l3, protocol, |slot| {
         let key = &slot.packet().key;
