@@ -400,6 +400,11 @@ fn one_of_two_uplinks_that_is_checked_strictly_is_named_and_healed() {
     let fix = found.first()["fix"][0].as_str().expect("a command").to_owned();
     let ran = std::process::Command::new("sh").args(["-c", &fix]).status().expect("sh");
     assert!(ran.success(), "{fix}");
+    // Questions for the gateway's address were refused as well; what waits for it is not over yet.
+    site.exec(
+        "app",
+        "timeout 20 sh -c 'until ip neigh show 10.81.3.1 | grep -q lladdr; do sleep .05; done'",
+    );
     assert_quiet(&ask(&site, "10.81.2.2:8080", "tcp"));
 }
 

@@ -3,6 +3,7 @@
 use super::Evidence;
 use super::evidence::bits;
 use crate::diagnose::finding::Finding;
+use crate::diagnose::remedy::quote;
 use crate::net::Inum;
 use crate::net::meter::{Class, Queue};
 
@@ -119,11 +120,11 @@ impl Held {
         format!(
             "raise that class (`tc class change dev {} parent {} classid {} {} rate … ceil …` in {}), \
              or lead the flow to another one (`tc filter`)",
-            queue.name,
+            quote(&queue.name),
             id(parent),
             id(limit.id),
             queue.kind,
-            evidence.netns(netns).map_or("?", |n| &n.name)
+            quote(evidence.netns(netns).map_or("?", |n| &n.name))
         )
     }
 }
