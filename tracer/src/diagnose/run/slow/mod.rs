@@ -41,7 +41,9 @@ const TICK: Duration = Duration::from_millis(2);
 const CONCLUDING: Duration = Duration::from_secs(3);
 /// A connection of our own, so that something is seen where nobody else talks.
 const PROBES: usize = 3;
-const MOST_PROBES: usize = 9;
+/// For each of several ways: that none of a dozen takes one of two is a chance of one in 4,096.
+const PROBES_A_WAY: usize = 6;
+const MOST_PROBES: usize = 36;
 /// Of a name, in each family.
 const ADDRESSES: usize = 3;
 
@@ -295,7 +297,10 @@ impl Begun {
             return 0;
         }
         // Several ways (endpoints, next hops) are taken by chance: each of them should be.
-        let count = (PROBES * self.ways.len().max(1)).min(MOST_PROBES);
+        let count = match self.ways.len() {
+            0 | 1 => PROBES,
+            several => (PROBES_A_WAY * several).min(MOST_PROBES),
+        };
         for number in 0..count {
             let plan = plan(target, target.proto, to, target.port.unwrap_or(0));
             running.start(Arc::clone(&inside), number, plan, report.clone());
