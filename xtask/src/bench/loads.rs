@@ -73,7 +73,7 @@ impl Load {
             Self::Cold => "nothing matches, for more than 10 s",
             Self::NoMatch => "nothing matches, --warm",
             Self::Hundredth => "one in a hundred matches",
-            Self::Refused => "everything matches, one packet a second is admitted",
+            Self::Refused => "everything matches, one a second admitted",
             Self::AllAdmitted => "everything matches, default admission",
             Self::AllMatch => "everything matches, no limit",
             Self::Drops => "drops, nothing is dropped",

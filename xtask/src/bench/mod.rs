@@ -102,7 +102,7 @@ impl Bench {
             for &load in loads {
                 let sample = self.sample(load)?;
                 let (pps, name) = (sample.delivered_per_s, load.name());
-                sh::note(format!("round {round}: {name:<38} {pps:>10.0} packets/s"));
+                sh::note(format!("round {round}: {name:<42} {pps:>10.0} packets/s"));
                 samples.push(sample);
             }
             rounds.push(samples);

@@ -97,7 +97,14 @@ impl Report {
         let empty = costs.empty.ns_per_run().unwrap_or(0.0);
         let mut text = format!("\nns per run, less an empty program's {empty:.1} ns\n");
         for (load, programs) in &costs.programs {
-            text += &format!("\n{:<20}{:<18}{:>12}{:>10}\n", load.name(), "type", "runs", "ns");
+            text += &format!(
+                "\n{}\n{:<20}{:<18}{:>12}{:>10}\n",
+                load.name(),
+                "program",
+                "type",
+                "runs",
+                "ns"
+            );
             for Program { name, kind, cost } in programs {
                 let ns = cost.ns_per_run();
                 let ns = ns.map_or_else(|| "-".to_owned(), |ns| format!("{:.1}", ns - empty));
@@ -201,13 +208,13 @@ impl Measured {
         let mut text =
             format!("\n{what}: medians of {rounds} rounds; ratios to \"no tracer\" per round\n");
         text += &format!(
-            "{:<38}{:>12}{:>12}{:>8}{:>14}{:>10}\n",
+            "{:<42}{:>12}{:>12}{:>8}{:>14}{:>10}\n",
             "load", "delivered/s", "sent/s", "ratio", "range", "added ns"
         );
         for Row { load, delivered, sent, ratio, lowest, highest, added_ns, .. } in self.rows() {
             let range = format!("{lowest:.3}-{highest:.3}");
             text += &format!(
-                "{:<38}{delivered:>12.0}{sent:>12.0}{ratio:>8.3}{range:>14}{added_ns:>10.0}\n",
+                "{:<42}{delivered:>12.0}{sent:>12.0}{ratio:>8.3}{range:>14}{added_ns:>10.0}\n",
                 load.name()
             );
         }
