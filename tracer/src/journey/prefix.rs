@@ -109,30 +109,13 @@ mod tests {
     }
 
     fn netns() -> Netns {
-        let route = |dst: &str, length, table, via: Option<&str>, dev| detail::Route {
-            dst: (ip(dst), length),
-            kind: RouteType::Unicast,
-            table,
-            metric: 0,
-            hops: vec![NextHop { via: via.map(ip), dev: Some(dev), flags: 0, weight: 1 }],
-            nexthop: None,
-            prefsrc: None,
-            mtu: None,
-            limits: crate::net::detail::RouteLimits::default(),
-            protocol: 3,
-            scope: 0,
+        let route = |dst: &str, length, table, via: Option<&str>, dev| {
+            let hop = NextHop { via: via.map(ip), dev: Some(dev), flags: 0, weight: 1 };
+            detail::Route { table, ..detail::Route::to((ip(dst), length), vec![hop]) }
         };
         let rule = |priority, table| RoutingRule {
-            priority,
-            is_v6: false,
-            src: None,
-            dst: None,
-            iif: None,
-            oif: None,
             mark: (priority == 100).then_some((1, u32::MAX)),
-            invert: false,
-            other: None,
-            action: RuleAction::Lookup(table, None),
+            ..RoutingRule::plain(priority, false, RuleAction::Lookup(table, None))
         };
         let detail = Detail {
             routes: vec![

@@ -110,6 +110,28 @@ pub struct Route {
     pub scope: u8,
 }
 
+impl Route {
+    /// To a destination by these hops, as `ip route add` makes it in table main, and without limits.
+    #[must_use]
+    pub fn to(dst: Prefix, hops: Vec<NextHop>) -> Self {
+        const MAIN: u32 = 254;
+        const BOOT: u8 = 3;
+        Self {
+            dst,
+            kind: RouteType::Unicast,
+            table: MAIN,
+            metric: 0,
+            hops,
+            nexthop: None,
+            prefsrc: None,
+            mtu: None,
+            limits: RouteLimits::default(),
+            protocol: BOOT,
+            scope: 0,
+        }
+    }
+}
+
 /// What a route limits the TCP connections to that go by it (`ip route … window N`); absent is no
 /// limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -187,6 +209,25 @@ pub struct RoutingRule {
     pub other: Option<String>,
     /// What to do.
     pub action: RuleAction,
+}
+
+impl RoutingRule {
+    /// One that every packet of a family meets.
+    #[must_use]
+    pub fn plain(priority: u32, is_v6: bool, action: RuleAction) -> Self {
+        Self {
+            priority,
+            is_v6,
+            src: None,
+            dst: None,
+            iif: None,
+            oif: None,
+            mark: None,
+            invert: false,
+            other: None,
+            action,
+        }
+    }
 }
 
 /// What a routing rule does.

@@ -390,18 +390,7 @@ fn reaching(case: &Case<'_>, netns: &Netns, gateway: IpAddr) -> Option<Step> {
 
 /// The rule that the kernel itself has for table main.
 fn main_rule(is_v6: bool) -> RoutingRule {
-    RoutingRule {
-        priority: 32_766,
-        is_v6,
-        src: None,
-        dst: None,
-        iif: None,
-        oif: None,
-        mark: None,
-        invert: false,
-        other: None,
-        action: RuleAction::Lookup(TABLE_MAIN, None),
-    }
+    RoutingRule::plain(32_766, is_v6, RuleAction::Lookup(TABLE_MAIN, None))
 }
 
 /// Where the source was not translated, the outside has no route back: that is as it should be.

@@ -126,10 +126,13 @@ fn waiting(evidence: &Evidence<'_>) -> usize {
     all.iter().filter(|(netns, now, _)| now.awaits_answer && is_there(*netns, now)).count()
 }
 
+fn client(evidence: &Evidence<'_>) -> Option<Inum> {
+    evidence.target.as_ref().map(|target| target.netns)
+}
+
 /// Segments that the namespace, or the client's, took for nobody's.
 fn refused(evidence: &Evidence<'_>, netns: Inum) -> u64 {
-    let client = evidence.target.as_ref().map(|target| target.netns);
-    let ends: BTreeSet<Inum> = [Some(netns), client].into_iter().flatten().collect();
+    let ends: BTreeSet<Inum> = [Some(netns), client(evidence)].into_iter().flatten().collect();
     ends.into_iter().map(|at| evidence.grown(at, "TcpOutRsts")).sum()
 }
 
@@ -139,12 +142,12 @@ fn unanswered(evidence: &Evidence<'_>, netns: Inum) -> Option<Finding> {
     const USUAL: u64 = 30;
     let is_udp = evidence.target.as_ref().is_some_and(|target| target.proto == Method::Udp);
     let seconds = shortened(evidence, netns, PATH, USUAL).filter(|_| is_udp)?;
-    let ends = [Some(netns), evidence.target.as_ref().map(|target| target.netns)];
+    let client = client(evidence);
+    let ends = [Some(netns), client];
     let stray = |at: Inum| evidence.grown(at, "UdpNoPorts");
     let (at, count) =
         ends.into_iter().flatten().map(|at| (at, stray(at))).max_by_key(|(_, count)| *count)?;
     let flows = journey::group(evidence.journeys);
-    let client = evidence.target.as_ref().map(|target| target.netns);
     let arrives =
         |i: &usize| evidence.journeys[*i].hops.last().is_some_and(|hop| Some(hop.netns) == client);
     let answered = flows.iter().filter(|flow| flow.backward.iter().any(arrives)).count();

@@ -20,33 +20,14 @@ fn route(dst: &str, table: u32, hops: &[(Option<&str>, u32)]) -> Route {
         weight: 1,
     };
     Route {
-        nexthop: None,
-        dst: prefix(dst),
         kind: if table == TABLE_LOCAL { RouteType::Local } else { RouteType::Unicast },
         table,
-        metric: 0,
-        hops: hops.iter().map(hop).collect(),
-        prefsrc: None,
-        mtu: None,
-        limits: crate::net::detail::RouteLimits::default(),
-        protocol: 3,
-        scope: 0,
+        ..Route::to(prefix(dst), hops.iter().map(hop).collect())
     }
 }
 
 fn rule(priority: u32, action: RuleAction) -> RoutingRule {
-    RoutingRule {
-        priority,
-        is_v6: false,
-        src: None,
-        dst: None,
-        iif: None,
-        oif: None,
-        mark: None,
-        invert: false,
-        other: None,
-        action,
-    }
+    RoutingRule::plain(priority, false, action)
 }
 
 fn device(ifindex: u32, name: &str, address: &str) -> (u32, Device) {

@@ -58,17 +58,11 @@ pub(crate) fn route(body: &[u8]) -> Option<Route> {
     let mut dst = any(family)?;
     let mut single = NextHop { flags, weight: 1, ..NextHop::default() };
     let mut route = Route {
-        dst: (dst, u8_at(body, 1)?),
         kind: route_type(u8_at(body, 7)?),
         table: u8_at(body, 4)?.into(),
-        metric: 0,
-        hops: Vec::new(),
-        nexthop: None,
-        prefsrc: None,
-        mtu: None,
-        limits: RouteLimits::default(),
         protocol: u8_at(body, 5)?,
         scope: u8_at(body, 6)?,
+        ..Route::to((dst, u8_at(body, 1)?), Vec::new())
     };
     for (kind, value) in attributes_after(body, HEADER) {
         match kind {
@@ -172,17 +166,12 @@ pub(crate) fn rule(body: &[u8]) -> Option<RoutingRule> {
     let family = u8_at(body, 0)?;
     let (dst_len, src_len) = (u8_at(body, 1)?, u8_at(body, 2)?);
     let mut parts = RuleParts { table: u8_at(body, 4)?.into(), ..RuleParts::default() };
+    let is_v6 = i32::from(family) == libc::AF_INET6;
     let mut rule = RoutingRule {
-        priority: 0,
-        is_v6: i32::from(family) == libc::AF_INET6,
         src: prefix(family, src_len),
         dst: prefix(family, dst_len),
-        iif: None,
-        oif: None,
-        mark: None,
         invert: u32_at(body, 8)? & FIB_RULE_INVERT != 0,
-        other: None,
-        action: RuleAction::Other,
+        ..RoutingRule::plain(0, is_v6, RuleAction::Other)
     };
     if let Some(tos) = u8_at(body, 3).filter(|tos| *tos != 0) {
         parts.other.push(format!("tos 0x{tos:02x}"));

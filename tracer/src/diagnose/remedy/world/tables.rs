@@ -12,27 +12,15 @@ const TABLE_MAIN: u32 = 254;
 const TABLE_LOCAL: u32 = 255;
 const SCOPE_LINK: u8 = 253;
 const SCOPE_HOST: u8 = 254;
-/// `RTPROT_KERNEL`, `RTPROT_BOOT`.
+/// `RTPROT_KERNEL`.
 const KERNEL: u8 = 2;
-const BOOT: u8 = 3;
 const ONLINK: u32 = 4;
 const PERMANENT: u16 = 0x80;
 const NOARP: u16 = 0x40;
 
 fn by_device(dst: Prefix, dev: u32, src: Option<IpAddr>) -> Route {
-    Route {
-        dst,
-        kind: RouteType::Unicast,
-        table: TABLE_MAIN,
-        metric: 0,
-        hops: vec![NextHop { dev: Some(dev), weight: 1, ..NextHop::default() }],
-        nexthop: None,
-        prefsrc: src,
-        mtu: None,
-        limits: crate::net::detail::RouteLimits::default(),
-        protocol: KERNEL,
-        scope: SCOPE_LINK,
-    }
+    let hop = NextHop { dev: Some(dev), weight: 1, ..NextHop::default() };
+    Route { prefsrc: src, protocol: KERNEL, scope: SCOPE_LINK, ..Route::to(dst, vec![hop]) }
 }
 
 /// An address, with the routes that it makes (`fib_add_ifaddr`).
@@ -103,17 +91,12 @@ pub(super) fn replace_route(netns: &mut Netns, path: &Path) -> Option<()> {
     };
     let is_direct = hops.iter().all(|h| h.via.is_none());
     let route = Route {
-        dst: path.dst,
         kind: path.kind,
         table: if path.table == 0 { TABLE_MAIN } else { path.table },
         metric,
-        hops,
-        nexthop: None,
         prefsrc: path.src,
-        mtu: None,
-        limits: crate::net::detail::RouteLimits::default(),
-        protocol: BOOT,
         scope: if is_direct { SCOPE_LINK } else { 0 },
+        ..Route::to(path.dst, hops)
     };
     let routes = &mut netns.detail.as_deref_mut()?.routes;
     let same = |r: &Route| (r.dst, r.table, r.metric) == (route.dst, route.table, route.metric);

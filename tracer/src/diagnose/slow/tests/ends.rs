@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::event::Tcp;
-use crate::net::detail::{NextHop, Route, RouteLimits, RouteType, RoutingRule, RuleAction, Socket};
+use crate::net::detail::{NextHop, Route, RouteLimits, RoutingRule, RuleAction, Socket};
 use crate::net::meter::{Class, Files, Queue, Steering};
 
 fn queue(overlimits: u64) -> Queue {
@@ -55,31 +55,9 @@ fn of_several_classes_the_one_that_waits_is_named_with_what_leads_there() {
 
 /// A namespace whose route to everywhere has these limits.
 fn routed(limits: RouteLimits) -> NetworkState {
-    let route = Route {
-        dst: (addr("0.0.0.0"), 0),
-        kind: RouteType::Unicast,
-        table: 254,
-        metric: 0,
-        hops: vec![NextHop { dev: Some(2), ..NextHop::default() }],
-        nexthop: None,
-        prefsrc: None,
-        mtu: None,
-        limits,
-        protocol: 3,
-        scope: 0,
-    };
-    let rule = RoutingRule {
-        priority: 32_766,
-        is_v6: false,
-        src: None,
-        dst: None,
-        iif: None,
-        oif: None,
-        mark: None,
-        invert: false,
-        other: None,
-        action: RuleAction::Lookup(254, None),
-    };
+    let hop = NextHop { dev: Some(2), ..NextHop::default() };
+    let route = Route { limits, ..Route::to((addr("0.0.0.0"), 0), vec![hop]) };
+    let rule = RoutingRule::plain(32_766, false, RuleAction::Lookup(254, None));
     let mut state = state(Detail { routes: vec![route], rules: vec![rule], ..Detail::default() });
     let device = state.netns.get_mut(&APP).unwrap().devices.get_mut(&2).unwrap();
     device.addresses = vec![(addr("10.0.0.2"), 24)];

@@ -379,18 +379,13 @@ impl Build {
                 rest = &rest[at + 2..];
             }
         }
+        let dst = prefix(words[0], after(words, "via").is_some_and(|v| v.contains(':')));
         let route = Route {
-            dst: prefix(words[0], after(words, "via").is_some_and(|v| v.contains(':'))),
             kind,
             table: after(words, "table").map_or(254, |t| t.parse().unwrap()),
-            metric: 0,
-            hops,
-            nexthop: None,
             prefsrc: after(words, "src").map(ip),
             mtu: after(words, "mtu").map(|m| m.parse().unwrap()),
-            limits: crate::net::detail::RouteLimits::default(),
-            protocol: 3,
-            scope: 0,
+            ..Route::to(dst, hops)
         };
         self.detail(netns).routes.push(route);
     }
@@ -436,32 +431,10 @@ impl Build {
 }
 
 fn connected(dst: (IpAddr, u8), kind: RouteType, table: u32, dev: u32) -> Route {
-    Route {
-        dst,
-        kind,
-        table,
-        metric: 0,
-        hops: vec![NextHop { via: None, dev: Some(dev), flags: 0, weight: 1 }],
-        nexthop: None,
-        prefsrc: None,
-        mtu: None,
-        limits: crate::net::detail::RouteLimits::default(),
-        protocol: 2,
-        scope: 0,
-    }
+    let hop = NextHop { via: None, dev: Some(dev), flags: 0, weight: 1 };
+    Route { kind, table, protocol: 2, ..Route::to(dst, vec![hop]) }
 }
 
 fn plain_rule(priority: u32, table: u32, is_v6: bool) -> RoutingRule {
-    RoutingRule {
-        priority,
-        is_v6,
-        src: None,
-        dst: None,
-        iif: None,
-        oif: None,
-        mark: None,
-        invert: false,
-        other: None,
-        action: RuleAction::Lookup(table, None),
-    }
+    RoutingRule::plain(priority, is_v6, RuleAction::Lookup(table, None))
 }
